@@ -1,0 +1,70 @@
+# Weft. `make help` lists the targets.
+#
+# Only Go, git, make and Debian packages are needed; `deps.sh` checks for the
+# packages a target wants and, as root on a machine with apt, installs them.
+
+GO := $(shell command -v go || echo /usr/local/go/bin/go)
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -X github.com/weftnet/weft/daemon.Version=$(VERSION)
+# -buildvcs=false: `sudo make` in a user's clone must not trip over git's ownership check.
+BUILD := CGO_ENABLED=0 $(GO) build -buildvcs=false -trimpath -ldflags '$(LDFLAGS)'
+
+export PATH := $(dir $(GO)):$(PATH):/usr/sbin:/sbin
+export GOFLAGS += -buildvcs=false
+
+RUN ?= .
+FUZZTIME ?= 60s
+
+.DEFAULT_GOAL := help
+.PHONY: help build demo test verify lint generate bench soak fuzz clean
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+build: ## build weft-cni, weftd and weft into bin/
+	@mkdir -p bin
+	$(BUILD) -o bin/ ./cmd/weft-cni ./cmd/weftd ./cmd/weft
+
+demo: ## (root) three nodes, a few pods, one story; KEEP=1 leaves it up, DOWN=1 takes it down
+	@./deps.sh demo
+	@$(MAKE) --no-print-directory build
+	$(GO) run ./e2e/demo $(if $(KEEP),--keep) $(if $(DOWN),--clean)
+
+test: ## (root) everything CI runs: lint, generated files, unit, packet, namespace and crash tests
+	@./deps.sh test
+	@$(MAKE) --no-print-directory lint verify
+	$(GO) test -race -timeout 20m ./internal/reconcile ./internal/api ./ipam ./daemon/source
+	$(GO) test -timeout 20m $$($(GO) list ./... | grep -v /e2e)
+	$(GO) test -timeout 45m ./e2e/...
+
+lint: ## gofmt, go vet (also with test tags), staticcheck, clang-format
+	@./deps.sh generate
+	@fmt=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$fmt" ] || { echo "not gofmt-ed: $$fmt"; exit 1; }
+	$(GO) vet ./...
+	$(GO) vet -tags weft_crash ./...
+	$(GO) tool staticcheck ./...
+	clang-format-19 --dry-run --Werror $$(git ls-files 'bpf/src/*.[ch]')
+
+generate: ## re-make the BPF bindings and objects with clang-19
+	@./deps.sh generate
+	$(GO) generate ./bpf/...
+
+verify: generate ## fail when the committed BPF objects are not what the sources make
+	@git diff --exit-code --stat -- bpf || { echo "bpf: generated files differ from the committed ones; commit the output of 'make generate'"; exit 1; }
+
+bench: ## (root) ratios to limits and peers, one interleaved run; RUN=regexp, BENCH_OUT=file
+	@./deps.sh bench
+	@$(MAKE) --no-print-directory build
+	$(GO) run ./e2e/bench -run '$(RUN)' $(if $(BENCH_OUT),-out '$(BENCH_OUT)')
+
+soak: ## (root) the long forms of the crash tests: 10,000 injections
+	@./deps.sh test
+	WEFT_SOAK=1 $(GO) test -timeout 12h -v -run 'Crash|Refill' ./e2e
+
+fuzz: ## each fuzz target for FUZZTIME (60s)
+	@set -e; for pkg in $$(grep -rlE '^func Fuzz' --include='*_test.go' . | xargs -n1 dirname | sort -u); do \
+	  for f in $$(grep -hoE '^func Fuzz[A-Za-z0-9_]+' $$pkg/*_test.go | cut -c6-); do \
+	    echo "== $$pkg $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$pkg; done; done
+
+clean: ## remove bin/
+	rm -rf bin

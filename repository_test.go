@@ -1,0 +1,139 @@
+// Package weft_test holds the rules of the repository that a compiler does not know.
+package weft_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/weftnet/weft"
+
+// pkg is what `go list -json` says of a package.
+type pkg struct {
+	ImportPath   string
+	Imports      []string
+	Deps         []string
+}
+
+func list(t *testing.T) map[string]pkg {
+	t.Helper()
+	cmd := exec.Command("go", "list", "-json=ImportPath,Imports,Deps", "./...")
+	cmd.Stderr = os.Stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	pkgs := map[string]pkg{}
+	for dec := json.NewDecoder(bytes.NewReader(out)); ; {
+		var p pkg
+		if err := dec.Decode(&p); err == io.EOF {
+			break
+		} else if err != nil {
+			t.Fatalf("read go list: %v", err)
+		}
+		pkgs[strings.TrimPrefix(strings.TrimPrefix(p.ImportPath, module), "/")] = p
+	}
+	return pkgs
+}
+
+// The import law of docs/ARCHITECTURE.md: which packages of ours a package may import.
+func TestImportLaw(t *testing.T) {
+	free := []string{"internal/api", "internal/crash", "internal/reconcile", "internal/testnet"}
+	law := map[string][]string{
+		"plugin":             {"internal/api", "internal/crash"},
+		"bpf":                {"internal/crash", "internal/reconcile"},
+		"ipam":               {"internal/crash", "internal/reconcile"},
+		"overlay":            {"internal/crash", "internal/reconcile"},
+		"internal/api":       {"internal/crash"},
+		"internal/crash":     {},
+		"internal/reconcile": {},
+		"internal/testnet":   {},
+		"cmd/weft":           {"internal/api"},
+		"cmd/weft-cni":       {"plugin"},
+		"cmd/weftd":          {"daemon"},
+		"daemon/source":      free,
+	}
+	pkgs := list(t)
+	for name, allowed := range law {
+		p, ok := pkgs[name]
+		if !ok {
+			t.Errorf("package %s of the import law does not exist", name)
+			continue
+		}
+		for _, imp := range p.Imports {
+			ours, is := strings.CutPrefix(imp, module+"/")
+			if is && !slices.Contains(allowed, ours) {
+				t.Errorf("%s imports %s; it may import of Weft only %v", name, ours, allowed)
+			}
+		}
+	}
+}
+
+// Only the daemon and what stands above it may carry Kubernetes; the plugin, which
+// the kubelet starts for every pod, carries neither netlink nor BPF.
+func TestHeavyImportsStayWhereTheyBelong(t *testing.T) {
+	banned := map[string][]string{
+		"bpf":          {"k8s.io/"},
+		"ipam":         {"k8s.io/", "github.com/cilium/", "github.com/vishvananda/"},
+		"overlay":      {"k8s.io/", "github.com/cilium/"},
+		"cmd/weft":     {"k8s.io/", "github.com/cilium/", "github.com/vishvananda/"},
+		"cmd/weft-cni": {"k8s.io/", "github.com/cilium/", "github.com/vishvananda/", "github.com/prometheus/", "github.com/spf13/"},
+	}
+	pkgs := list(t)
+	for name, prefixes := range banned {
+		for _, dep := range pkgs[name].Deps {
+			for _, prefix := range prefixes {
+				if strings.HasPrefix(dep, prefix) {
+					t.Errorf("%s depends on %s", name, dep)
+				}
+			}
+		}
+	}
+}
+
+// BPF C is dual-licensed, so that it may be loaded and so that others may use it.
+func TestBPFSourcesSayTheirLicense(t *testing.T) {
+	files, err := filepath.Glob("bpf/src/*.[ch]")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no BPF sources found: %v", err)
+	}
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		line, _, _ := strings.Cut(string(b), "\n")
+		if !strings.Contains(line, "SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause") {
+			t.Errorf("%s: first line is %q, without the SPDX identifier", f, line)
+		}
+	}
+}
+
+// A file that a person cannot hold in mind is two files.
+func TestFilesStayShort(t *testing.T) {
+	out, err := exec.Command("git", "ls-files", "*.go", "*.c", "*.h").Output()
+	if err != nil {
+		t.Fatalf("git ls-files: %v", err)
+	}
+	for _, f := range strings.Fields(string(out)) {
+		if strings.Contains(f, "_bpfe") {
+			continue // generated
+		}
+		b, err := os.ReadFile(f)
+		if os.IsNotExist(err) {
+			continue
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		if n := bytes.Count(b, []byte("\n")); n > 400 {
+			t.Errorf("%s has %d lines, more than 400", f, n)
+		}
+	}
+}
