@@ -17,9 +17,9 @@ const module = "github.com/weftnet/weft"
 
 // pkg is what `go list -json` says of a package.
 type pkg struct {
-	ImportPath   string
-	Imports      []string
-	Deps         []string
+	ImportPath string
+	Imports    []string
+	Deps       []string
 }
 
 func list(t *testing.T) map[string]pkg {
