@@ -1,0 +1,74 @@
+package bpf
+
+import (
+	"net/netip"
+)
+
+// Endpoint is what the programs know of one address that ends on this node: the
+// row of the map `endpoints`.
+type Endpoint struct {
+	IfIndex uint32  // host end of the pod's veth; 0 for an address of the node
+	MAC     [6]byte // of the pod
+	HostMAC [6]byte // of the host end
+	Flags   uint32  // EndpointStack, EndpointHost
+}
+
+// Flags of an [Endpoint].
+const (
+	// EndpointStack: what this pod sends and what it is sent goes through the
+	// kernel's stack and the devices' queueing disciplines, never past them.
+	EndpointStack uint32 = 1 << iota
+	// EndpointHost: the address is the node's own.
+	EndpointHost
+)
+
+// Peer is how the pods of another node are reached, and who may send as them: the
+// row of the map `peers`, keyed by pod prefix.
+//
+// Addresses are unmapped (a plain IPv4 address, not ::ffff:a.b.c.d), so that what
+// Dump returns compares equal to what was Set.
+type Peer struct {
+	Remote    netip.Addr // outer address of that node
+	Local     netip.Addr // outer address of this node towards it; same family
+	NextHop   netip.Addr // neighbour on LinkIndex that leads to Remote
+	MAC       [6]byte    // inner destination MAC: that node's weft-vxlan
+	LinkIndex uint32     // uplink
+	MTU       uint32     // biggest inner IP packet, bytes
+	Flags     uint32     // PeerDirect
+}
+
+// Flags of a [Peer].
+const (
+	// PeerDirect: no encapsulation; the packet goes to NextHop as it is.
+	PeerDirect uint32 = 1 << iota
+)
+
+// Program is one program of the datapath.
+type Program string
+
+// The programs and where they are attached (TCX).
+const (
+	FromPod     Program = "from_pod"     // ingress of the host end of a pod's veth
+	FromUplink  Program = "from_uplink"  // ingress of the devices that carry the node's addresses
+	ToOverlay   Program = "to_overlay"   // egress of weft-vxlan
+	FromOverlay Program = "from_overlay" // ingress of weft-vxlan
+)
+
+// Hook is one program on one device.
+type Hook struct {
+	Program Program
+	IfIndex int
+}
+
+// Config is what the programs know from the moment they are loaded.
+type Config struct {
+	VNI  uint32 // of the overlay, 24 bits
+	Port uint16 // UDP port of the overlay
+}
+
+// Counter is a number of packets since the layout was created.
+type Counter struct {
+	Kind   string // "drop", or "stack": left to the kernel's stack
+	Reason string
+	Count  uint64
+}
