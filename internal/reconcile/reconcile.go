@@ -1,0 +1,53 @@
+// Package reconcile makes kernel tables hold the rows that are wanted.
+//
+// What is wanted is said by owners ([Table.Put]); what is there is read from a
+// [Target] ([Table.Refresh]). Writing and pruning are apart, so that several
+// tables can be written in the order of reference and pruned in reverse
+// ([Group]), and nothing is pruned before the source of the wants is in sync
+// ([Table.AllowPrune]).
+package reconcile
+
+// Target is one kernel table, or our part of it. Verbs are idempotent: setting
+// what is there and deleting what is not there succeed. A target may be called
+// from several goroutines, but a [Table] calls one verb at a time.
+type Target[K, V comparable] interface {
+	// Dump returns all rows that are ours, and no others.
+	Dump() (map[K]V, error)
+	// Set creates the row or replaces it.
+	Set(K, V) error
+	// Delete removes the row if it is ours; nil if it is absent.
+	Delete(K) error
+}
+
+// Getter is a [Target] that can read one row. [Table.RefreshOwner] uses it so
+// that looking after one owner does not dump the table. ok is false if the row
+// is absent or not ours.
+type Getter[K, V comparable] interface {
+	Get(K) (v V, ok bool, err error)
+}
+
+// Stats is what a table tells about itself.
+type Stats struct {
+	Name    string
+	Rows    int    // rows wanted
+	Repairs uint64 // rows that a refresh found missing, wrong or left over
+	Err     error  // rows that failed and wait to be tried again; nil: none
+}
+
+// Conflict is a key that two owners want with different values.
+type Conflict struct {
+	Table  string
+	Key    string // fmt's %v of the key
+	Winner string // owner whose value is used: the smallest name
+	Loser  string
+}
+
+// Syncer is a [Table] of whatever row type.
+type Syncer interface {
+	Name() string
+	Refresh() error
+	Write() error
+	Prune() error
+	AllowPrune()
+	Stats() Stats
+}
