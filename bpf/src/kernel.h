@@ -1,0 +1,206 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/* The part of the kernel's interface that the programs use. Own declarations, so
+ * that the object depends on no header of the machine that compiles it. Sources:
+ * include/uapi/linux/{bpf,if_ether,ip,ipv6,udp,icmpv6}.h of Linux 6.6.
+ */
+#pragma once
+
+typedef unsigned char __u8;
+typedef unsigned short __u16;
+typedef unsigned int __u32;
+typedef unsigned long long __u64;
+typedef int __s32;
+typedef __u8 bool;
+
+#define NULL  ((void *)0)
+#define false 0
+#define true  1
+
+#define SEC(name)	__attribute__((section(name), used))
+#define __always_inline inline __attribute__((always_inline))
+#define likely(x)	__builtin_expect(!!(x), 1)
+#define unlikely(x)	__builtin_expect(!!(x), 0)
+/* Map attributes travel as types in BTF. */
+#define __uint(name, val) int(*name)[val]
+#define __type(name, val) typeof(val) *name
+
+#if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "the committed object is for little-endian machines"
+#endif
+#define htons(x) ((__u16)__builtin_bswap16(x))
+#define ntohs(x) ((__u16)__builtin_bswap16(x))
+#define htonl(x) ((__u32)__builtin_bswap32(x))
+#define ntohl(x) ((__u32)__builtin_bswap32(x))
+
+enum {
+	TCX_NEXT = -1,
+	TCX_DROP = 2,
+};
+
+enum {
+	BPF_MAP_TYPE_HASH = 1,
+	BPF_MAP_TYPE_PERCPU_ARRAY = 6,
+	BPF_MAP_TYPE_LPM_TRIE = 11,
+};
+
+enum {
+	BPF_F_NO_PREALLOC = 1 << 0,
+};
+
+/* bpf_skb_adjust_room */
+enum {
+	BPF_ADJ_ROOM_MAC = 1,
+};
+
+enum {
+	ADJ_FIXED_GSO = 1 << 0,
+	ADJ_ENCAP_L3_IPV4 = 1 << 1,
+	ADJ_ENCAP_L3_IPV6 = 1 << 2,
+	ADJ_ENCAP_L4_UDP = 1 << 4,
+	ADJ_ENCAP_L2_ETH = 1 << 6,
+	ADJ_DECAP_L3_IPV4 = 1 << 7,
+	ADJ_DECAP_L3_IPV6 = 1 << 8,
+};
+#define ADJ_ENCAP_L2(len) (((__u64)(len) & 0xff) << 56)
+
+/* bpf_skb_set_tunnel_key, bpf_skb_get_tunnel_key */
+enum {
+	TUN_IPV6 = 1 << 0,
+	TUN_ZERO_CSUM = 1 << 1,
+	TUN_DONT_FRAGMENT = 1 << 2,
+};
+
+enum {
+	PACKET_HOST = 0,
+};
+
+/* struct __sk_buff up to the last field that is used. */
+struct __sk_buff {
+	__u32 len;
+	__u32 pkt_type;
+	__u32 mark;
+	__u32 queue_mapping;
+	__u32 protocol;
+	__u32 vlan_present;
+	__u32 vlan_tci;
+	__u32 vlan_proto;
+	__u32 priority;
+	__u32 ingress_ifindex;
+	__u32 ifindex;
+	__u32 tc_index;
+	__u32 cb[5];
+	__u32 hash;
+	__u32 tc_classid;
+	__u32 data;
+	__u32 data_end;
+	__u32 napi_id;
+	__u32 family;
+	__u32 remote_ip4;
+	__u32 local_ip4;
+	__u32 remote_ip6[4];
+	__u32 local_ip6[4];
+	__u32 remote_port;
+	__u32 local_port;
+	__u32 data_meta;
+	__u64 flow_keys;
+	__u64 tstamp;
+	__u32 wire_len;
+	__u32 gso_segs;
+	__u64 sk;
+	__u32 gso_size;
+};
+
+struct bpf_tunnel_key {
+	__u32 tunnel_id;
+	union {
+		__u32 remote_ipv4; /* host order */
+		__u32 remote_ipv6[4];
+	};
+	__u8 tunnel_tos;
+	__u8 tunnel_ttl;
+	__u16 tunnel_ext;
+	__u32 tunnel_label;
+	union {
+		__u32 local_ipv4; /* host order */
+		__u32 local_ipv6[4];
+	};
+};
+
+struct bpf_redir_neigh {
+	__u32 nh_family;
+	union {
+		__u32 ipv4_nh;
+		__u32 ipv6_nh[4];
+	};
+};
+
+enum {
+	AF_INET = 2,
+	AF_INET6 = 10,
+};
+
+static void *(*const bpf_map_lookup_elem)(const void *map, const void *key) = (void *)1;
+static long (*const bpf_skb_get_tunnel_key)(struct __sk_buff *skb, struct bpf_tunnel_key *key,
+					    __u32 size, __u64 flags) = (void *)20;
+static long (*const bpf_skb_set_tunnel_key)(struct __sk_buff *skb, struct bpf_tunnel_key *key,
+					    __u32 size, __u64 flags) = (void *)21;
+static long (*const bpf_redirect)(__u32 ifindex, __u64 flags) = (void *)23;
+static long (*const bpf_csum_diff)(const __u32 *from, __u32 from_size, const __u32 *to,
+				   __u32 to_size, __u32 seed) = (void *)28;
+static __u32 (*const bpf_get_hash_recalc)(struct __sk_buff *skb) = (void *)34;
+static long (*const bpf_skb_pull_data)(struct __sk_buff *skb, __u32 len) = (void *)39;
+static long (*const bpf_csum_update)(struct __sk_buff *skb, __u32 csum) = (void *)40;
+static long (*const bpf_skb_adjust_room)(struct __sk_buff *skb, __s32 len_diff, __u32 mode,
+					 __u64 flags) = (void *)50;
+static long (*const bpf_redirect_neigh)(__u32 ifindex, struct bpf_redir_neigh *params, __s32 plen,
+					__u64 flags) = (void *)152;
+static long (*const bpf_redirect_peer)(__u32 ifindex, __u64 flags) = (void *)155;
+
+/* Protocol headers. Not packed: every field is at its natural offset, and the
+ * kernel's packets are aligned enough for the machines we run on.
+ */
+enum {
+	ETH_HLEN = 14,
+	ETH_P_IP = 0x0800,
+	ETH_P_ARP = 0x0806,
+	ETH_P_IPV6 = 0x86dd,
+	IPPROTO_HOPOPTS = 0,
+	IPPROTO_TCP = 6,
+	IPPROTO_UDP = 17,
+	IPPROTO_ICMPV6 = 58,
+};
+
+struct ethhdr {
+	__u16 dst[3];
+	__u16 src[3];
+	__u16 proto;
+};
+
+struct iphdr {
+	__u8 version_ihl;
+	__u8 tos;
+	__u16 tot_len;
+	__u16 id;
+	__u16 frag_off;
+	__u8 ttl;
+	__u8 protocol;
+	__u16 check;
+	__u32 saddr;
+	__u32 daddr;
+};
+
+struct ipv6hdr {
+	__u32 flow; /* version, traffic class, flow label */
+	__u16 payload_len;
+	__u8 nexthdr;
+	__u8 hop_limit;
+	__u32 saddr[4];
+	__u32 daddr[4];
+};
+
+struct udphdr {
+	__u16 source;
+	__u16 dest;
+	__u16 len;
+	__u16 check;
+};

@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/* Why a packet did not take the direct way. Names in ../counters.go. */
+#pragma once
+#include "kernel.h"
+
+enum reason {
+	OK, /* not counted */
+
+	/* Dropped. */
+	DROP_TRUNCATED,
+	DROP_BAD_HEADER,
+	DROP_BAD_LENGTH,
+	DROP_BAD_CHECKSUM,
+	DROP_NOT_IP,
+	DROP_SPOOFED_ADDRESS,
+	DROP_SPOOFED_MAC,
+	DROP_LINK_LOCAL,
+	DROP_BAD_NEIGHBOUR,
+	DROP_VXLAN_FLAGS,
+	DROP_VXLAN_VNI,
+	DROP_UNKNOWN_SENDER,
+	DROP_NO_PEER,
+	DROP_NO_TUNNEL,
+	DROP_CONGESTION,
+	DROP_INTERNAL,
+
+	/* Left to the stack. */
+	STACK_FIRST,
+	STACK_TTL = STACK_FIRST,
+	STACK_OPTIONS,
+	STACK_TOO_BIG,
+	STACK_FRAGMENT,
+	STACK_LIMITED,
+	STACK_SEGMENTS,
+	STACK_NO_LINK,
+	STACK_NO_ROOM,
+
+	REASONS,
+};
+
+/* Written by the programs, read by the daemon; packets by reason. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__type(key, enum reason);
+	__type(value, __u64);
+	__uint(max_entries, REASONS);
+} counters SEC(".maps");
+
+/* The one way to drop, and the one way to give up the direct way. */
+static __always_inline int give_up(enum reason why)
+{
+	__u32 key = why;
+	__u64 *n = bpf_map_lookup_elem(&counters, &key);
+
+	if (n)
+		++*n;
+	return why < STACK_FIRST ? TCX_DROP : TCX_NEXT;
+}

@@ -1,0 +1,109 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/* Rows that Go sees. Fields are bytes or host order; padding is named. */
+#pragma once
+#include "kernel.h"
+
+/* An address: IPv6, or IPv4 as ::ffff:a.b.c.d. */
+union addr {
+	__u8 b[16];
+	__u32 w[4];
+	__u64 d[2];
+};
+
+union mac {
+	__u8 b[6];
+	__u16 h[3];
+};
+
+/* Endpoint flags; bpf.EndpointStack, bpf.EndpointHost. */
+enum {
+	EP_STACK = 1 << 0,
+	EP_HOST = 1 << 1,
+};
+
+struct endpoint {
+	__u32 ifindex;
+	union mac mac; /* followed by host_mac: an Ethernet header's first 12 bytes */
+	union mac host_mac;
+	__u32 flags;
+};
+
+/* Peer flags; bpf.PeerDirect. */
+enum {
+	PEER_DIRECT = 1 << 0,
+};
+
+struct prefix {
+	__u32 bits;
+	union addr addr;
+};
+
+struct peer {
+	union addr remote;
+	union addr local;
+	union addr next_hop;
+	__u32 ifindex;
+	__u32 mtu; /* biggest inner IP packet */
+	__u32 flags;
+	union mac mac;	   /* inner destination, followed by src_mac as on the wire */
+	union mac src_mac; /* inner source: this node's, first byte 0x0a */
+};
+
+/* Set before load. */
+struct config {
+	__u32 vni;
+	__u16 port; /* host order */
+	__u16 pad;
+};
+
+volatile const struct config config = {.vni = 87, .port = 8872};
+
+/* Written by the daemon; one row per pod address and per address of the node. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__type(key, union addr);
+	__type(value, struct endpoint);
+	__uint(max_entries, 1024); /* replaced at load by the setting */
+} endpoints SEC(".maps");
+
+/* Written by the daemon; one row per pod prefix of another node. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__type(key, struct prefix);
+	__type(value, struct peer);
+	__uint(max_entries, 8192); /* replaced at load by the setting */
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+} peers SEC(".maps");
+
+static __always_inline struct endpoint *endpoint_of(const union addr *addr)
+{
+	return bpf_map_lookup_elem(&endpoints, addr);
+}
+
+static __always_inline struct peer *peer_of(const union addr *addr)
+{
+	struct prefix key = {.bits = 128, .addr = *addr};
+
+	return bpf_map_lookup_elem(&peers, &key);
+}
+
+static __always_inline bool same_addr(const union addr *a, const union addr *b)
+{
+	return a->d[0] == b->d[0] && a->d[1] == b->d[1];
+}
+
+/* ::ffff:0:0/96 */
+static __always_inline bool is_v4(const union addr *a)
+{
+	return a->d[0] == 0 && a->w[2] == htonl(0xffff);
+}
+
+static __always_inline union addr addr_of_v4(__u32 be)
+{
+	return (union addr){.w = {0, 0, htonl(0xffff), be}};
+}
+
+static __always_inline union addr addr_of_v6(const __u32 *w)
+{
+	return (union addr){.w = {w[0], w[1], w[2], w[3]}};
+}

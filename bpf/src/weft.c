@@ -1,0 +1,108 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/* The datapath's entry points. What each may do with a packet is in docs/packets.md. */
+#include "kernel.h"
+#include "rows.h"
+#include "reasons.h"
+#include "ip.h"
+#include "neighbour.h"
+#include "vxlan.h"
+#include "pod.h"
+#include "overlay.h"
+
+char _license[] SEC("license") = "Dual BSD/GPL";
+
+/* Ingress of the host end of a pod's veth. */
+SEC("tcx/ingress")
+int from_pod(struct __sk_buff *skb)
+{
+	struct endpoint *from, *to;
+	struct peer *peer;
+	enum reason why;
+	struct ip ip;
+
+	if (unlikely(skb->vlan_present))
+		return give_up(DROP_NOT_IP);
+	if (unlikely(skb->protocol == htons(ETH_P_ARP)))
+		return answer_arp(skb);
+	pull(skb, ETH_HLEN + sizeof(struct ipv6hdr) + 32);
+	why = parse_ip(skb, ETH_HLEN, skb->protocol, skb->len - ETH_HLEN, &ip);
+	if (unlikely(why))
+		return give_up(why);
+	from = endpoint_of(&ip.src);
+	if (unlikely(!from && ip.v6 && is_link_local(&ip.src)))
+		return give_up(DROP_LINK_LOCAL);
+	why = check_source(skb, from);
+	if (unlikely(why || !from))
+		return give_up(why);
+	if (unlikely(is_solicit(skb, &ip)))
+		return answer_solicit(skb, &ip, from);
+	if (unlikely(skb->pkt_type != PACKET_HOST))
+		return TCX_NEXT;
+	if (unlikely(from->flags & EP_STACK))
+		return give_up(STACK_LIMITED);
+	to = endpoint_of(&ip.dst);
+	if (to)
+		return to_local(skb, to, &ip);
+	peer = peer_of(&ip.dst);
+	if (!peer)
+		return TCX_NEXT;
+	return to_peer(skb, peer, &ip);
+}
+
+/* Ingress of the devices that carry the node's addresses. */
+SEC("tcx/ingress")
+int from_uplink(struct __sk_buff *skb)
+{
+	if (skb->protocol == htons(ETH_P_IP))
+		return from_uplink_v4(skb);
+	if (skb->protocol == htons(ETH_P_IPV6))
+		return from_uplink_v6(skb);
+	return TCX_NEXT;
+}
+
+/* Egress of the VXLAN device: what the stack sends to other nodes' pods. */
+SEC("tcx/egress")
+int to_overlay(struct __sk_buff *skb)
+{
+	struct peer *peer;
+	enum reason why;
+	struct ip ip;
+
+	pull(skb, ETH_HLEN + sizeof(struct ipv6hdr));
+	why = parse_ip(skb, ETH_HLEN, skb->protocol, skb->len - ETH_HLEN, &ip);
+	if (unlikely(why))
+		return give_up(why);
+	peer = peer_of(&ip.dst);
+	if (unlikely(!peer))
+		return give_up(ip.v6 && is_link_local(&ip.src) ? DROP_LINK_LOCAL : DROP_NO_PEER);
+	why = set_macs(skb, &peer->mac);
+	if (!why)
+		why = set_tunnel(skb, peer, &ip);
+	return why ? give_up(why) : TCX_NEXT;
+}
+
+/* Ingress of the VXLAN device: what the kernel decapsulated. */
+SEC("tcx/ingress")
+int from_overlay(struct __sk_buff *skb)
+{
+	struct sender sender;
+	struct endpoint *to;
+	struct peer *peer;
+	enum reason why;
+	struct ip ip;
+
+	why = get_tunnel(skb, &sender);
+	if (unlikely(why))
+		return give_up(why);
+	pull(skb, ETH_HLEN + sizeof(struct ipv6hdr));
+	why = parse_ip(skb, ETH_HLEN, skb->protocol, skb->len - ETH_HLEN, &ip);
+	if (unlikely(why))
+		return give_up(why);
+	peer = peer_of(&ip.src);
+	if (unlikely(!is_sender(peer, &sender)))
+		return give_up(DROP_UNKNOWN_SENDER);
+	to = endpoint_of(&ip.dst);
+	if (unlikely(skb->pkt_type != PACKET_HOST || !to || to->flags & EP_HOST))
+		return TCX_NEXT;
+	return to_local(skb, to, &ip);
+}
