@@ -1,14 +1,29 @@
 // Package bpf is the datapath: four programs, loaded once per node, and the maps
 // they read. It pins everything, adopts what a former daemon left, and gives the
 // maps and links to the reconcile engine as typed tables.
+//
+// Pins, below Options.Dir:
+//
+//	<layout>/endpoints, peers, counters   the maps; <layout> names their form
+//	links/<program>-<ifindex>             one TCX link each, whatever its layout
+//
+// A restarted daemon with the same layout finds its rows; one with another layout
+// fills its own maps while the links still run the former programs, and moves the
+// links at [Datapath.Commit]. At no time is a device without its program.
 package bpf
 
 import (
+	"cmp"
 	"errors"
+	"fmt"
 	"log/slog"
-	"net/netip"
+	"os"
+	"path/filepath"
+	"sync/atomic"
 
-	"github.com/weftnet/weft/internal/reconcile"
+	"github.com/cilium/ebpf"
+
+	"github.com/weftnet/weft/internal/crash"
 )
 
 // Options say how [Open] loads the datapath.
@@ -20,46 +35,151 @@ type Options struct {
 	Log          *slog.Logger
 }
 
-// Map sizes where Options say none.
+// Map sizes where Options say none. `endpoints` is allocated at once (about 100
+// bytes a row), `peers` row by row.
 const (
 	DefaultMaxEndpoints = 1024
 	DefaultMaxPeers     = 8192
 )
 
+// Validate says what is wrong with the options.
+func (o Options) Validate() error {
+	if o.Dir == "" {
+		return errors.New("no folder for BPF pins is set")
+	}
+	if o.Config.VNI == 0 || o.Config.VNI >= 1<<24 {
+		return fmt.Errorf("VNI %d is not in 1…16777215", o.Config.VNI)
+	}
+	if o.Config.Port == 0 {
+		return errors.New("the overlay's UDP port is not set")
+	}
+	return nil
+}
+
 // Datapath is the loaded programs and their maps.
-type Datapath struct{}
+type Datapath struct {
+	dir      string
+	layout   string
+	config   Config
+	log      *slog.Logger
+	programs map[Program]*ebpf.Program
+	ids      map[Program]ebpf.ProgramID
+	maps     map[string]*ebpf.Map
 
-var errSkeleton = errors.New("datapath is not built yet")
+	// From Commit on, a link must run exactly our program; before, a former
+	// daemon's will do.
+	committed atomic.Bool
+}
 
-// Open adopts the layout's pins or creates them.
-func Open(Options) (*Datapath, error) { return nil, errSkeleton }
+// Open loads the programs with the maps that are pinned for this layout, or with
+// new ones, which it pins. Links keep the programs they have until
+// [Datapath.Commit]. Rows of an adopted map are as they were.
+func Open(o Options) (*Datapath, error) {
+	if err := o.Validate(); err != nil {
+		return nil, err
+	}
+	spec, err := specs(o)
+	if err != nil {
+		return nil, err
+	}
+	d := &Datapath{
+		dir:      o.Dir,
+		layout:   layout(spec),
+		config:   o.Config,
+		log:      cmp.Or(o.Log, slog.New(slog.DiscardHandler)),
+		programs: map[Program]*ebpf.Program{},
+		ids:      map[Program]ebpf.ProgramID{},
+		maps:     map[string]*ebpf.Map{},
+	}
+	for _, dir := range []string{d.dir, d.pin(), d.linkDir()} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, fmt.Errorf("make folder for pins: %w", err)
+		}
+		crash.Point("bpf mkdir")
+	}
+	if err := d.load(spec); err != nil {
+		d.Close()
+		return nil, err
+	}
+	return d, nil
+}
 
-// Endpoints is the table of addresses on this node.
-func (d *Datapath) Endpoints() reconcile.Target[netip.Addr, Endpoint] { return nil }
+// load fills programs, ids and maps.
+func (d *Datapath) load(spec *ebpf.CollectionSpec) error {
+	for _, name := range pinnedMaps {
+		m, err := d.adopt(name, spec.Maps[name])
+		if err != nil {
+			return err
+		}
+		d.maps[name] = m
+	}
+	c, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: d.maps})
+	if err != nil {
+		return fmt.Errorf("load programs: %w", err)
+	}
+	defer c.Close()
+	for name := range attachTypes {
+		p := c.DetachProgram(string(name))
+		d.programs[name] = p
+		info, err := p.Info()
+		if err != nil {
+			return fmt.Errorf("read program %s: %w", name, err)
+		}
+		id, ok := info.ID()
+		if !ok {
+			return fmt.Errorf("read program %s: the kernel gives no id", name)
+		}
+		d.ids[name] = id
+	}
+	return nil
+}
 
-// Peers is the table of other nodes' pod prefixes.
-func (d *Datapath) Peers() reconcile.Target[netip.Prefix, Peer] { return nil }
+// adopt returns the pinned map, or makes and pins a new one. A pin that holds
+// another kind of map is not ours to read: it is replaced.
+func (d *Datapath) adopt(name string, spec *ebpf.MapSpec) (*ebpf.Map, error) {
+	path := d.pin(name)
+	m, err := ebpf.LoadPinnedMap(path, nil)
+	if err == nil {
+		if err = spec.Compatible(m); err == nil {
+			return m, nil
+		}
+		m.Close()
+		d.log.Warn("replace a pinned map that does not fit", "map", path, "err", err)
+		if err := os.Remove(path); err != nil {
+			return nil, fmt.Errorf("remove pin: %w", err)
+		}
+		crash.Point("bpf unpin map")
+	} else if !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("adopt map %s: %w", path, err)
+	}
+	if m, err = ebpf.NewMap(spec); err != nil {
+		return nil, fmt.Errorf("create map %s: %w", name, err)
+	}
+	if err := m.Pin(path); err != nil {
+		m.Close()
+		return nil, fmt.Errorf("pin map: %w", err)
+	}
+	crash.Point("bpf pin map")
+	return m, nil
+}
 
-// Links is the table of attached programs.
-func (d *Datapath) Links() reconcile.Target[Hook, struct{}] { return nil }
+// pin is the path of a pin of this layout, or of the layout's folder.
+func (d *Datapath) pin(name ...string) string {
+	return filepath.Join(append([]string{d.dir, d.layout}, name...)...)
+}
 
-// Commit moves all links to this datapath's programs and removes other layouts.
-func (d *Datapath) Commit() error { return errSkeleton }
+// Layout is the name of the maps' form: the same for two daemons if and only if
+// one can adopt the other's maps.
+func (d *Datapath) Layout() string { return d.layout }
 
-// Layout names the maps' layout.
-func (d *Datapath) Layout() string { return "" }
-
-// SelfTest runs the loaded programs on test packets.
-func (d *Datapath) SelfTest() error { return errSkeleton }
-
-// Counters returns all counters, zero ones too.
-func (d *Datapath) Counters() ([]Counter, error) { return nil, errSkeleton }
-
-// Close releases what this process holds; pins stay.
-func (d *Datapath) Close() error { return nil }
-
-// Remove detaches all links of ours below dir and removes all layouts.
-func Remove(dir string) error { return errSkeleton }
-
-// Preflight says what this kernel or machine lacks.
-func Preflight(dir string) error { return errSkeleton }
+// Close releases what this process holds; pins stay, and what is attached works on.
+func (d *Datapath) Close() error {
+	var errs []error
+	for _, p := range d.programs {
+		errs = append(errs, p.Close())
+	}
+	for _, m := range d.maps {
+		errs = append(errs, m.Close())
+	}
+	return errors.Join(errs...)
+}

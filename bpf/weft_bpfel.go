@@ -60,8 +60,7 @@ type weftPeer struct {
 type weftPrefix struct {
 	_    structs.HostLayout
 	Bits uint32
-	_    [4]byte
-	Addr weftAddr
+	Addr [16]uint8
 }
 
 type weftReason uint32

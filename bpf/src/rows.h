@@ -35,7 +35,7 @@ enum {
 
 struct prefix {
 	__u32 bits;
-	union addr addr;
+	__u8 addr[16];
 };
 
 struct peer {
@@ -82,8 +82,9 @@ static __always_inline struct endpoint *endpoint_of(const union addr *addr)
 
 static __always_inline struct peer *peer_of(const union addr *addr)
 {
-	struct prefix key = {.bits = 128, .addr = *addr};
+	struct prefix key = {.bits = 128};
 
+	__builtin_memcpy(key.addr, addr, sizeof(key.addr));
 	return bpf_map_lookup_elem(&peers, &key);
 }
 

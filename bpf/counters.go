@@ -1,0 +1,87 @@
+package bpf
+
+import (
+	"fmt"
+
+	"github.com/weftnet/weft/internal/crash"
+)
+
+// reasons are the names of the counters (enum reason in src/reasons.h).
+var reasons = [weftReasonREASONS]string{
+	weftReasonOK: "",
+
+	weftReasonDROP_TRUNCATED:       "truncated",
+	weftReasonDROP_BAD_HEADER:      "bad-header",
+	weftReasonDROP_BAD_LENGTH:      "bad-length",
+	weftReasonDROP_BAD_CHECKSUM:    "bad-checksum",
+	weftReasonDROP_NOT_IP:          "not-ip",
+	weftReasonDROP_SPOOFED_ADDRESS: "spoofed-address",
+	weftReasonDROP_SPOOFED_MAC:     "spoofed-mac",
+	weftReasonDROP_LINK_LOCAL:      "link-local",
+	weftReasonDROP_BAD_NEIGHBOUR:   "bad-neighbour",
+	weftReasonDROP_VXLAN_FLAGS:     "vxlan-flags",
+	weftReasonDROP_VXLAN_VNI:       "vxlan-vni",
+	weftReasonDROP_UNKNOWN_SENDER:  "unknown-sender",
+	weftReasonDROP_NO_PEER:         "no-peer",
+	weftReasonDROP_NO_TUNNEL:       "no-tunnel-key",
+	weftReasonDROP_CONGESTION:      "congestion",
+	weftReasonDROP_INTERNAL:        "internal",
+
+	weftReasonSTACK_TTL:      "ttl",
+	weftReasonSTACK_OPTIONS:  "options",
+	weftReasonSTACK_TOO_BIG:  "too-big",
+	weftReasonSTACK_FRAGMENT: "outer-fragment",
+	weftReasonSTACK_LIMITED:  "limited",
+	weftReasonSTACK_SEGMENTS: "segments",
+	weftReasonSTACK_NO_LINK:  "no-link",
+	weftReasonSTACK_NO_ROOM:  "no-room",
+}
+
+// Counters returns the number of packets for each reason since the layout was
+// created, also those that are zero, in a fixed order. Packets that took the direct
+// way, and those that are the stack's by their destination, are not counted.
+func (d *Datapath) Counters() ([]Counter, error) {
+	out := make([]Counter, 0, len(reasons)-1)
+	for r, name := range reasons {
+		if name == "" {
+			continue
+		}
+		var perCPU []uint64
+		if err := d.maps[weftMapCounters].Lookup(uint32(r), &perCPU); err != nil {
+			return nil, fmt.Errorf("read counter %s: %w", name, err)
+		}
+		c := Counter{Kind: "drop", Reason: name}
+		if weftReason(r) >= weftReasonSTACK_FIRST {
+			c.Kind = "stack"
+		}
+		for _, n := range perCPU {
+			c.Count += n
+		}
+		out = append(out, c)
+	}
+	return out, nil
+}
+
+// repin puts back the pin of a map that someone has removed: without it, the next
+// daemon would begin with empty maps.
+func (d *Datapath) repin(name string) error {
+	path := d.pin(name)
+	if exists(path) {
+		return nil
+	}
+	// A clone does not know that it was pinned.
+	m, err := d.maps[name].Clone()
+	if err != nil {
+		return fmt.Errorf("pin map %s again: %w", name, err)
+	}
+	defer m.Close()
+	if err := mkdir(d.pin()); err != nil {
+		return err
+	}
+	if err := m.Pin(path); err != nil {
+		return fmt.Errorf("pin map again: %w", err)
+	}
+	crash.Point("bpf pin map")
+	d.log.Warn("a pin was gone and is back", "map", path)
+	return nil
+}

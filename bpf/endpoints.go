@@ -1,0 +1,123 @@
+package bpf
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+
+	"github.com/weftnet/weft/internal/crash"
+	"github.com/weftnet/weft/internal/reconcile"
+)
+
+// ErrFull is returned by Set when a map has no room for another row: nothing is
+// evicted for it.
+var ErrFull = errors.New("map is full")
+
+// endpoints is the typed table of the map `endpoints`.
+type endpoints struct{ d *Datapath }
+
+// Endpoints is the table of addresses that end on this node. IPv4 addresses are
+// keyed unmapped. Its Set returns [ErrFull] if there is no room.
+func (d *Datapath) Endpoints() reconcile.Target[netip.Addr, Endpoint] { return endpoints{d} }
+
+func (t endpoints) Dump() (map[netip.Addr]Endpoint, error) {
+	rows, err := dump[weftAddr, weftEndpoint](t.d, weftMapEndpoints)
+	if err != nil {
+		return nil, err
+	}
+	out := make(map[netip.Addr]Endpoint, len(rows))
+	for k, v := range rows {
+		out[addrFrom(k)] = v.row()
+	}
+	return out, nil
+}
+
+func (t endpoints) Get(a netip.Addr) (Endpoint, bool, error) {
+	v, ok, err := get[weftAddr, weftEndpoint](t.d, weftMapEndpoints, toAddr(a))
+	return v.row(), ok, err
+}
+
+func (t endpoints) Set(a netip.Addr, e Endpoint) error {
+	v := weftEndpoint{Ifindex: e.IfIndex, Flags: e.Flags}
+	v.Mac.B, v.HostMac.B = e.MAC, e.HostMAC
+	return set(t.d, weftMapEndpoints, toAddr(a), v)
+}
+
+func (t endpoints) Delete(a netip.Addr) error {
+	return remove(t.d, weftMapEndpoints, toAddr(a))
+}
+
+func (v weftEndpoint) row() Endpoint {
+	return Endpoint{IfIndex: v.Ifindex, MAC: v.Mac.B, HostMAC: v.HostMac.B, Flags: v.Flags}
+}
+
+// toAddr is the form of an address in the maps; that of no address is all zero.
+func toAddr(a netip.Addr) weftAddr {
+	if !a.IsValid() {
+		return weftAddr{}
+	}
+	return weftAddr{B: a.As16()}
+}
+
+func addrFrom(a weftAddr) netip.Addr {
+	if a == (weftAddr{}) {
+		return netip.Addr{}
+	}
+	return netip.AddrFrom16(a.B).Unmap()
+}
+
+// dump reads a whole map. We are the only writer; if a row goes while we iterate,
+// the kernel may start over, so it is tried again.
+func dump[K, V comparable](d *Datapath, name string) (map[K]V, error) {
+	if err := d.repin(name); err != nil {
+		return nil, err
+	}
+	for try := 0; ; try++ {
+		rows := map[K]V{}
+		var k K
+		var v V
+		it := d.maps[name].Iterate()
+		for it.Next(&k, &v) {
+			rows[k] = v
+		}
+		if err := it.Err(); errors.Is(err, ebpf.ErrIterationAborted) && try < 5 {
+			continue
+		} else if err != nil {
+			return nil, fmt.Errorf("read map %s: %w", name, err)
+		}
+		return rows, nil
+	}
+}
+
+func get[K, V comparable](d *Datapath, name string, key K) (V, bool, error) {
+	var v V
+	err := d.maps[name].Lookup(&key, &v)
+	if errors.Is(err, ebpf.ErrKeyNotExist) {
+		return v, false, nil
+	} else if err != nil {
+		return v, false, fmt.Errorf("look up in map %s: %w", name, err)
+	}
+	return v, true, nil
+}
+
+func set[K, V comparable](d *Datapath, name string, key K, value V) error {
+	err := d.maps[name].Put(&key, &value)
+	if errors.Is(err, unix.E2BIG) || errors.Is(err, unix.ENOSPC) {
+		return fmt.Errorf("write map %s: %w (%d rows)", name, ErrFull, d.maps[name].MaxEntries())
+	} else if err != nil {
+		return fmt.Errorf("write map %s: %w", name, err)
+	}
+	crash.Point("bpf set " + name)
+	return nil
+}
+
+func remove[K comparable](d *Datapath, name string, key K) error {
+	if err := d.maps[name].Delete(&key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		return fmt.Errorf("delete from map %s: %w", name, err)
+	}
+	crash.Point("bpf delete " + name)
+	return nil
+}

@@ -1,0 +1,83 @@
+package bpf
+
+import (
+	"encoding/binary"
+	"fmt"
+	"hash/fnv"
+	"net/netip"
+
+	"github.com/weftnet/weft/internal/reconcile"
+)
+
+// peers is the typed table of the map `peers`.
+type peers struct{ d *Datapath }
+
+// Peers is the table of other nodes' pod prefixes; the longest that matches an
+// address is its row. IPv4 prefixes are keyed as such, not as ::ffff:0:0/96+n. Its
+// Set returns [ErrFull] if there is no room.
+func (d *Datapath) Peers() reconcile.Target[netip.Prefix, Peer] { return peers{d} }
+
+func (t peers) Dump() (map[netip.Prefix]Peer, error) {
+	rows, err := dump[weftPrefix, weftPeer](t.d, weftMapPeers)
+	if err != nil {
+		return nil, err
+	}
+	out := make(map[netip.Prefix]Peer, len(rows))
+	for k, v := range rows {
+		out[prefixFrom(k)] = v.row()
+	}
+	return out, nil
+}
+
+func (t peers) Set(p netip.Prefix, v Peer) error {
+	if !p.IsValid() || !v.Remote.IsValid() || v.Remote.Is4() != v.Local.Is4() {
+		return fmt.Errorf("write map %s: row %s via %s from %s is not complete", weftMapPeers, p, v.Remote, v.Local)
+	}
+	row := weftPeer{
+		Remote: toAddr(v.Remote), Local: toAddr(v.Local), NextHop: toAddr(v.NextHop),
+		Ifindex: v.LinkIndex, Mtu: v.MTU, Flags: v.Flags,
+	}
+	row.Mac.B = v.MAC
+	row.SrcMac.B = innerSource(v.Local)
+	return set(t.d, weftMapPeers, toPrefix(p), row)
+}
+
+func (t peers) Delete(p netip.Prefix) error {
+	return remove(t.d, weftMapPeers, toPrefix(p))
+}
+
+func (v weftPeer) row() Peer {
+	return Peer{
+		Remote: addrFrom(v.Remote), Local: addrFrom(v.Local), NextHop: addrFrom(v.NextHop),
+		MAC: v.Mac.B, LinkIndex: v.Ifindex, MTU: v.Mtu, Flags: v.Flags,
+	}
+}
+
+func toPrefix(p netip.Prefix) weftPrefix {
+	p = p.Masked()
+	bits := p.Bits()
+	if p.Addr().Is4() {
+		bits += 96
+	}
+	return weftPrefix{Bits: uint32(bits), Addr: p.Addr().As16()}
+}
+
+func prefixFrom(p weftPrefix) netip.Prefix {
+	a := netip.AddrFrom16(p.Addr)
+	if a.Is4In6() && p.Bits >= 96 {
+		return netip.PrefixFrom(a.Unmap(), int(p.Bits)-96)
+	}
+	return netip.PrefixFrom(a, int(p.Bits))
+}
+
+// innerSource is the inner source MAC of what this node encapsulates. It is not the
+// address of the receiving VXLAN device (0e:57…), from which the kernel would drop
+// the frame as its own (vxlan_set_mac in drivers/net/vxlan/vxlan_core.c).
+func innerSource(local netip.Addr) [6]byte {
+	b := local.As16()
+	h := fnv.New32a()
+	h.Write(b[:])
+	mac := [6]byte{0x0a, 0x57}
+	binary.BigEndian.PutUint32(mac[2:], h.Sum32())
+	return mac
+}
