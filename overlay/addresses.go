@@ -1,11 +1,121 @@
 package overlay
 
-// Addresses is the target of the addresses on our device.
-type Addresses struct{}
+import (
+	"fmt"
+	"net"
+	"net/netip"
 
-// NewAddresses takes the device's name.
-func NewAddresses(link string) *Addresses { return &Addresses{} }
+	"github.com/vishvananda/netlink/nl"
+	"github.com/weftnet/weft/internal/crash"
+	"golang.org/x/sys/unix"
+)
 
-func (a *Addresses) Dump() (map[AddrKey]struct{}, error) { return nil, nil }
-func (a *Addresses) Set(AddrKey, struct{}) error         { return nil }
-func (a *Addresses) Delete(AddrKey) error                { return nil }
+// Addresses is the target of the addresses on our device. All of them are ours
+// but the link-local ones that the kernel makes. It is safe for concurrent use.
+type Addresses struct {
+	conn conn
+	link string
+}
+
+// NewAddresses takes the device's name; the device need not exist yet.
+func NewAddresses(link string) *Addresses { return &Addresses{link: link} }
+
+// Close releases the socket.
+func (a *Addresses) Close() { a.conn.Close() }
+
+// index returns 0 if there is no such device.
+func (a *Addresses) index() int {
+	i, err := net.InterfaceByName(a.link)
+	if err != nil {
+		return 0
+	}
+	return i.Index
+}
+
+func ifAddrMsg(m unix.IfAddrmsg) *nl.IfAddrmsg { return &nl.IfAddrmsg{IfAddrmsg: m} }
+
+// Dump returns the permanent addresses of the device: none without the device.
+func (a *Addresses) Dump() (map[AddrKey]struct{}, error) {
+	index := a.index()
+	if index == 0 {
+		return map[AddrKey]struct{}{}, nil
+	}
+	rows := map[AddrKey]struct{}{}
+	err := a.conn.dump(unix.RTM_GETADDR, func() { clear(rows) }, func(b []byte) {
+		p, i, flags := parseAddr(b)
+		if i == index && flags&unix.IFA_F_PERMANENT != 0 && !p.Addr().IsLinkLocalUnicast() {
+			rows[AddrKey{LinkIndex: i, Prefix: p}] = struct{}{}
+		}
+	}, ifAddrMsg(unix.IfAddrmsg{Index: uint32(index)}))
+	if err != nil && !isErr(err, unix.ENODEV) {
+		return nil, fmt.Errorf("dump addresses of %s: %w", a.link, err)
+	}
+	return rows, nil
+}
+
+// parseAddr reads an RTM_NEWADDR: address, device, flags (IFA_F_…).
+func parseAddr(b []byte) (p netip.Prefix, index int, flags uint32) {
+	if len(b) < unix.SizeofIfAddrmsg {
+		return p, 0, 0
+	}
+	m := nl.DeserializeIfAddrmsg(b)
+	flags = uint32(m.Flags)
+	var addr, local netip.Addr
+	attrs(b[unix.SizeofIfAddrmsg:], func(typ int, data []byte) {
+		switch typ {
+		case unix.IFA_ADDRESS:
+			addr = getAddr(data)
+		case unix.IFA_LOCAL:
+			local = getAddr(data)
+		case unix.IFA_FLAGS:
+			flags = get32(data)
+		}
+	})
+	if local.IsValid() { // IFA_ADDRESS is then the other end's
+		addr = local
+	}
+	return netip.PrefixFrom(addr, int(m.Prefixlen)), int(m.Index), flags
+}
+
+// Set adds an address, for IPv6 without duplicate address detection (nobody else
+// is on the device, and the address must be usable at once) and without the
+// prefix route that the kernel would add.
+func (a *Addresses) Set(k AddrKey, _ struct{}) error {
+	ip := k.Prefix.Addr().AsSlice()
+	parts := append(addrParts(k), attr(unix.IFA_ADDRESS, ip))
+	if k.Prefix.Addr().Is6() {
+		parts = append(parts, attr32(unix.IFA_FLAGS, unix.IFA_F_NODAD|unix.IFA_F_NOPREFIXROUTE))
+	}
+	err := a.conn.write(unix.RTM_NEWADDR, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, parts...)
+	if err != nil {
+		return fmt.Errorf("set address %s on %s: %w", k.Prefix, a.link, err)
+	}
+	crash.Point("addr")
+	return nil
+}
+
+func addrParts(k AddrKey) []nl.NetlinkRequestData {
+	return []nl.NetlinkRequestData{
+		ifAddrMsg(unix.IfAddrmsg{
+			Family: family(k.Prefix.Addr()), Prefixlen: uint8(k.Prefix.Bits()), Index: uint32(k.LinkIndex),
+		}),
+		attr(unix.IFA_LOCAL, k.Prefix.Addr().AsSlice()),
+	}
+}
+
+// Delete removes an address; nil if it or the device is gone, or if the index is
+// no longer our device's.
+func (a *Addresses) Delete(k AddrKey) error {
+	if k.LinkIndex != a.index() {
+		return nil
+	}
+	err := a.conn.write(unix.RTM_DELADDR, 0, addrParts(k)...)
+	if isErr(err, unix.EADDRNOTAVAIL, unix.ENODEV, unix.ENXIO) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("delete address %s on %s: %w", k.Prefix, a.link, err)
+	}
+	crash.Point("addr")
+	return nil
+}

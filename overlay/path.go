@@ -1,18 +1,145 @@
 package overlay
 
 import (
+	"cmp"
 	"errors"
+	"fmt"
+	"net"
 	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
 )
 
 // LookupPath asks the kernel for the way to an outer address. PMTU exceptions
 // are in Path.MTU. [ErrLocal] if the address is our own.
-func LookupPath(dst netip.Addr) (Path, error) { return Path{}, errors.New("x") }
+func LookupPath(dst netip.Addr) (Path, error) {
+	paths, err := LookupPaths([]netip.Addr{dst})
+	return paths[unmapped(dst)], err
+}
 
-// LookupPaths looks up what [Compile] needs for one peer. A way that is missing
-// is an error beside the others.
-func LookupPaths(cfg Config, self, peer Node) (map[netip.Addr]Path, error) { return nil, nil }
+// LookupPaths is LookupPath for many. Addresses without a way are not in the
+// result, but in the error.
+func LookupPaths(addrs []netip.Addr) (map[netip.Addr]Path, error) {
+	var c conn
+	defer c.Close()
+	links := map[int]*net.Interface{}
+	paths := make(map[netip.Addr]Path, len(addrs))
+	var errs []error
+	for _, a := range addrs {
+		a = unmapped(a)
+		if _, ok := paths[a]; ok {
+			continue
+		}
+		p, err := lookupPath(&c, links, a)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("look up the way to %s: %w", a, err))
+			continue
+		}
+		paths[a] = p
+	}
+	return paths, errors.Join(errs...)
+}
+
+func lookupPath(c *conn, links map[int]*net.Interface, dst netip.Addr) (Path, error) {
+	var (
+		p     Path
+		local bool
+	)
+	err := c.iter(unix.RTM_GETROUTE, 0, func(b []byte) {
+		if len(b) < unix.SizeofRtMsg {
+			return
+		}
+		local = nl.DeserializeRtMsg(b).Type != unix.RTN_UNICAST
+		attrs(b[unix.SizeofRtMsg:], func(typ int, data []byte) {
+			switch typ {
+			case unix.RTA_OIF:
+				p.LinkIndex = int(get32(data))
+			case unix.RTA_GATEWAY:
+				p.NextHop = getAddr(data)
+			case unix.RTA_VIA:
+				p.NextHop = getVia(data)
+			case unix.RTA_PREFSRC:
+				p.Src = getAddr(data)
+			case unix.RTA_METRICS:
+				var r kernelRoute
+				r.metrics(data)
+				p.MTU = r.MTU
+			}
+		})
+	}, routeLookup(dst, 0)...)
+	if err != nil {
+		return Path{}, err
+	}
+	if local {
+		return Path{}, ErrLocal
+	}
+	link, ok := links[p.LinkIndex]
+	if !ok {
+		if link, err = net.InterfaceByIndex(p.LinkIndex); err != nil {
+			return Path{}, err
+		}
+		links[p.LinkIndex] = link
+	}
+	p.LinkName, p.LinkMTU = link.Name, link.MTU
+	if p.MTU == 0 || p.MTU > link.MTU {
+		p.MTU = link.MTU
+	}
+	if !p.NextHop.IsValid() {
+		p.NextHop, p.OnLink = dst, true
+	}
+	return p, nil
+}
 
 // Uplinks returns the devices that are up and have one of the node's addresses or
 // a default route, without ours and the loopback, in the order of their indexes.
-func Uplinks(addrs []netip.Addr) ([]Uplink, error) { return nil, nil }
+func Uplinks(addrs []netip.Addr) ([]Uplink, error) {
+	var c conn
+	defer c.Close()
+	indexes := map[int]bool{}
+	err := c.dump(unix.RTM_GETADDR, func() { clear(indexes) }, func(b []byte) {
+		if p, index, _ := parseAddr(b); slices.Contains(addrs, p.Addr()) {
+			indexes[index] = true
+		}
+	}, ifAddrMsg(unix.IfAddrmsg{}))
+	if err != nil {
+		return nil, fmt.Errorf("dump addresses: %w", err)
+	}
+	for _, fam := range []uint8{unix.AF_INET, unix.AF_INET6} {
+		if err := defaultRouteLinks(&c, fam, indexes); err != nil {
+			return nil, err
+		}
+	}
+	all, err := net.Interfaces()
+	if err != nil {
+		return nil, fmt.Errorf("list links: %w", err)
+	}
+	var out []Uplink
+	for _, l := range all {
+		if indexes[l.Index] && l.Flags&net.FlagUp != 0 && l.Flags&net.FlagLoopback == 0 && !strings.HasPrefix(l.Name, "weft") {
+			out = append(out, Uplink{Index: l.Index, Name: l.Name, MTU: l.MTU})
+		}
+	}
+	slices.SortFunc(out, func(a, b Uplink) int { return cmp.Compare(a.Index, b.Index) })
+	return out, nil
+}
+
+// defaultRouteLinks adds the devices of the main table's default routes.
+func defaultRouteLinks(c *conn, fam uint8, indexes map[int]bool) error {
+	err := c.dump(unix.RTM_GETROUTE, func() {}, func(b []byte) {
+		if len(b) < unix.SizeofRtMsg || b[1] != 0 { // rtm_dst_len
+			return
+		}
+		if r, ok := parseRoute(b); ok && r.kind == unix.RTN_UNICAST && r.table == unix.RT_TABLE_MAIN {
+			for _, i := range append(r.hops, r.LinkIndex) {
+				indexes[i] = true
+			}
+		}
+	}, rtMsg(unix.RtMsg{Family: fam, Table: unix.RT_TABLE_MAIN}))
+	if err != nil && !isErr(err, unix.ENOENT, unix.EAFNOSUPPORT) {
+		return fmt.Errorf("dump routes: %w", err)
+	}
+	return nil
+}
