@@ -1,0 +1,218 @@
+package endpoint
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+
+	"golang.org/x/sys/unix"
+)
+
+// link is what we read of a device.
+type link struct {
+	index   int
+	name    string
+	alias   string
+	kind    string // of IFLA_LINKINFO: veth, ifb, ...
+	mac     net.HardwareAddr
+	mtu     int
+	flags   uint32 // IFF_UP ...
+	peer    int    // index of a veth's other end, in its namespace
+	netnsID int    // of the other end's namespace as seen from here; -1 if the same
+}
+
+func (l link) up() bool { return l.flags&unix.IFF_UP != 0 }
+
+// skipStats leaves the statistics, half of the answer, out (RTEXT_FILTER_SKIP_STATS).
+const skipStats = 1 << 3
+
+func getLinkMessage(name string) *message {
+	return newMessage(unix.RTM_GETLINK, 0, ifInfo(0, 0, 0)).
+		str(unix.IFLA_IFNAME, name).u32(unix.IFLA_EXT_MASK, skipStats)
+}
+
+// linkOf reads the answer to getLinkMessage. ok is false if there is no such device.
+func linkOf(r reply) (l link, ok bool, err error) {
+	if errors.Is(r.err, unix.ENODEV) {
+		return link{}, false, nil
+	}
+	if r.err != nil {
+		return link{}, false, r.err
+	}
+	if len(r.parts) != 1 {
+		return link{}, false, fmt.Errorf("%d answers to a question for one device", len(r.parts))
+	}
+	l, err = parseLink(r.parts[0].data)
+	return l, err == nil, err
+}
+
+// linkByName asks for one device.
+func (c *conn) linkByName(name string) (link, bool, error) {
+	replies, err := c.exec(getLinkMessage(name))
+	if err != nil {
+		return link{}, false, err
+	}
+	return linkOf(replies[0])
+}
+
+// linkByIndex is linkByName by another key.
+func (c *conn) linkByIndex(index int) (link, bool, error) {
+	replies, err := c.exec(newMessage(unix.RTM_GETLINK, 0, ifInfo(index, 0, 0)).u32(unix.IFLA_EXT_MASK, skipStats))
+	if err != nil {
+		return link{}, false, err
+	}
+	return linkOf(replies[0])
+}
+
+// links asks for all devices of one kind ("veth", "ifb").
+func (c *conn) links(kind string) ([]link, error) {
+	parts, err := c.dump(unix.RTM_GETLINK, ifInfo(0, 0, 0), func(m *message) {
+		m.u32(unix.IFLA_EXT_MASK, skipStats)
+		m.nest(unix.IFLA_LINKINFO|unix.NLA_F_NESTED, func() { m.attr(unix.IFLA_INFO_KIND, []byte(kind)) })
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list %s devices: %w", kind, err)
+	}
+	var all []link
+	for _, p := range parts {
+		l, err := parseLink(p.data)
+		if err != nil {
+			return nil, err
+		}
+		if l.kind == kind {
+			all = append(all, l)
+		}
+	}
+	return all, nil
+}
+
+func parseLink(b []byte) (link, error) {
+	if len(b) < unix.SizeofIfInfomsg {
+		return link{}, errors.New("short answer about a device")
+	}
+	a := attrs(b[unix.SizeofIfInfomsg:])
+	l := link{
+		index: int(u32(b[4:])), flags: u32(b[8:]),
+		name: cString(a[unix.IFLA_IFNAME]), alias: cString(a[unix.IFLA_IFALIAS]),
+		kind: cString(attrs(a[unix.IFLA_LINKINFO])[unix.IFLA_INFO_KIND]),
+		mac:  net.HardwareAddr(a[unix.IFLA_ADDRESS]),
+		mtu:  int(u32(a[unix.IFLA_MTU])), peer: int(u32(a[unix.IFLA_LINK])), netnsID: -1,
+	}
+	if id, ok := a[unix.IFLA_LINK_NETNSID]; ok {
+		l.netnsID = int(int32(u32(id)))
+	}
+	return l, nil
+}
+
+// addresses lists the addresses of one device, with their prefix lengths.
+func (c *conn) addresses(index int) (map[netip.Prefix]bool, error) {
+	header := make([]byte, unix.SizeofIfAddrmsg)
+	native.PutUint32(header[4:], uint32(index))
+	parts, err := c.dump(unix.RTM_GETADDR, header, nil)
+	if err != nil {
+		return nil, fmt.Errorf("list addresses: %w", err)
+	}
+	have := map[netip.Prefix]bool{}
+	for _, p := range parts {
+		if len(p.data) < unix.SizeofIfAddrmsg || int(u32(p.data[4:])) != index {
+			continue
+		}
+		a := attrs(p.data[unix.SizeofIfAddrmsg:])
+		raw := a[unix.IFA_LOCAL]
+		if raw == nil {
+			raw = a[unix.IFA_ADDRESS]
+		}
+		if addr, ok := netip.AddrFromSlice(raw); ok {
+			have[netip.PrefixFrom(addr, int(p.data[1]))] = true
+		}
+	}
+	return have, nil
+}
+
+// route is what we read of a route.
+type route struct {
+	dst   netip.Prefix
+	gw    netip.Addr
+	oif   int
+	mtu   int
+	proto uint8
+	// metric is the priority; a smaller one is better.
+	metric uint32
+}
+
+func family(a netip.Addr) uint8 {
+	if a.Is4() {
+		return unix.AF_INET
+	}
+	return unix.AF_INET6
+}
+
+// routes lists one family's main table.
+func (c *conn) routes(fam uint8) ([]route, error) {
+	header := make([]byte, unix.SizeofRtMsg)
+	header[0] = fam
+	parts, err := c.dump(unix.RTM_GETROUTE, header, func(m *message) { m.u32(unix.RTA_TABLE, unix.RT_TABLE_MAIN) })
+	if errors.Is(err, unix.ENOENT) {
+		return nil, nil // the table does not exist before its first route
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list routes: %w", err)
+	}
+	var all []route
+	for _, p := range parts {
+		if r, ok := parseRoute(p.data); ok {
+			all = append(all, r)
+		}
+	}
+	return all, nil
+}
+
+func parseRoute(b []byte) (route, bool) {
+	if len(b) < unix.SizeofRtMsg || b[7] != unix.RTN_UNICAST {
+		return route{}, false
+	}
+	a := attrs(b[unix.SizeofRtMsg:])
+	r := route{oif: int(u32(a[unix.RTA_OIF])), proto: b[5], metric: u32(a[unix.RTA_PRIORITY])}
+	dst, ok := netip.AddrFromSlice(a[unix.RTA_DST])
+	if !ok {
+		if dst = netip.IPv4Unspecified(); b[0] == unix.AF_INET6 {
+			dst = netip.IPv6Unspecified()
+		}
+	}
+	r.dst = netip.PrefixFrom(dst, int(b[1]))
+	r.gw, _ = netip.AddrFromSlice(a[unix.RTA_GATEWAY])
+	r.mtu = int(u32(attrs(a[unix.RTA_METRICS])[unix.RTAX_MTU]))
+	return r, true
+}
+
+// routeMessage asks which entry of the table a packet to addr would take.
+func routeMessage(addr netip.Addr) *message {
+	header := make([]byte, unix.SizeofRtMsg)
+	header[0], header[1] = family(addr), uint8(addr.BitLen())
+	native.PutUint32(header[8:], unix.RTM_F_FIB_MATCH)
+	return newMessage(unix.RTM_GETROUTE, 0, header).attr(unix.RTA_DST, addr.AsSlice())
+}
+
+// neighbourMessage asks for one neighbour entry.
+func neighbourMessage(index int, addr netip.Addr) *message {
+	header := make([]byte, unix.SizeofNdMsg)
+	header[0] = family(addr)
+	native.PutUint32(header[4:], uint32(index))
+	return newMessage(unix.RTM_GETNEIGH, 0, header).attr(unix.NDA_DST, addr.AsSlice())
+}
+
+// neighbourOf reads the answer: the MAC, nil unless the entry is permanent.
+func neighbourOf(r reply) (net.HardwareAddr, error) {
+	if errors.Is(r.err, unix.ENOENT) || r.err == nil && len(r.parts) == 0 {
+		return nil, nil
+	}
+	if r.err != nil {
+		return nil, r.err
+	}
+	b := r.parts[0].data
+	if len(b) < unix.SizeofNdMsg || native.Uint16(b[8:])&unix.NUD_PERMANENT == 0 {
+		return nil, nil
+	}
+	return net.HardwareAddr(attrs(b[unix.SizeofNdMsg:])[unix.NDA_LLADDR]), nil
+}
