@@ -180,8 +180,10 @@ func (s *Sysctls) Restore() error {
 	if err := errors.Join(errs...); err != nil || s.path == "" {
 		return err
 	}
-	if err := os.Remove(s.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("remove saved sysctls: %w", err)
+	for _, p := range []string{s.path, s.path + ".tmp"} {
+		if err := os.Remove(p); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("remove saved sysctls: %w", err)
+		}
 	}
 	crash.Point("sysctl-file")
 	return nil
@@ -284,18 +286,20 @@ func (s *Sysctls) store() error {
 }
 
 // writeFile replaces a file so that a crash leaves the old or the new content.
+// There is one writer: a temporary file that a crash left is overwritten.
 func writeFile(path string, b []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".tmp*")
+	tmp := path + ".tmp"
+	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
 	}
 	_, err = f.Write(b)
 	err = errors.Join(err, f.Sync(), f.Close())
 	if err == nil {
-		err = os.Rename(f.Name(), path)
+		err = os.Rename(tmp, path)
 	}
 	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
+		return errors.Join(err, os.Remove(tmp))
 	}
 	dir, err := os.Open(filepath.Dir(path))
 	if err != nil {

@@ -1,0 +1,76 @@
+package reconcile
+
+import (
+	"errors"
+	"maps"
+	"sync"
+)
+
+// fake is a target in memory.
+type fake struct {
+	mu      sync.Mutex
+	rows    map[int]string
+	fail    map[int]error // Set and Delete of these keys fail
+	half    bool          // a failing Set takes effect all the same
+	dumpErr error
+	dumps   int
+	sets    []int
+	deletes []int
+}
+
+var errFake = errors.New("no room")
+
+func newFake() *fake {
+	return &fake{rows: map[int]string{}, fail: map[int]error{}}
+}
+
+func (f *fake) Dump() (map[int]string, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.dumps++
+	return maps.Clone(f.rows), f.dumpErr
+}
+
+func (f *fake) Set(k int, v string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.sets = append(f.sets, k)
+	if err := f.fail[k]; err != nil {
+		if f.half {
+			f.rows[k] = v
+		}
+		return err
+	}
+	f.rows[k] = v
+	return nil
+}
+
+func (f *fake) Delete(k int) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.deletes = append(f.deletes, k)
+	if err := f.fail[k]; err != nil {
+		return err
+	}
+	delete(f.rows, k)
+	return nil
+}
+
+// takeSets returns the keys set since the last call.
+func (f *fake) takeSets() int {
+	n := len(f.sets)
+	f.sets = nil
+	return n
+}
+
+// getter is a fake that can read single rows.
+type getter struct {
+	*fake
+	gets int
+}
+
+func (g *getter) Get(k int) (string, bool, error) {
+	g.gets++
+	v, ok := g.rows[k]
+	return v, ok, nil
+}
