@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -146,9 +147,7 @@ func (t links) Set(h Hook, _ struct{}) error {
 	if err := mkdir(t.d.linkDir()); err != nil {
 		return err
 	}
-	l, err = link.AttachTCX(link.TCXOptions{
-		Interface: h.IfIndex, Program: prog, Attach: attachTypes[h.Program],
-	})
+	l, err = attach(h, prog)
 	if err != nil {
 		return fmt.Errorf("attach %s to device %d: %w", h.Program, h.IfIndex, err)
 	}
@@ -159,6 +158,19 @@ func (t links) Set(h Hook, _ struct{}) error {
 	}
 	crash.Point("bpf pin link")
 	return nil
+}
+
+// attach makes a new link. The kernel ends a link whose pin was removed only a moment
+// after, and until then refuses the same program again: it is tried for a while.
+func attach(h Hook, prog *ebpf.Program) (link.Link, error) {
+	for deadline := time.Now().Add(500 * time.Millisecond); ; time.Sleep(time.Millisecond) {
+		l, err := link.AttachTCX(link.TCXOptions{
+			Interface: h.IfIndex, Program: prog, Attach: attachTypes[h.Program],
+		})
+		if !errors.Is(err, os.ErrExist) || time.Now().After(deadline) {
+			return l, err
+		}
+	}
 }
 
 func (t links) Delete(h Hook) error { return detach(t.d.linkPin(h)) }
