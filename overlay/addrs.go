@@ -45,6 +45,11 @@ func NodeMAC(outer netip.Addr) [6]byte {
 	return [6]byte(h.Sum([]byte{0x0e, 0x57}))
 }
 
+// linkLocal returns the link-local address of a MAC (RFC 4291, appendix A).
+func linkLocal(m [6]byte) netip.Addr {
+	return netip.AddrFrom16([16]byte{0: 0xfe, 1: 0x80, 8: m[0] ^ 2, 9: m[1], 10: m[2], 11: 0xff, 12: 0xfe, 13: m[3], 14: m[4], 15: m[5]})
+}
+
 // Overhead returns the bytes that encapsulation adds to an IP packet: outer IP
 // (20 or 40), UDP (8), VXLAN (8, RFC 7348) and the inner Ethernet header (14).
 func Overhead(outer netip.Addr) int {

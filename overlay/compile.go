@@ -62,13 +62,15 @@ func Remotes(cfg Config, self, peer Node) ([]netip.Addr, error) {
 // prefixes whose family we have pods of, and the kernel's routes. It is pure;
 // paths has the ways to the addresses that [Remotes] names.
 //
-// Encapsulated, the route is `PREFIX via GATEWAY dev weft-vxlan onlink src OURS
-// mtu N`. The next hop is the peer's gateway address, so that the kernel keeps
-// one neighbour per node and not one per pod: the device is NOARP, so the kernel
-// makes that neighbour itself, resolved, without asking anybody (net/ipv4/arp.c
-// arp_constructor, net/ipv6/ndisc.c ndisc_constructor), and the program at the
-// device's egress puts the right MACs in place. Directly routed it is `PREFIX
-// via NEXTHOP dev UPLINK onlink src OURS mtu N`.
+// Encapsulated, the route is `PREFIX via PEER dev weft-vxlan onlink src OURS mtu
+// N`. With a next hop the kernel keeps one neighbour per node and not one per
+// pod: the device is NOARP, so the kernel makes that neighbour itself, resolved,
+// without asking anybody (net/ipv4/arp.c arp_constructor, net/ipv6/ndisc.c
+// ndisc_constructor), and the program at the device's egress puts the right MACs
+// in place. PEER is the peer's gateway address; for IPv6 the link-local address
+// of its device, because IPv6 takes a global next hop only if no other route
+// leads there (net/ipv6/route.c ip6_route_check_nh_onlink). Directly routed it is
+// `PREFIX via NEXTHOP dev UPLINK onlink src OURS mtu N`.
 //
 // One bad prefix does not spoil the others: rows are valid beside an error.
 func Compile(cfg Config, self, peer Node, paths map[netip.Addr]Path) ([]Peer, map[RouteKey]Route, error) {
@@ -105,8 +107,11 @@ func Compile(cfg Config, self, peer Node, paths map[netip.Addr]Path) ([]Peer, ma
 		}
 		peers = append(peers, p)
 		route := Route{LinkIndex: cfg.Device, Gateway: gateway(prefix), OnLink: true, Src: src, MTU: p.MTU}
-		if p.Direct {
+		switch {
+		case p.Direct:
 			route.LinkIndex, route.Gateway = p.LinkIndex, p.NextHop
+		case prefix.Addr().Is6():
+			route.Gateway = linkLocal(p.MAC)
 		}
 		if route.LinkIndex != 0 {
 			routes[RouteKey{Dst: prefix}] = route
