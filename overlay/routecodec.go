@@ -29,8 +29,11 @@ func routeFilter(fam uint8) *nl.RtMsg {
 
 // routeLookup asks for the way to an address, with exceptions.
 func routeLookup(dst netip.Addr, flags uint32) []nl.NetlinkRequestData {
+	if dst.Is4() { // IPv6 names the table unasked, and refuses the flag
+		flags |= unix.RTM_F_LOOKUP_TABLE
+	}
 	return []nl.NetlinkRequestData{
-		rtMsg(unix.RtMsg{Family: family(dst), Dst_len: uint8(dst.BitLen()), Flags: flags | unix.RTM_F_LOOKUP_TABLE}),
+		rtMsg(unix.RtMsg{Family: family(dst), Dst_len: uint8(dst.BitLen()), Flags: flags}),
 		attr(unix.RTA_DST, dst.AsSlice()),
 	}
 }
