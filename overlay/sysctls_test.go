@@ -2,7 +2,6 @@ package overlay
 
 import (
 	"errors"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
