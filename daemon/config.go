@@ -1,0 +1,178 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/weftnet/weft/internal/api"
+	"github.com/weftnet/weft/overlay"
+)
+
+// DefaultConfigFile is read if it exists; another one must exist.
+const DefaultConfigFile = "/etc/weft/weftd.yaml"
+
+// Config is the daemon's settings. [DefaultConfig] is what holds where neither a
+// flag nor the file says otherwise; the settings' names and documentation are in
+// [Config.settings].
+type Config struct {
+	NodeName  string
+	Source    string // dir:PATH
+	Socket    string
+	StateDir  string
+	BPFDir    string
+	ConfDir   string // cni-conf-dir
+	BinDir    string // cni-bin-dir
+	CNIBinary string // what is installed; empty: weft-cni beside the running program
+
+	Overlay    string // an overlay.Mode
+	VNI        uint32
+	Port       uint16
+	MTU        int // 0: follow the uplinks
+	Masquerade bool
+
+	ReuseDelay time.Duration
+	MaxPods    uint32
+	MaxNodes   uint32
+
+	MetricsAddress string // empty: on the socket only
+	LogLevel       string
+}
+
+// DefaultConfig returns the settings of a node on which nothing was set. The name
+// is the host's, in lower case, as the kubelet takes it.
+func DefaultConfig() Config {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "" // Validate then asks for node-name
+	}
+	return Config{
+		NodeName:   strings.ToLower(host),
+		Source:     "dir:/etc/weft/objects",
+		Socket:     api.DefaultSocket,
+		StateDir:   api.DefaultStateDir,
+		BPFDir:     "/sys/fs/bpf/weft",
+		ConfDir:    "/etc/cni/net.d",
+		BinDir:     "/opt/cni/bin",
+		Overlay:    string(overlay.ModeVXLAN),
+		VNI:        overlay.DefaultVNI,
+		Port:       overlay.DefaultPort,
+		Masquerade: true,
+		ReuseDelay: 30 * time.Second,
+		MaxPods:    1024,
+		MaxNodes:   4096,
+		LogLevel:   "info",
+	}
+}
+
+// Limits of settings.
+const (
+	maxVNI   = 1<<24 - 1 // RFC 7348: 24 bits
+	minMTU   = 576       // RFC 791: what every IPv4 host must take
+	maxMTU   = 65535
+	maxRows  = 1 << 20
+	maxDelay = 24 * time.Hour
+	// maxSocketPath is what sockaddr_un holds (linux/un.h UNIX_PATH_MAX), with its end.
+	maxSocketPath = 107
+)
+
+// Validate says what is wrong with the settings and what to do about it, all at once.
+func (c Config) Validate() error {
+	var errs []error
+	bad := func(name, format string, args ...any) {
+		errs = append(errs, fmt.Errorf(name+": "+format, args...))
+	}
+	if c.NodeName == "" || strings.ContainsAny(c.NodeName, "/ \t\n") || c.NodeName == "." || c.NodeName == ".." {
+		bad("node-name", "%q is no node name: set it to metadata.name of this machine's Node object", c.NodeName)
+	}
+	if _, err := c.sourceDir(); err != nil {
+		bad("source", "%w", err)
+	}
+	for _, p := range []struct{ name, path string }{
+		{"socket", c.Socket}, {"state-dir", c.StateDir}, {"bpf-dir", c.BPFDir},
+		{"cni-conf-dir", c.ConfDir}, {"cni-bin-dir", c.BinDir},
+	} {
+		if !filepath.IsAbs(p.path) {
+			bad(p.name, "%q is not an absolute path: begin it with /", p.path)
+		}
+	}
+	if c.CNIBinary != "" && !filepath.IsAbs(c.CNIBinary) {
+		bad("cni-binary", "%q is not an absolute path: begin it with /", c.CNIBinary)
+	}
+	if len(c.Socket) > maxSocketPath {
+		bad("socket", "the path has %d bytes, a unix socket's may have %d: choose a shorter one", len(c.Socket), maxSocketPath)
+	}
+	if _, err := overlay.ParseMode(c.Overlay); err != nil || c.Overlay == "" {
+		bad("overlay", "%q is none of vxlan, direct, auto", c.Overlay)
+	}
+	if c.VNI == 0 || c.VNI > maxVNI {
+		bad("vni", "%d is not in 1…%d", c.VNI, maxVNI)
+	}
+	if c.Port == 0 {
+		bad("port", "0 is no UDP port: use %d, or another that is the same on all nodes", overlay.DefaultPort)
+	}
+	if c.MTU != 0 && (c.MTU < minMTU || c.MTU > maxMTU) {
+		bad("mtu", "%d is not in %d…%d: use 0 to follow the uplinks", c.MTU, minMTU, maxMTU)
+	}
+	if c.ReuseDelay < 0 || c.ReuseDelay > maxDelay {
+		bad("reuse-delay", "%s is not in 0s…%s", c.ReuseDelay, maxDelay)
+	}
+	if c.MaxPods == 0 || c.MaxPods > maxRows {
+		bad("max-pods", "%d is not in 1…%d", c.MaxPods, maxRows)
+	}
+	if c.MaxNodes == 0 || c.MaxNodes > maxRows {
+		bad("max-nodes", "%d is not in 1…%d", c.MaxNodes, maxRows)
+	}
+	if c.MetricsAddress != "" {
+		if _, port, err := net.SplitHostPort(c.MetricsAddress); err != nil || port == "" {
+			bad("metrics-address", "%q is not ADDRESS:PORT, for example 127.0.0.1:9087 or [::1]:9087", c.MetricsAddress)
+		}
+	}
+	if _, err := c.Level(); err != nil {
+		bad("log-level", "%q is none of debug, info, warn, error", c.LogLevel)
+	}
+	return errors.Join(errs...)
+}
+
+// Level is the log level.
+func (c Config) Level() (slog.Level, error) {
+	var l slog.Level
+	switch c.LogLevel {
+	case "debug", "info", "warn", "error":
+		err := l.UnmarshalText([]byte(c.LogLevel))
+		return l, err
+	}
+	return l, fmt.Errorf("unknown level %q", c.LogLevel)
+}
+
+// sourceDir is the folder of a source dir:PATH.
+func (c Config) sourceDir() (string, error) {
+	kind, dir, ok := strings.Cut(c.Source, ":")
+	if !ok || kind != "dir" {
+		return "", fmt.Errorf("%q is no source: use dir:PATH, with the folder of Kubernetes YAML", c.Source)
+	}
+	if !filepath.IsAbs(dir) {
+		return "", fmt.Errorf("%q is not an absolute path: use dir:/PATH", dir)
+	}
+	return filepath.Clean(dir), nil
+}
+
+// mode is the overlay mode of a validated configuration.
+func (c Config) mode() overlay.Mode { return overlay.Mode(c.Overlay) }
+
+// binary is the CNI binary to be installed.
+func (c Config) binary() (string, error) {
+	if c.CNIBinary != "" {
+		return c.CNIBinary, nil
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return "", fmt.Errorf("find weft-cni beside weftd: %w: set cni-binary", err)
+	}
+	return filepath.Join(filepath.Dir(self), api.PluginType), nil
+}

@@ -1,0 +1,150 @@
+package daemon
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/spf13/pflag"
+	"sigs.k8s.io/yaml"
+)
+
+// settings binds each setting to its name and documentation. The flags and the
+// keys of the file are this one list.
+func (c *Config) settings(fs *pflag.FlagSet) {
+	fs.StringVar(&c.NodeName, "node-name", c.NodeName, "metadata.name of this machine's Node object")
+	fs.StringVar(&c.Source, "source", c.Source, "where Nodes, Pods and Namespaces come from: dir:PATH, a folder of YAML")
+	fs.StringVar(&c.Socket, "socket", c.Socket, "unix socket for weft-cni and weft; root's alone")
+	fs.StringVar(&c.StateDir, "state-dir", c.StateDir, "folder of what outlives the daemon: attachments, former sysctls")
+	fs.StringVar(&c.BPFDir, "bpf-dir", c.BPFDir, "folder of pinned BPF maps and links, on a BPF file system")
+	fs.StringVar(&c.ConfDir, "cni-conf-dir", c.ConfDir, "where the CNI configuration is written")
+	fs.StringVar(&c.BinDir, "cni-bin-dir", c.BinDir, "where the CNI binary is written")
+	fs.StringVar(&c.CNIBinary, "cni-binary", c.CNIBinary, "the CNI binary to write there (default: weft-cni beside weftd)")
+	fs.StringVar(&c.Overlay, "overlay", c.Overlay, "how packets get to other nodes: vxlan; direct (plain routes); auto (direct where a node is on a link of ours)")
+	fs.Uint32Var(&c.VNI, "vni", c.VNI, "VXLAN network identifier; the same on all nodes")
+	fs.Uint16Var(&c.Port, "port", c.Port, "UDP port of the overlay; the same on all nodes")
+	fs.IntVar(&c.MTU, "mtu", c.MTU, "MTU of the pods in bytes; 0 follows the uplinks")
+	fs.BoolVar(&c.Masquerade, "masquerade", c.Masquerade, "give what leaves the cluster the node's address")
+	fs.DurationVar(&c.ReuseDelay, "reuse-delay", c.ReuseDelay, "how long a released address is left alone")
+	fs.Uint32Var(&c.MaxPods, "max-pods", c.MaxPods, "most addresses of pods on this node (size of a BPF map)")
+	fs.Uint32Var(&c.MaxNodes, "max-nodes", c.MaxNodes, "most pod prefixes of other nodes (size of a BPF map)")
+	fs.StringVar(&c.MetricsAddress, "metrics-address", c.MetricsAddress, "ADDRESS:PORT on which metrics are served besides the socket; empty: nowhere")
+	fs.StringVar(&c.LogLevel, "log-level", c.LogLevel, "debug, info, warn or error")
+}
+
+// Settings adds the settings to a command's flags and returns where their values
+// will be. After parsing, [Load] adds those of the file.
+func Settings(fs *pflag.FlagSet) *Config {
+	c := DefaultConfig()
+	c.settings(fs)
+	return &c
+}
+
+// Load reads the file into the settings of fs that no flag has set, and validates
+// the result c. A file that is not there is an error unless it is optional.
+func Load(fs *pflag.FlagSet, c *Config, file string, optional bool) error {
+	b, err := os.ReadFile(file)
+	switch {
+	case errors.Is(err, os.ErrNotExist) && optional:
+	case err != nil:
+		return fmt.Errorf("read settings: %w", err)
+	default:
+		if err := apply(fs, b); err != nil {
+			return fmt.Errorf("read settings from %s: %w", file, err)
+		}
+	}
+	if err := c.Validate(); err != nil {
+		return fmt.Errorf("settings: %w", err)
+	}
+	return nil
+}
+
+// apply sets the flags that were not set from the keys of a YAML file. It reports
+// all bad keys at once.
+func apply(fs *pflag.FlagSet, file []byte) error {
+	b, err := yaml.YAMLToJSONStrict(file)
+	if err != nil {
+		return fmt.Errorf("parse YAML: %w", err)
+	}
+	var values map[string]any
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.UseNumber() // as written: no 1e+06
+	if err := d.Decode(&values); err != nil {
+		return errors.New("the file must be a map of settings, as in `port: 8872`")
+	}
+	known := map[string]*pflag.Flag{}
+	own := pflag.NewFlagSet("", pflag.ContinueOnError)
+	new(Config).settings(own)
+	own.VisitAll(func(f *pflag.Flag) { known[f.Name] = fs.Lookup(f.Name) })
+	var errs []error
+	for _, key := range slices.Sorted(maps.Keys(values)) {
+		f := known[key]
+		if f == nil {
+			errs = append(errs, unknownSetting(key, slices.Sorted(maps.Keys(known))))
+			continue
+		}
+		text, err := scalar(values[key])
+		if err == nil && !f.Changed {
+			err = f.Value.Set(text)
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", key, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// scalar is a YAML value as one would write it in a flag.
+func scalar(v any) (string, error) {
+	switch v := v.(type) {
+	case string:
+		return v, nil
+	case bool:
+		return fmt.Sprint(v), nil
+	case json.Number:
+		return v.String(), nil
+	case nil:
+		return "", errors.New("has no value: give it one, or remove the line")
+	}
+	return "", errors.New("must be one value, not a list or a map")
+}
+
+func unknownSetting(key string, known []string) error {
+	near, best := "", 1+len(key)/2
+	for _, k := range known {
+		if d := distance(strings.ReplaceAll(strings.ToLower(key), "_", "-"), k); d < best {
+			near, best = k, d
+		}
+	}
+	if near != "" {
+		return fmt.Errorf("unknown setting %q: did you mean %q?", key, near)
+	}
+	return fmt.Errorf("unknown setting %q: there are %s", key, strings.Join(known, ", "))
+}
+
+// distance is how many characters must be inserted, deleted or replaced to make b
+// of a (Levenshtein).
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := diagonal
+			if a[i] != b[j] {
+				cost++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
+}
