@@ -1,29 +1,207 @@
 package overlay
 
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"github.com/weftnet/weft/internal/crash"
+	"golang.org/x/sys/unix"
+)
+
 // DeviceSpec is what the VXLAN device must be. Everything else about it is
 // fixed: external (collect metadata), NOARP, up, no learning, no addresses made
 // by the kernel, zero UDP checksums also over IPv6 (RFC 6935), our alias.
 type DeviceSpec struct {
 	MAC  [6]byte // NodeMAC of the node's outer address
 	MTU  int
-	Port uint16 // UDP; 0 is DefaultPort
+	Port uint16 // UDP
 	// Odd is true in a dump if anything fixed is not as it must be.
 	Odd bool
 }
 
 // Device is the target of the VXLAN device: at most one row, keyed by its name.
+// It is safe for concurrent use.
 type Device struct{ name string }
 
 // NewDevice takes the device's name, [DeviceName].
 func NewDevice(name string) *Device { return &Device{name: name} }
 
+// found is what there is under the device's name.
+type found struct {
+	link netlink.Link
+	spec DeviceSpec
+	make bool // it is not ours to keep: another type, or what cannot be changed
+	ours bool
+}
+
+// find returns nil if there is no such device.
+func (d *Device) find() (*found, error) {
+	link, err := netlink.LinkByName(d.name)
+	if errors.As(err, &netlink.LinkNotFoundError{}) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("look up device %s: %w", d.name, err)
+	}
+	a := link.Attrs()
+	f := &found{link: link, spec: DeviceSpec{MTU: a.MTU}}
+	if len(a.HardwareAddr) == 6 {
+		f.spec.MAC = [6]byte(a.HardwareAddr)
+	}
+	v, isVXLAN := link.(*netlink.Vxlan)
+	// The kernel takes an alias only once the device exists. Should we die in
+	// between, it is known by what we create it with (see NodeMAC).
+	justMade := isVXLAN && v.FlowBased && a.Alias == "" && strings.HasPrefix(a.HardwareAddr.String(), "0e:57:")
+	f.ours = a.Alias == DeviceAlias || justMade
+	if !isVXLAN {
+		f.make, f.spec.Odd = true, true
+		return f, nil
+	}
+	f.spec.Port = uint16(v.Port)
+	f.make = !v.FlowBased || v.Learning || !v.UDP6ZeroCSumTx || !v.UDP6ZeroCSumRx || v.GBP
+	f.spec.Odd = f.make || a.Alias != DeviceAlias || a.MasterIndex != 0 ||
+		a.RawFlags&unix.IFF_UP == 0 || a.RawFlags&unix.IFF_NOARP == 0 || addrGenMode(d.name) != addrGenNone
+	return f, nil
+}
+
+const addrGenNone = "1" // include/uapi/linux/if_link.h IN6_ADDR_GEN_MODE_NONE
+
+// addrGenMode is addrGenNone also where IPv6 is off.
+func addrGenMode(link string) string {
+	b, err := os.ReadFile(filepath.Join("/proc/sys/net/ipv6/conf", link, "addr_gen_mode"))
+	if err != nil {
+		return addrGenNone
+	}
+	return strings.TrimSpace(string(b))
+}
+
 // Dump returns the device if it is ours.
-func (d *Device) Dump() (map[string]DeviceSpec, error) { return map[string]DeviceSpec{}, nil }
+func (d *Device) Dump() (map[string]DeviceSpec, error) {
+	rows := map[string]DeviceSpec{}
+	f, err := d.find()
+	if err != nil {
+		return nil, err
+	}
+	if f != nil && f.ours {
+		rows[d.name] = f.spec
+	}
+	return rows, nil
+}
 
 // Set makes the device, or changes it; where the kernel cannot change it
 // (another type, another port) it is made anew. A device of that name which is
 // not ours is left alone: [ErrForeign].
-func (d *Device) Set(name string, s DeviceSpec) error { return nil }
+func (d *Device) Set(name string, s DeviceSpec) error {
+	if name != d.name {
+		return fmt.Errorf("set device %s: not %s", name, d.name)
+	}
+	f, err := d.find()
+	if err != nil {
+		return err
+	}
+	switch {
+	case f == nil:
+	case !f.ours:
+		return fmt.Errorf("set device %s (type %s, alias %q): %w: rename or delete it",
+			name, f.link.Type(), f.link.Attrs().Alias, ErrForeign)
+	case f.make || f.spec.Port != s.Port:
+		if err := d.delete(f.link); err != nil {
+			return err
+		}
+		f = nil
+	}
+	if f == nil {
+		link, err := d.create(s)
+		if err != nil {
+			return err
+		}
+		f = &found{link: link, spec: DeviceSpec{MAC: s.MAC, MTU: s.MTU}}
+	}
+	if err := configure(f, s); err != nil {
+		return fmt.Errorf("set device %s: %w", name, err)
+	}
+	return nil
+}
+
+// create makes the device, down and without alias. In external mode it has
+// sockets of both families once it is up (drivers/net/vxlan vxlan_sock_add).
+func (d *Device) create(s DeviceSpec) (netlink.Link, error) {
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.MTU, attrs.HardwareAddr = d.name, s.MTU, s.MAC[:]
+	link := &netlink.Vxlan{
+		LinkAttrs: attrs, FlowBased: true, Port: int(s.Port),
+		UDP6ZeroCSumTx: true, UDP6ZeroCSumRx: true,
+	}
+	err := netlink.LinkAdd(link)
+	if errors.Is(err, unix.EEXIST) {
+		return nil, fmt.Errorf("create device %s: %w: another external VXLAN device uses UDP port %d: delete it, or set another port", d.name, err, s.Port)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("create device %s: %w", d.name, err)
+	}
+	crash.Point("device create")
+	made, err := netlink.LinkByName(d.name)
+	if err != nil {
+		return nil, fmt.Errorf("look up device %s: %w", d.name, err)
+	}
+	return made, nil
+}
+
+// configure changes what differs, and brings the device up last.
+func configure(f *found, s DeviceSpec) error {
+	a := f.link.Attrs()
+	steps := []struct {
+		name string
+		due  bool
+		do   func() error
+	}{
+		{"set alias", a.Alias != DeviceAlias, func() error { return netlink.LinkSetAlias(f.link, DeviceAlias) }},
+		{"release from its master", a.MasterIndex != 0, func() error { return netlink.LinkSetNoMaster(f.link) }},
+		{"set MAC", f.spec.MAC != s.MAC, func() error { return netlink.LinkSetHardwareAddr(f.link, net.HardwareAddr(s.MAC[:])) }},
+		{"set MTU", f.spec.MTU != s.MTU, func() error { return netlink.LinkSetMTU(f.link, s.MTU) }},
+		{"set NOARP", a.RawFlags&unix.IFF_NOARP == 0, func() error { return netlink.LinkSetARPOff(f.link) }},
+		{"turn address generation off", addrGenMode(a.Name) != addrGenNone, func() error {
+			return netlink.LinkSetIP6AddrGenMode(f.link, nl.IN6_ADDR_GEN_MODE_NONE)
+		}},
+		{"set up", a.RawFlags&unix.IFF_UP == 0, func() error { return netlink.LinkSetUp(f.link) }},
+	}
+	for _, step := range steps {
+		if !step.due {
+			continue
+		}
+		if err := step.do(); err != nil {
+			if errors.Is(err, unix.EADDRINUSE) {
+				return fmt.Errorf("%s: %w: another program uses UDP port %d: stop it, or set another port", step.name, err, s.Port)
+			}
+			return fmt.Errorf("%s: %w", step.name, err)
+		}
+		crash.Point("device")
+	}
+	return nil
+}
 
 // Delete removes the device if it is ours.
-func (d *Device) Delete(name string) error { return nil }
+func (d *Device) Delete(name string) error {
+	if name != d.name {
+		return nil
+	}
+	f, err := d.find()
+	if err != nil || f == nil || !f.ours {
+		return err
+	}
+	return d.delete(f.link)
+}
+
+func (d *Device) delete(link netlink.Link) error {
+	if err := netlink.LinkDel(link); err != nil && !isErr(err, unix.ENODEV) {
+		return fmt.Errorf("delete device %s: %w", d.name, err)
+	}
+	crash.Point("device delete")
+	return nil
+}
