@@ -72,7 +72,9 @@ func Remotes(cfg Config, self, peer Node) ([]netip.Addr, error) {
 // leads there (net/ipv6/route.c ip6_route_check_nh_onlink). Directly routed it is
 // `PREFIX via NEXTHOP dev UPLINK onlink src OURS mtu N`.
 //
-// One bad prefix does not spoil the others: rows are valid beside an error.
+// One bad prefix does not spoil the others: rows are valid beside an error. A way
+// that is too narrow gives an error ([ErrMTU]) and rows with the smallest MTU of
+// the family: a forged "too big" must not cut a node off.
 func Compile(cfg Config, self, peer Node, paths map[netip.Addr]Path) ([]Peer, map[RouteKey]Route, error) {
 	local, remote, err := Outer(self, peer)
 	if err != nil {
@@ -101,9 +103,9 @@ func Compile(cfg Config, self, peer Node, paths map[netip.Addr]Path) ([]Peer, ma
 		if cfg.MTU > 0 {
 			p.MTU = min(p.MTU, cfg.MTU)
 		}
-		if err := checkMTU(p.MTU, !prefix.Addr().Is4()); err != nil {
+		if err := checkMTU(p.MTU, prefix.Addr().Is6()); err != nil {
 			errs = append(errs, fmt.Errorf("node %s %s: %w", peer.Name, prefix, err))
-			continue
+			p.MTU = minMTU(prefix.Addr().Is6()) // small packets still get through
 		}
 		peers = append(peers, p)
 		route := Route{LinkIndex: cfg.Device, Gateway: gateway(prefix), OnLink: true, Src: src, MTU: p.MTU}

@@ -13,12 +13,20 @@ const (
 	minMTU6 = 1280
 )
 
-func checkMTU(mtu int, v6 bool) error {
-	if v6 && mtu < minMTU6 {
-		return fmt.Errorf("mtu %d, IPv6 needs %d: %w", mtu, minMTU6, ErrMTU)
+func minMTU(v6 bool) int {
+	if v6 {
+		return minMTU6
 	}
-	if mtu < minMTU4 {
-		return fmt.Errorf("mtu %d, IPv4 needs %d: %w", mtu, minMTU4, ErrMTU)
+	return minMTU4
+}
+
+func checkMTU(mtu int, v6 bool) error {
+	if least := minMTU(v6); mtu < least {
+		family := "IPv4"
+		if v6 {
+			family = "IPv6"
+		}
+		return fmt.Errorf("mtu %d, %s needs %d: %w", mtu, family, least, ErrMTU)
 	}
 	return nil
 }

@@ -175,6 +175,9 @@ func (k RouteKey) check() error {
 	if !k.Dst.IsValid() || k.Dst != k.Dst.Masked() || k.Dst.Addr().Is4In6() {
 		return fmt.Errorf("route %v: not a masked prefix", k.Dst)
 	}
+	if k.Dst.Addr().Is6() && k.Metric == metric6Default {
+		return fmt.Errorf("route %s: metric %d of IPv6 is written 0", k.Dst, k.Metric)
+	}
 	return nil
 }
 
