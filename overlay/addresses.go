@@ -2,7 +2,6 @@ package overlay
 
 import (
 	"fmt"
-	"net"
 	"net/netip"
 
 	"github.com/vishvananda/netlink/nl"
@@ -25,11 +24,9 @@ func (a *Addresses) Close() { a.conn.Close() }
 
 // index returns 0 if there is no such device.
 func (a *Addresses) index() int {
-	i, err := net.InterfaceByName(a.link)
-	if err != nil {
-		return 0
-	}
-	return i.Index
+	links := newLinkInfo()
+	defer links.close()
+	return links.index(a.link)
 }
 
 func ifAddrMsg(m unix.IfAddrmsg) *nl.IfAddrmsg { return &nl.IfAddrmsg{IfAddrmsg: m} }

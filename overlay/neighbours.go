@@ -46,8 +46,8 @@ var _ nl.NetlinkRequestData = ndMsg{}
 // Dump returns the permanent entries on devices of ours. Entries that the kernel
 // made itself, or learned, are not ours.
 func (n *Neighbours) Dump() (map[NeighKey]NeighMAC, error) {
-	names := linkNames{}
-	defer names.close()
+	links := newLinkInfo()
+	defer links.close()
 	rows := map[NeighKey]NeighMAC{}
 	for _, fam := range []uint8{unix.AF_INET, unix.AF_INET6} {
 		found := map[NeighKey]NeighMAC{}
@@ -65,7 +65,7 @@ func (n *Neighbours) Dump() (map[NeighKey]NeighMAC, error) {
 					copy(mac[:], data)
 				}
 			})
-			if name := names.get(k.LinkIndex); name != "" && n.ours(name) {
+			if name := links.name(k.LinkIndex); name != "" && n.ours(name) {
 				found[k] = mac
 			}
 		}, ndMsg{family: fam})
@@ -103,41 +103,6 @@ func (n *Neighbours) Delete(k NeighKey) error {
 	}
 	crash.Point("neigh")
 	return nil
-}
-
-// linkNames asks for the names of devices, each once, by SIOCGIFNAME: a netlink
-// answer for a device is some kilobytes.
-type linkNames struct {
-	sock  int
-	names map[int]string
-}
-
-func (l *linkNames) get(index int) string {
-	if name, ok := l.names[index]; ok {
-		return name
-	}
-	if l.names == nil {
-		l.names = map[int]string{}
-		l.sock = -1
-		if s, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0); err == nil {
-			l.sock = s
-		}
-	}
-	name := ""
-	if ifr, err := unix.NewIfreq("x"); err == nil {
-		ifr.SetUint32(uint32(index))
-		if unix.IoctlIfreq(l.sock, unix.SIOCGIFNAME, ifr) == nil {
-			name = ifr.Name()
-		}
-	}
-	l.names[index] = name
-	return name
-}
-
-func (l *linkNames) close() {
-	if l.names != nil && l.sock >= 0 {
-		unix.Close(l.sock)
-	}
 }
 
 // unmapped is an address as the kernel tells families apart.

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -25,7 +24,8 @@ func LookupPath(dst netip.Addr) (Path, error) {
 func LookupPaths(addrs []netip.Addr) (map[netip.Addr]Path, error) {
 	var c conn
 	defer c.Close()
-	links := map[int]*net.Interface{}
+	links := newLinkInfo()
+	defer links.close()
 	paths := make(map[netip.Addr]Path, len(addrs))
 	var errs []error
 	for _, a := range addrs {
@@ -43,7 +43,7 @@ func LookupPaths(addrs []netip.Addr) (map[netip.Addr]Path, error) {
 	return paths, errors.Join(errs...)
 }
 
-func lookupPath(c *conn, links map[int]*net.Interface, dst netip.Addr) (Path, error) {
+func lookupPath(c *conn, links *linkInfo, dst netip.Addr) (Path, error) {
 	var (
 		p     Path
 		local bool
@@ -76,16 +76,13 @@ func lookupPath(c *conn, links map[int]*net.Interface, dst netip.Addr) (Path, er
 	if local {
 		return Path{}, ErrLocal
 	}
-	link, ok := links[p.LinkIndex]
-	if !ok {
-		if link, err = net.InterfaceByIndex(p.LinkIndex); err != nil {
-			return Path{}, err
-		}
-		links[p.LinkIndex] = link
+	p.LinkName = links.name(p.LinkIndex)
+	p.LinkMTU = links.mtu(p.LinkName)
+	if p.LinkMTU == 0 {
+		return Path{}, unix.ENODEV // gone meanwhile
 	}
-	p.LinkName, p.LinkMTU = link.Name, link.MTU
-	if p.MTU == 0 || p.MTU > link.MTU {
-		p.MTU = link.MTU
+	if p.MTU == 0 || p.MTU > p.LinkMTU {
+		p.MTU = p.LinkMTU
 	}
 	if !p.NextHop.IsValid() {
 		p.NextHop, p.OnLink = dst, true
@@ -112,14 +109,14 @@ func Uplinks(addrs []netip.Addr) ([]Uplink, error) {
 			return nil, err
 		}
 	}
-	all, err := net.Interfaces()
-	if err != nil {
-		return nil, fmt.Errorf("list links: %w", err)
-	}
+	links := newLinkInfo()
+	defer links.close()
 	var out []Uplink
-	for _, l := range all {
-		if indexes[l.Index] && l.Flags&net.FlagUp != 0 && l.Flags&net.FlagLoopback == 0 && !strings.HasPrefix(l.Name, "weft") {
-			out = append(out, Uplink{Index: l.Index, Name: l.Name, MTU: l.MTU})
+	for i := range indexes {
+		name := links.name(i)
+		up := links.flags(name)&(unix.IFF_UP|unix.IFF_LOOPBACK) == unix.IFF_UP
+		if mtu := links.mtu(name); up && mtu > 0 && !strings.HasPrefix(name, "weft") {
+			out = append(out, Uplink{Index: i, Name: name, MTU: mtu})
 		}
 	}
 	slices.SortFunc(out, func(a, b Uplink) int { return cmp.Compare(a.Index, b.Index) })

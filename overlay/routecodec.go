@@ -18,7 +18,7 @@ type kernelRoute struct {
 	hops     []int // links of a multipath route
 }
 
-func (k kernelRoute) ours() bool { return k.protocol == Protocol && k.table == unix.RT_TABLE_MAIN }
+func (r kernelRoute) ours() bool { return r.protocol == Protocol && r.table == unix.RT_TABLE_MAIN }
 
 func rtMsg(m unix.RtMsg) *nl.RtMsg { return &nl.RtMsg{RtMsg: m} }
 

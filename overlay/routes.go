@@ -75,7 +75,7 @@ func (r *Routes) Get(k RouteKey) (Route, bool, error) {
 // the match of the first address, and only if that is another route for a dump
 // of ours.
 func (r *Routes) find(k RouteKey) (found kernelRoute, ok bool, err error) {
-	err = r.conn.iter(unix.RTM_GETROUTE, 0, func(b []byte) {
+	_ = r.conn.iter(unix.RTM_GETROUTE, 0, func(b []byte) {
 		if kr, good := parseRoute(b); good && kr.table == unix.RT_TABLE_MAIN && kr.key == k {
 			found, ok = kr, true
 		}
