@@ -1,0 +1,151 @@
+package ipam
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// Release takes the owner's lease away and starts the reuse delay of its addresses,
+// both durably. No lease is no error.
+func (m *Manager) Release(o Owner) error {
+	defer m.hold(o)()
+	m.mu.Lock()
+	have, ok := m.leases[o]
+	m.mu.Unlock()
+	if !ok {
+		return nil
+	}
+	// The note first: whatever a crash leaves, the address is leased or rests.
+	r := released{Addrs: have.Addrs, At: m.now()}
+	if err := m.store.write(releasedDir, releasedName(r.Addrs), r); err != nil {
+		return fmt.Errorf("release %s: note addresses: %w", o, err)
+	}
+	if err := m.store.remove(attachmentsDir, leaseName(o)); err != nil {
+		return fmt.Errorf("release %s: remove lease: %w", o, err)
+	}
+	m.mu.Lock()
+	delete(m.leases, o)
+	for _, a := range have.Addrs {
+		delete(m.taken, a)
+		if p := m.poolOf(a); p != nil {
+			p.release(rest{a, r.At})
+			p.forget(m.rested)
+		}
+	}
+	m.note(r)
+	stale := m.stale()
+	m.mu.Unlock()
+	for _, name := range stale {
+		// Not made durable: a note that comes back says that its time is over.
+		if err := m.store.fs.Remove(filepath.Join(m.store.dir, releasedDir, name)); err != nil {
+			m.log.Warn("remove note of released addresses", "err", err)
+		}
+	}
+	return nil
+}
+
+// note remembers a file in released/.
+func (m *Manager) note(r released) {
+	m.notes = append(m.notes, r)
+	m.noteAt[releasedName(r.Addrs)] = r.At
+}
+
+// stale forgets notes whose reuse delay is over, two at most so that no call pays
+// for many, and names their files.
+func (m *Manager) stale() (names []string) {
+	for range 2 {
+		if len(m.notes) == 0 || !m.rested(rest{at: m.notes[0].At}) {
+			break
+		}
+		r := m.notes[0]
+		m.notes = m.notes[1:]
+		if name := releasedName(r.Addrs); m.noteAt[name].Equal(r.At) {
+			delete(m.noteAt, name)
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// Update stores other opaque data with the owner's lease, durably.
+func (m *Manager) Update(o Owner, meta json.RawMessage) error {
+	defer m.hold(o)()
+	m.mu.Lock()
+	have, ok := m.leases[o]
+	m.mu.Unlock()
+	if !ok {
+		return fmt.Errorf("update %s: %w", o, ErrNoLease)
+	}
+	if !have.unsure && bytes.Equal(have.Meta, meta) {
+		return nil
+	}
+	have.Meta = meta
+	err := m.store.write(attachmentsDir, leaseName(o), have.Lease)
+	have.unsure = err != nil
+	m.mu.Lock()
+	m.leases[o] = have
+	m.mu.Unlock()
+	if err != nil {
+		return fmt.Errorf("update %s: write lease: %w", o, err)
+	}
+	return nil
+}
+
+// Get is the owner's lease. The caller must not change what it points to.
+func (m *Manager) Get(o Owner) (Lease, bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	have, ok := m.leases[o]
+	return have.Lease, ok
+}
+
+// Leases are all leases, in order of their owners.
+func (m *Manager) Leases() []Lease { return m.list(func(Lease) bool { return true }) }
+
+// ByNetwork are the leases of one CNI network, in order of their owners.
+func (m *Manager) ByNetwork(network string) []Lease {
+	return m.list(func(l Lease) bool { return l.Network == network })
+}
+
+func (m *Manager) list(want func(Lease) bool) []Lease {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	out := make([]Lease, 0, len(m.leases))
+	for _, l := range m.leases {
+		if want(l.Lease) {
+			out = append(out, l.Lease)
+		}
+	}
+	slices.SortFunc(out, func(a, b Lease) int { return strings.Compare(a.Owner.String(), b.Owner.String()) })
+	return out
+}
+
+// Pools is the state of the pools, in the order of [Manager.SetPools].
+func (m *Manager) Pools() []PoolStats {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	out := make([]PoolStats, 0, len(m.pools))
+	for _, p := range m.pools {
+		s := PoolStats{Prefix: p.prefix, Cooling: p.cooling(m.rested), Size: p.size(), ReusedEarly: p.early}
+		for a := range m.taken {
+			if p.has(a) {
+				s.Used++
+			}
+		}
+		out = append(out, s)
+	}
+	return out
+}
+
+// Corrupt lists the files that could not be read and were moved aside, at this start
+// or before, until somebody removes them.
+func (m *Manager) Corrupt() []Corrupt {
+	return slices.DeleteFunc(slices.Clone(m.corrupt), func(c Corrupt) bool {
+		names, err := m.store.fs.List(filepath.Dir(c.Path))
+		return err == nil && !slices.Contains(names, filepath.Base(c.Path))
+	})
+}
