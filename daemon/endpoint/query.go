@@ -15,6 +15,7 @@ type link struct {
 	name    string
 	alias   string
 	kind    string // of IFLA_LINKINFO: veth, ifb, ...
+	qdisc   string // kind of the root qdisc
 	mac     net.HardwareAddr
 	mtu     int
 	flags   uint32 // IFF_UP ...
@@ -95,9 +96,10 @@ func parseLink(b []byte) (link, error) {
 	l := link{
 		index: int(u32(b[4:])), flags: u32(b[8:]),
 		name: cString(a[unix.IFLA_IFNAME]), alias: cString(a[unix.IFLA_IFALIAS]),
-		kind: cString(attrs(a[unix.IFLA_LINKINFO])[unix.IFLA_INFO_KIND]),
-		mac:  net.HardwareAddr(a[unix.IFLA_ADDRESS]),
-		mtu:  int(u32(a[unix.IFLA_MTU])), peer: int(u32(a[unix.IFLA_LINK])), netnsID: -1,
+		kind:  cString(attrs(a[unix.IFLA_LINKINFO])[unix.IFLA_INFO_KIND]),
+		qdisc: cString(a[unix.IFLA_QDISC]),
+		mac:   net.HardwareAddr(a[unix.IFLA_ADDRESS]),
+		mtu:   int(u32(a[unix.IFLA_MTU])), peer: int(u32(a[unix.IFLA_LINK])), netnsID: -1,
 	}
 	if id, ok := a[unix.IFLA_LINK_NETNSID]; ok {
 		l.netnsID = int(int32(u32(id)))

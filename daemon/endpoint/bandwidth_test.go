@@ -1,0 +1,124 @@
+package endpoint
+
+import (
+	"math"
+	"net"
+	"net/netip"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/weftnet/weft/bpf"
+	"github.com/weftnet/weft/internal/api"
+)
+
+func TestBucketFromBits(t *testing.T) {
+	for _, tt := range []struct {
+		name        string
+		rate, burst uint64
+		want        bucket
+	}{
+		{"as asked", 8e6, 8 << 20, bucket{1e6, 1 << 20}},
+		{"burst unspecified", 8e9, 0, bucket{1e9, 1e7}},
+		{"small rate, burst unspecified", 8e3, 0, bucket{1e3, 32 << 10}},
+		{"what containerd sends for no burst", 8e9, math.MaxUint32, bucket{1e9, 1e7}},
+		{"below a byte", 1, 8, bucket{1, 1}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			got := newBucket(tt.rate, tt.burst)
+			if got != tt.want {
+				t.Errorf("got %+v, want %+v", got, tt.want)
+			}
+			if q := got.qdisc(7); q.Limit == 0 || q.Buffer == 0 || q.Rate != tt.want.rate {
+				t.Errorf("got qdisc %+v", q)
+			}
+		})
+	}
+}
+
+// flood sends UDP from one namespace to an address in another for as long as given,
+// and answers how many bytes a second arrived.
+func flood(t *testing.T, from, to string, addr netip.Addr, d time.Duration) float64 {
+	t.Helper()
+	var receiver *net.UDPConn
+	within(t, to, func() (err error) {
+		receiver, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(addr, 0)))
+		return err
+	})
+	defer receiver.Close()
+	target := receiver.LocalAddr().(*net.UDPAddr).AddrPort()
+	var fd int
+	within(t, from, func() (err error) {
+		if fd, err = unix.Socket(int(family(addr)), unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0); err != nil {
+			return err
+		}
+		var sa unix.Sockaddr = &unix.SockaddrInet6{Port: int(target.Port()), Addr: addr.As16()}
+		if addr.Is4() {
+			sa = &unix.SockaddrInet4{Port: int(target.Port()), Addr: addr.As4()}
+		}
+		return unix.Connect(fd, sa)
+	})
+	defer unix.Close(fd)
+	end := time.Now().Add(d)
+	if err := receiver.SetReadDeadline(end); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		payload := make([]byte, 1200)
+		for time.Now().Before(end) {
+			_, _ = unix.Write(fd, payload)
+		}
+	}()
+	buf, got := make([]byte, 2048), 0
+	for {
+		n, err := receiver.Read(buf)
+		if err != nil {
+			return float64(got) / d.Seconds()
+		}
+		got += n
+	}
+}
+
+func TestBandwidthLimitsHoldInBothDirections(t *testing.T) {
+	n := newNode(t)
+	limitedPod, free := attach(t), attach(t)
+	const rate = 16e6 // bits per second
+	limitedPod.Bandwidth = &api.Bandwidth{IngressRate: rate, IngressBurst: 400e3, EgressRate: rate, EgressBurst: 400e3}
+	a, b := n.mustAdd(limitedPod), n.mustAdd(free)
+	for _, addr := range a {
+		if row, _, _ := n.rows.Get(addr); row.Flags&bpf.EndpointStack == 0 {
+			t.Errorf("row of %s does not say that the stack must deliver", addr)
+		}
+	}
+	for _, addr := range b {
+		if row, _, _ := n.rows.Get(addr); row.Flags != 0 {
+			t.Errorf("row of %s has flags %d, want none", addr, row.Flags)
+		}
+	}
+	for i := range a {
+		for _, way := range []struct {
+			name     string
+			from, to string
+			addr     netip.Addr
+		}{
+			{"into the pod from a pod", free.Netns, limitedPod.Netns, a[i]},
+			{"into the pod from the node", "", limitedPod.Netns, a[i]},
+			{"out of the pod to a pod", limitedPod.Netns, free.Netns, b[i]},
+			{"out of the pod to the node", limitedPod.Netns, "", n.net.Gateways[i]},
+		} {
+			// Half a second of rate and the burst is the most that may arrive; headers
+			// count for the kernel, not for us.
+			got := 8 * flood(t, way.from, way.to, way.addr, 500*time.Millisecond)
+			if most := 1.1 * (rate + 2*400e3); got > most {
+				t.Errorf("%s to %s: %.1f Mb/s, want at most %.1f", way.name, way.addr, got/1e6, most/1e6)
+			}
+			if got < rate/4 {
+				t.Errorf("%s to %s: %.1f Mb/s, want about %.1f", way.name, way.addr, got/1e6, rate/1e6)
+			}
+		}
+		if got := 8 * flood(t, "", free.Netns, b[i], 100*time.Millisecond); got < 3*rate {
+			t.Errorf("pod without limit: %.1f Mb/s", got/1e6)
+		}
+	}
+}

@@ -1,0 +1,365 @@
+// Package endpoint makes, checks, repairs and removes the pods' interfaces: the
+// CNI verbs, and what keeps a pod connected between them.
+//
+// What one attachment is, is in its file (package ipam) before anything of it is in
+// the kernel, and until nothing of it is. All verbs may be repeated, and killed at
+// any point. Verbs of different attachments run in parallel; those of one attachment
+// wait for each other.
+package endpoint
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/weftnet/weft/bpf"
+	"github.com/weftnet/weft/internal/api"
+	"github.com/weftnet/weft/internal/reconcile"
+	"github.com/weftnet/weft/ipam"
+	"github.com/weftnet/weft/overlay"
+)
+
+// Deps is what a [Manager] works with.
+type Deps struct {
+	IPAM   *ipam.Manager
+	Routes *reconcile.Table[overlay.RouteKey, overlay.Route]
+	Neighs *reconcile.Table[overlay.NeighKey, overlay.NeighMAC]
+	Rows   *reconcile.Table[netip.Addr, bpf.Endpoint]
+	Links  *reconcile.Table[bpf.Hook, struct{}]
+
+	// RowTarget and LinkTarget are the targets of Rows and Links, which CHECK
+	// reads (by [reconcile.Getter] if they are that). Nil: CHECK leaves them out.
+	RowTarget  reconcile.Target[netip.Addr, bpf.Endpoint]
+	LinkTarget reconcile.Target[bpf.Hook, struct{}]
+
+	Net      func() Net                      // what the node currently offers
+	Changed  func(e api.Endpoint, gone bool) // told of each attachment; nil: nobody. Must not call back.
+	Now      func() time.Time                // nil: time.Now
+	Log      *slog.Logger                    // nil: none
+	StateDir string                          // holds tombstones/ and answered/
+}
+
+// Net is what the node offers to pods.
+type Net struct {
+	Gateways []netip.Addr // one per family
+	MTU      int          // of the pods, bytes
+	Ready    error        // why ADD cannot be served; nil: it can
+}
+
+// Manager keeps the attachments of one node.
+type Manager struct {
+	Deps
+	locks owners
+	ipv6  bool   // the kernel has it
+	boot  string // id of this boot
+
+	mu   sync.Mutex
+	live map[ipam.Owner]*attachment
+	// Whom events of a namespace (its id seen from here) or of a device concern.
+	byNetns, byIndex map[int][]ipam.Owner
+	orphan           map[string]time.Time // devices without a lease, since when
+	turn             int                  // where the round of thorough looks is
+}
+
+// record is what a lease file says of an attachment beside its addresses.
+type record struct {
+	Netns  string `json:"netns"`
+	Boot   string `json:"boot"`   // boot id: Cookie means nothing in another boot
+	Cookie uint64 `json:"cookie"` // of the network namespace
+	MAC    string `json:"mac"`
+	// Gateways are the node's when the pod was last set up: a restarted daemon knows
+	// the pods' rows before it has read its Node.
+	Gateways []netip.Addr `json:"gateways"`
+
+	PodNamespace string            `json:"podNamespace,omitempty"`
+	PodName      string            `json:"podName,omitempty"`
+	PodUID       string            `json:"podUID,omitempty"`
+	Labels       map[string]string `json:"labels,omitempty"`
+	PortMappings []api.PortMapping `json:"portMappings,omitempty"`
+	Bandwidth    *api.Bandwidth    `json:"bandwidth,omitempty"`
+}
+
+// attachment is one pod interface as we know it now. Its owner's lock guards it
+// but for reads of List, which m.mu guards with all writes.
+type attachment struct {
+	lease    ipam.Lease
+	rec      record
+	host     link      // the host's end; index 0 while there is none
+	stack    bool      // a queueing discipline must see its packets
+	mtu      int       // what was last set
+	answered bool      // the runtime has been told that it exists
+	dead     time.Time // when it was first seen without namespace and device
+	state    string    // "ok", or what is wrong
+}
+
+// New returns a manager that knows of no attachment before [Manager.Restore].
+func New(d Deps) *Manager {
+	if d.Log == nil {
+		d.Log = slog.New(slog.DiscardHandler)
+	}
+	if d.Now == nil {
+		d.Now = time.Now
+	}
+	if d.Changed == nil {
+		d.Changed = func(api.Endpoint, bool) {}
+	}
+	boot, err := bootID()
+	if err != nil {
+		d.Log.Warn("boot id unknown, pods of a former boot are found by their devices only", "err", err)
+	}
+	_, err = os.Stat("/proc/sys/net/ipv6")
+	return &Manager{
+		Deps: d, ipv6: err == nil, boot: boot,
+		live: map[ipam.Owner]*attachment{}, byNetns: map[int][]ipam.Owner{}, byIndex: map[int][]ipam.Owner{}, orphan: map[string]time.Time{},
+	}
+}
+
+// get returns the attachment, or nil.
+func (m *Manager) get(o ipam.Owner) *attachment {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.live[o]
+}
+
+// update changes an attachment under m.mu.
+func (m *Manager) update(a *attachment, f func(*attachment)) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	f(a)
+}
+
+// put makes an attachment known, in the place of a former one of the same owner.
+func (m *Manager) put(a *attachment) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.unindex(a.lease.Owner)
+	m.live[a.lease.Owner] = a
+	m.index(a)
+}
+
+func (m *Manager) forget(o ipam.Owner) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.unindex(o)
+	delete(m.live, o)
+}
+
+// setHost notes the attachment's host device.
+func (m *Manager) setHost(a *attachment, l link, mtu int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.unindex(a.lease.Owner)
+	a.host, a.mtu = l, mtu
+	m.index(a)
+}
+
+func (m *Manager) index(a *attachment) {
+	if a.host.index == 0 {
+		return
+	}
+	m.byIndex[a.host.index] = append(m.byIndex[a.host.index], a.lease.Owner)
+	if a.host.netnsID >= 0 {
+		m.byNetns[a.host.netnsID] = append(m.byNetns[a.host.netnsID], a.lease.Owner)
+	}
+}
+
+// unindex takes an owner's known device out of the indexes.
+func (m *Manager) unindex(o ipam.Owner) {
+	a := m.live[o]
+	if a == nil || a.host.index == 0 {
+		return
+	}
+	drop := func(from map[int][]ipam.Owner, key int) {
+		from[key] = slices.DeleteFunc(slices.Clone(from[key]), func(x ipam.Owner) bool { return x == o })
+		if len(from[key]) == 0 {
+			delete(from, key)
+		}
+	}
+	drop(m.byIndex, a.host.index)
+	drop(m.byNetns, a.host.netnsID)
+}
+
+// all returns the known attachments' owners in a stable order.
+func (m *Manager) all() []ipam.Owner {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	list := make([]ipam.Owner, 0, len(m.live))
+	for o := range m.live {
+		list = append(list, o)
+	}
+	slices.SortFunc(list, func(a, b ipam.Owner) int {
+		return cmp.Or(cmp.Compare(a.ContainerID, b.ContainerID), cmp.Compare(a.IfName, b.IfName))
+	})
+	return list
+}
+
+// List returns the attachments of this node, by container and interface.
+func (m *Manager) List() []api.Endpoint {
+	list := make([]api.Endpoint, 0, 16)
+	for _, o := range m.all() {
+		if a := m.get(o); a != nil {
+			m.mu.Lock()
+			list = append(list, a.endpoint())
+			m.mu.Unlock()
+		}
+	}
+	return list
+}
+
+// endpoint is the attachment as the API shows it.
+func (a *attachment) endpoint() api.Endpoint {
+	return api.Endpoint{
+		Ref:          api.Ref{ContainerID: a.lease.ContainerID, IfName: a.lease.IfName},
+		PodNamespace: a.rec.PodNamespace, PodName: a.rec.PodName,
+		IPs: slices.Clone(a.lease.Addrs), MAC: a.rec.MAC, HostIf: hostName(a.lease.Owner),
+		Netns: a.rec.Netns, MTU: a.mtu, Since: a.lease.At, Bandwidth: a.rec.Bandwidth, State: a.state,
+	}
+}
+
+// Labels returns the labels that the runtime named for an attachment, for the
+// source's status files.
+func (m *Manager) Labels(r api.Ref) map[string]string {
+	if a := m.get(ipam.Owner{ContainerID: r.ContainerID, IfName: r.IfName}); a != nil {
+		return a.rec.Labels
+	}
+	return nil
+}
+
+// wiring says how the attachment's devices must look on this node.
+func (a *attachment) wiring(n Net) (wiring, error) {
+	mac, err := net.ParseMAC(a.rec.MAC)
+	if err != nil {
+		return wiring{}, fmt.Errorf("read attachment of %s: %w", a.lease.ContainerID, err)
+	}
+	w := wiring{owner: a.lease.Owner, mac: mac, mtu: n.MTU, bandwidth: a.rec.Bandwidth}
+	for _, addr := range a.lease.Addrs {
+		gw := gatewayFor(addr, slices.Concat(n.Gateways, a.rec.Gateways))
+		if !gw.IsValid() {
+			return wiring{}, fmt.Errorf("no gateway for %s: node has no pod CIDR of that family", addr)
+		}
+		w.addrs = append(w.addrs, addr)
+		w.gateways = append(w.gateways, gw)
+	}
+	return w, nil
+}
+
+// putRows says in the tables what the attachment wants there.
+func (m *Manager) putRows(a *attachment, w wiring) {
+	owner := rowOwner(w.owner)
+	routes := map[overlay.RouteKey]overlay.Route{}
+	neighs := map[overlay.NeighKey]overlay.NeighMAC{}
+	rows := map[netip.Addr]bpf.Endpoint{}
+	for i, addr := range w.addrs {
+		routes[overlay.RouteKey{Dst: netip.PrefixFrom(addr, addr.BitLen())}] =
+			overlay.Route{LinkIndex: a.host.index, Src: w.gateways[i]}
+		neighs[overlay.NeighKey{LinkIndex: a.host.index, IP: addr}] = overlay.NeighMAC(w.mac)
+		rows[addr] = w.row(a)
+	}
+	m.Routes.Put(owner, routes)
+	m.Neighs.Put(owner, neighs)
+	m.Rows.Put(owner, rows)
+	m.Links.Put(owner, map[bpf.Hook]struct{}{{Program: bpf.FromPod, IfIndex: a.host.index}: {}})
+}
+
+// row is the BPF row of each of the attachment's addresses.
+func (w wiring) row(a *attachment) bpf.Endpoint {
+	r := bpf.Endpoint{IfIndex: uint32(a.host.index), MAC: [6]byte(w.mac), HostMAC: [6]byte(hostMAC(w.owner))}
+	if a.stack || limitsIn(w.bandwidth) || limitsOut(w.bandwidth) {
+		r.Flags |= bpf.EndpointStack
+	}
+	return r
+}
+
+// marshal cannot fail: the record has no types that JSON does not know.
+func (r record) marshal() json.RawMessage {
+	b, _ := json.Marshal(r)
+	return b
+}
+
+func parseRecord(b json.RawMessage) (record, error) {
+	var r record
+	if err := json.Unmarshal(b, &r); err != nil {
+		return record{}, fmt.Errorf("read attachment: %w", err)
+	}
+	return r, nil
+}
+
+// answeredPath is an empty file that says that ADD has been answered. It is not
+// synced: after a crash of the machine no attachment lives.
+func (m *Manager) answeredPath(o ipam.Owner) string {
+	return filepath.Join(m.StateDir, "answered", fmt.Sprintf("%x", digest(o)))
+}
+
+// owners is one lock per attachment.
+type owners struct {
+	mu sync.Mutex
+	m  map[ipam.Owner]*ownerLock
+}
+
+type ownerLock struct {
+	token chan struct{} // holds one element while unlocked
+	users int
+}
+
+// lock waits for the attachment's lock, at most as long as ctx lives.
+func (l *owners) lock(ctx context.Context, o ipam.Owner) (unlock func(), err error) {
+	l.mu.Lock()
+	if l.m == nil {
+		l.m = map[ipam.Owner]*ownerLock{}
+	}
+	e := l.m[o]
+	if e == nil {
+		e = &ownerLock{token: make(chan struct{}, 1)}
+		e.token <- struct{}{}
+		l.m[o] = e
+	}
+	e.users++
+	l.mu.Unlock()
+	leave := func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if e.users--; e.users == 0 {
+			delete(l.m, o)
+		}
+	}
+	select {
+	case <-e.token:
+		return func() { e.token <- struct{}{}; leave() }, nil
+	case <-ctx.Done():
+		leave()
+		return nil, fmt.Errorf("wait for another call of %s/%s: %w", o.ContainerID, o.IfName, context.Cause(ctx))
+	}
+}
+
+// busy says whether somebody holds, or waits for, the attachment's lock.
+func (l *owners) busy(o ipam.Owner) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.m[o] != nil
+}
+
+// stateAdding is the state of an attachment whose Add is under way.
+const stateAdding = "adding"
+
+// adding says whether an Add of this owner is under way.
+func (m *Manager) adding(o ipam.Owner) bool {
+	if !m.locks.busy(o) {
+		return false
+	}
+	a := m.get(o)
+	if a == nil {
+		return true
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return a.state == stateAdding
+}

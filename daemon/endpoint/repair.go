@@ -1,0 +1,116 @@
+package endpoint
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"github.com/weftnet/weft/internal/crash"
+	"github.com/weftnet/weft/ipam"
+)
+
+// Repair makes what is missing or changed of one attachment, on both sides. One
+// that is right is only looked at, so that repairs cause no further events. One
+// whose Add was never answered, or whose namespace is gone, is left alone.
+func (m *Manager) Repair(ctx context.Context, o ipam.Owner) error { return m.repair(ctx, o, m.Net()) }
+
+func (m *Manager) repair(ctx context.Context, o ipam.Owner, offer Net) error {
+	unlock, err := m.locks.lock(ctx, o)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	a := m.get(o)
+	if a == nil || !a.answered || len(offer.Gateways) == 0 {
+		return nil
+	}
+	pod, err := m.enter(a.rec)
+	if errors.Is(err, errNoNetns) {
+		m.update(a, func(a *attachment) { a.state = "network namespace is gone" })
+		return nil // Sweep observes it
+	} else if err != nil {
+		return m.repaired(a, nil, err)
+	}
+	defer pod.close()
+	found, err := m.examine(a, pod, offer)
+	if err != nil {
+		return m.repaired(a, nil, err)
+	}
+	m.update(a, func(a *attachment) { a.dead = time.Time{} })
+	sameDevice := found.host.index == a.host.index
+	if len(found.findings) == 0 && sameDevice && found.stack == a.stack {
+		return m.repaired(a, nil, nil)
+	}
+	m.update(a, func(a *attachment) { a.stack = found.stack })
+	host, err := dial()
+	if err != nil {
+		return m.repaired(a, found.findings, err)
+	}
+	defer host.close()
+	err = m.wireUp(host, pod, a, offer, true)
+	crash.Point("endpoint: repair")
+	if err == nil && !slices.Equal(a.rec.Gateways, offer.Gateways) {
+		m.update(a, func(a *attachment) { a.rec.Gateways = offer.Gateways })
+		err = m.IPAM.Update(o, a.rec.marshal())
+	}
+	if err == nil {
+		m.Log.Info("repaired pod", "pod", a.rec.PodName, "ifname", o.IfName, "found", strings.Join(found.findings, "; "))
+		m.Changed(a.endpoint(), false)
+	}
+	return m.repaired(a, found.findings, err)
+}
+
+// repaired notes how a repair went.
+func (m *Manager) repaired(a *attachment, found findings, err error) error {
+	state := "ok"
+	if err != nil {
+		state = strings.Join(append(found, err.Error()), "; ")
+		err = fmt.Errorf("repair %s/%s: %w", a.lease.ContainerID, a.lease.IfName, err)
+	}
+	m.update(a, func(a *attachment) { a.state = state })
+	return err
+}
+
+// SetMTU gives all live pods another MTU: both ends of the veth, and their default
+// routes. It goes on past pods that fail.
+func (m *Manager) SetMTU(mtu int) error {
+	offer := m.Net()
+	offer.MTU = mtu
+	var group errgroup.Group
+	group.SetLimit(4)
+	list := m.all()
+	errs := make([]error, len(list))
+	for i, o := range list {
+		group.Go(func() error {
+			errs[i] = m.repair(context.Background(), o, offer)
+			return nil
+		})
+	}
+	_ = group.Wait()
+	return errors.Join(errs...)
+}
+
+// renameBack gives a pair whose host's end was renamed its name again. It finds the
+// device by the pod's end.
+func (m *Manager) renameBack(host *conn, pod *netns, w wiring) (bool, error) {
+	inner, there, err := pod.linkByName(w.owner.IfName)
+	if err != nil || !there || inner.kind != "veth" {
+		return false, err
+	}
+	outer, there, err := host.linkByIndex(inner.peer)
+	if err != nil || !there || outer.kind != "veth" || outer.peer != inner.index || outer.alias != alias(w.owner) {
+		return false, err
+	}
+	_, err = host.run([]step{
+		{"set " + outer.name + " down", newMessage(unix.RTM_SETLINK, 0, ifInfo(outer.index, 0, unix.IFF_UP))},
+		{"rename " + outer.name, newMessage(unix.RTM_SETLINK, 0, ifInfo(outer.index, 0, 0)).str(unix.IFLA_IFNAME, hostName(w.owner))},
+	})
+	crash.Point("endpoint: rename back")
+	return err == nil, err
+}

@@ -1,0 +1,239 @@
+package endpoint
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/weftnet/weft/ipam"
+)
+
+// deadAfter is how long an attachment must have been without device and namespace,
+// in two observations, before its address is released.
+const deadAfter = 10 * time.Second
+
+// thorough is how many attachments one Sweep looks at in all detail. Changes are
+// known from events (Watch); this finds what events missed.
+const thorough = 8
+
+// Restore takes up what a former process left, before anything is served: each
+// lease file becomes an attachment with its rows, which the caller's first
+// synchronisation writes; what seems dead is noted; DELs that found no daemon are
+// done. It changes nothing of live pods. A lease it cannot read holds nothing up.
+func (m *Manager) Restore(ctx context.Context) error {
+	host, err := dial()
+	if err != nil {
+		return err
+	}
+	defer host.close()
+	var errs []error
+	offer := m.Net()
+	for _, l := range m.IPAM.Leases() {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		errs = append(errs, m.restore(host, l, offer))
+	}
+	errs = append(errs, m.workOffAll(ctx))
+	return errors.Join(errs...)
+}
+
+// restore takes up one lease.
+func (m *Manager) restore(host *conn, l ipam.Lease, offer Net) error {
+	rec, err := parseRecord(l.Meta)
+	a := &attachment{lease: l, rec: rec, state: "ok"}
+	if err != nil {
+		a.state = err.Error() // it keeps its address until DEL, GC or death
+	}
+	_, unanswered := os.Stat(m.answeredPath(l.Owner))
+	if a.answered = unanswered == nil; !a.answered {
+		a.state = "ADD was cut short"
+	}
+	defer m.put(a)
+	dev, there, lookErr := host.linkByName(hostName(l.Owner))
+	if lookErr != nil {
+		return fmt.Errorf("look for %s: %w", hostName(l.Owner), lookErr)
+	}
+	if !there {
+		if !m.netnsAlive(rec) {
+			a.dead, a.state = m.Now(), "dead"
+		}
+		return err
+	}
+	a.host, a.mtu = dev, dev.mtu
+	if err != nil {
+		return err
+	}
+	if a.stack, err = host.mustSee(dev); err != nil {
+		return err
+	}
+	if w, err := a.wiring(offer); err != nil {
+		a.state = err.Error()
+	} else {
+		m.putRows(a, w)
+	}
+	return nil
+}
+
+// netnsAlive says whether the namespace of a record still exists under its path.
+func (m *Manager) netnsAlive(r record) bool {
+	pod, err := m.enter(r)
+	if err != nil {
+		// One that cannot be opened for another reason may be alive.
+		return !errors.Is(err, errNoNetns)
+	}
+	pod.close()
+	return true
+}
+
+// enter opens the namespace that was attached. Another one under its path is as
+// good as none: errNoNetns.
+func (m *Manager) enter(r record) (*netns, error) {
+	if r.Netns == "" || r.Boot != m.boot {
+		return nil, errNoNetns
+	}
+	pod, err := openNetns(r.Netns)
+	if err != nil {
+		return nil, err
+	}
+	if pod.cookie != r.Cookie {
+		pod.close()
+		return nil, fmt.Errorf("%s is another network namespace than was attached: %w", r.Netns, errNoNetns)
+	}
+	return pod, nil
+}
+
+// Sweep is the periodic look at everything, every 10 s: DELs that found no daemon,
+// devices that vanished or changed, the dead, and some attachments in detail. Its
+// cost is one dump of the host's veths.
+func (m *Manager) Sweep(ctx context.Context) error {
+	errs := []error{m.workOffAll(ctx)}
+	host, err := dial()
+	if err != nil {
+		return err
+	}
+	defer host.close()
+	devices, err := ourDevices(host)
+	if err != nil {
+		return errors.Join(append(errs, err)...)
+	}
+	byName := map[string]link{}
+	for _, l := range devices {
+		byName[l.name] = l
+	}
+	offer := m.Net()
+	list := m.all()
+	for _, o := range list {
+		if err := ctx.Err(); err != nil {
+			return errors.Join(append(errs, err)...)
+		}
+		if m.adding(o) {
+			continue
+		}
+		l, there := byName[hostName(o)]
+		if !there || m.changed(o, l, offer) {
+			errs = append(errs, m.Repair(ctx, o))
+		}
+	}
+	errs = append(errs, m.releaseDead(ctx), m.removeOrphans(ctx, host, devices))
+	for i := range min(thorough, len(list)) {
+		errs = append(errs, m.Repair(ctx, list[(m.turn+i)%len(list)]))
+	}
+	m.turn += thorough
+	return errors.Join(errs...)
+}
+
+// changed says whether the host's end differs from what we know of it.
+func (m *Manager) changed(o ipam.Owner, l link, offer Net) bool {
+	a := m.get(o)
+	if a == nil {
+		return false
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return l.index != a.host.index || !l.up() || l.mtu != offer.MTU || l.alias != alias(o) || !slices.Equal(l.mac, hostMAC(o))
+}
+
+// releaseDead releases what has been dead in two observations, deadAfter apart, and
+// notes what is dead for the first time.
+func (m *Manager) releaseDead(ctx context.Context) error {
+	host, err := dial()
+	if err != nil {
+		return err
+	}
+	defer host.close()
+	var errs []error
+	for _, o := range m.all() {
+		if m.adding(o) {
+			continue
+		}
+		a := m.get(o)
+		if a == nil || !m.observe(host, a) {
+			continue
+		}
+		errs = append(errs, m.removeIf(ctx, o, func() bool { return m.get(o) == a && m.observe(host, a) }))
+	}
+	return errors.Join(errs...)
+}
+
+// observe looks whether an attachment is dead and says whether it has been so for
+// long enough.
+func (m *Manager) observe(host *conn, a *attachment) bool {
+	_, there, err := host.linkByName(hostName(a.lease.Owner))
+	if err != nil || there || m.netnsAlive(a.rec) {
+		m.update(a, func(a *attachment) { a.dead = time.Time{} })
+		return false
+	}
+	long := false
+	m.update(a, func(a *attachment) {
+		if a.dead.IsZero() {
+			a.dead, a.state = m.Now(), "dead"
+		}
+		long = m.Now().Sub(a.dead) >= deadAfter
+	})
+	return long
+}
+
+// removeOrphans deletes devices of ours that no lease names, seen in two
+// observations: their addresses may be another's by now.
+func (m *Manager) removeOrphans(ctx context.Context, host *conn, devices []link) error {
+	var errs []error
+	seen := map[string]bool{}
+	for _, l := range devices {
+		o, ok := ownerOf(l.alias)
+		if ok {
+			if _, leased := m.IPAM.Get(o); leased || m.locks.busy(o) {
+				continue
+			}
+		} else if m.nameLeased(l.name) {
+			continue
+		}
+		seen[l.name] = true
+		since, known := m.orphan[l.name]
+		if !known {
+			m.orphan[l.name] = m.Now()
+		} else if m.Now().Sub(since) >= deadAfter {
+			m.Log.Warn("delete device without attachment", "ifname", l.name)
+			errs = append(errs, host.deleteLink(l.name))
+		}
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	for name := range m.orphan {
+		if !seen[name] {
+			delete(m.orphan, name)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// nameLeased says whether a device without alias belongs to a lease by its name.
+func (m *Manager) nameLeased(name string) bool {
+	return slices.ContainsFunc(m.IPAM.Leases(), func(l ipam.Lease) bool {
+		return hostName(l.Owner) == name || ifbName(l.Owner) == name
+	})
+}
