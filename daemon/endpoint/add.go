@@ -81,13 +81,13 @@ func (m *Manager) Add(ctx context.Context, a api.Attach) (*types100.Result, erro
 	if err := m.admit(host, pod, owner); err != nil {
 		return nil, err
 	}
-	lease, undo, err := m.lease(ctx, a, rec)
+	lease, had, undo, err := m.lease(ctx, a, rec)
 	if err != nil {
 		return nil, err
 	}
 	att := &attachment{lease: lease, rec: rec, state: stateAdding}
 	m.put(att)
-	err = m.wireUp(host, pod, att, offer, false)
+	err = m.wireUp(host, pod, att, offer, had)
 	if err == nil {
 		err = ctx.Err() // nobody waits for the answer any more, and perhaps no DEL will come
 	}
@@ -165,22 +165,23 @@ func (m *Manager) admit(host *conn, pod *netns, owner ipam.Owner) error {
 	return nil
 }
 
-// lease reserves the addresses and writes the attachment's file. undo takes back
+// lease reserves the addresses and writes the attachment's file. had: it was there
+// already, and so may be more. undo takes back
 // all that Add made, the lease last, and may be called at any point.
-func (m *Manager) lease(ctx context.Context, a api.Attach, rec record) (ipam.Lease, func() error, error) {
+func (m *Manager) lease(ctx context.Context, a api.Attach, rec record) (l ipam.Lease, had bool, undo func() error, err error) {
 	req := ipam.Request{
 		Owner:   ipam.Owner{ContainerID: a.ContainerID, IfName: a.IfName},
 		Network: a.Network, Want: a.IPs, Meta: rec.marshal(),
 	}
-	undo := func() error { return m.remove(req.Owner) }
+	undo = func() error { return m.remove(req.Owner) }
 	old, had := m.IPAM.Get(req.Owner)
 	if had && (old.Network != a.Network || !wanted(a.IPs, old.Addrs)) {
 		if err := m.remove(req.Owner); err != nil {
-			return ipam.Lease{}, nil, fail(api.CodeTryAgain, "remove former attachment", err)
+			return ipam.Lease{}, false, nil, fail(api.CodeTryAgain, "remove former attachment", err)
 		}
 		had = false
 	}
-	l, err := m.IPAM.Allocate(req)
+	l, err = m.IPAM.Allocate(req)
 	if errors.Is(err, ipam.ErrPoolEmpty) {
 		// Perhaps some of those that hold addresses are dead, and it was seen before.
 		if err := m.releaseDead(ctx); err != nil {
@@ -192,19 +193,19 @@ func (m *Manager) lease(ctx context.Context, a api.Attach, rec record) (ipam.Lea
 	switch {
 	case err == nil:
 	case errors.Is(err, ipam.ErrPoolEmpty), errors.Is(err, ipam.ErrNoPool), errors.Is(err, ipam.ErrTaken):
-		return ipam.Lease{}, nil, fail(api.CodeTryAgain, "no address for the pod", err)
+		return ipam.Lease{}, false, nil, fail(api.CodeTryAgain, "no address for the pod", err)
 	case errors.Is(err, ipam.ErrNotInPool):
-		return ipam.Lease{}, nil, fail(api.CodeBadConfig, "no address for the pod", err)
+		return ipam.Lease{}, false, nil, fail(api.CodeBadConfig, "no address for the pod", err)
 	default:
-		return ipam.Lease{}, nil, fail(api.CodeIO, "reserve addresses", err)
+		return ipam.Lease{}, false, nil, fail(api.CodeIO, "reserve addresses", err)
 	}
 	if had {
 		if err := m.IPAM.Update(req.Owner, req.Meta); err != nil {
-			return ipam.Lease{}, nil, fail(api.CodeIO, "renew attachment", errors.Join(err, undo()))
+			return ipam.Lease{}, false, nil, fail(api.CodeIO, "renew attachment", errors.Join(err, undo()))
 		}
 		l.Meta = req.Meta
 	}
-	return l, undo, nil
+	return l, had, undo, nil
 }
 
 // wanted says whether have is what was asked for; nothing asked is always had.
@@ -229,7 +230,7 @@ func (m *Manager) wireUp(host *conn, pod *netns, a *attachment, offer Net, refre
 	if err != nil {
 		return err
 	}
-	l, err := m.ensureVeth(host, pod, w)
+	l, inner, err := m.ensureVeth(host, pod, w)
 	if err != nil {
 		return err
 	}
@@ -247,44 +248,44 @@ func (m *Manager) wireUp(host *conn, pod *netns, a *attachment, offer Net, refre
 	if err := m.writeRows(w.owner, refresh); err != nil {
 		return err
 	}
-	return setupPod(pod, l.peer, w)
+	return setupPod(pod, inner, w)
 }
 
-// ensureVeth makes the pair, or finds it and corrects the host's end.
-func (m *Manager) ensureVeth(host *conn, pod *netns, w wiring) (link, error) {
+// ensureVeth makes the pair, or finds it and corrects the host's end. It answers
+// both ends; the pod's is not corrected yet.
+func (m *Manager) ensureVeth(host *conn, pod *netns, w wiring) (outer, inner link, err error) {
+	create := func() (link, link, error) {
+		l, err := createVeth(host, pod, w, m.ipv6)
+		return l, link{index: l.peer, name: w.owner.IfName, mac: w.mac, mtu: w.mtu}, err
+	}
 	name := hostName(w.owner)
 	l, there, err := host.linkByName(name)
+	if err == nil && !there {
+		l, there, err = m.renameBack(host, pod, w)
+	}
 	if err != nil {
-		return link{}, fmt.Errorf("look for %s: %w", name, err)
+		return link{}, link{}, fmt.Errorf("look for %s: %w", name, err)
 	}
 	if !there {
-		if there, err = m.renameBack(host, pod, w); err != nil {
-			return link{}, err
-		}
+		return create()
 	}
-	if !there {
-		return createVeth(host, pod, w, m.ipv6)
-	}
-	replies, err := host.run([]step{{"set up " + name, hostUp(name, w, m.ipv6)}, {"look at " + name, getLinkMessage(name)}})
+	_, err = host.run([]step{{"set up " + name, hostUp(l, w, m.ipv6)}})
 	crash.Point("endpoint: correct veth")
 	if err != nil {
-		return link{}, err
+		return link{}, link{}, err
 	}
-	if l, _, err = linkOf(replies[1]); err != nil {
-		return link{}, err
-	}
-	inner, innerThere, err := pod.linkByName(w.owner.IfName)
+	inner, there, err = pod.linkByName(w.owner.IfName)
 	if err != nil {
-		return link{}, err
+		return link{}, link{}, err
 	}
-	if innerThere && inner.index == l.peer && inner.peer == l.index {
-		return l, nil
+	if there && inner.index == l.peer && inner.peer == l.index {
+		return l, inner, nil
 	}
 	// The pod's end was renamed or is in another namespace: made anew.
 	if err := host.deleteLink(name); err != nil {
-		return link{}, err
+		return link{}, link{}, err
 	}
-	return createVeth(host, pod, w, m.ipv6)
+	return create()
 }
 
 // writeRows writes the owner's rows in the order of reference: the program goes to

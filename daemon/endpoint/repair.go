@@ -98,19 +98,20 @@ func (m *Manager) SetMTU(mtu int) error {
 
 // renameBack gives a pair whose host's end was renamed its name again. It finds the
 // device by the pod's end.
-func (m *Manager) renameBack(host *conn, pod *netns, w wiring) (bool, error) {
+func (m *Manager) renameBack(host *conn, pod *netns, w wiring) (link, bool, error) {
 	inner, there, err := pod.linkByName(w.owner.IfName)
 	if err != nil || !there || inner.kind != "veth" {
-		return false, err
+		return link{}, false, err
 	}
 	outer, there, err := host.linkByIndex(inner.peer)
 	if err != nil || !there || outer.kind != "veth" || outer.peer != inner.index || outer.alias != alias(w.owner) {
-		return false, err
+		return link{}, false, err
 	}
 	_, err = host.run([]step{
 		{"set " + outer.name + " down", newMessage(unix.RTM_SETLINK, 0, ifInfo(outer.index, 0, unix.IFF_UP))},
 		{"rename " + outer.name, newMessage(unix.RTM_SETLINK, 0, ifInfo(outer.index, 0, 0)).str(unix.IFLA_IFNAME, hostName(w.owner))},
 	})
 	crash.Point("endpoint: rename back")
-	return err == nil, err
+	outer.name = hostName(w.owner)
+	return outer, err == nil, err
 }

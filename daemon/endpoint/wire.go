@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -79,7 +80,7 @@ func createVeth(host *conn, pod *netns, w wiring, ipv6 bool) (link, error) {
 			})
 		})
 	})
-	replies, err := host.exec(create, hostUp(name, w, ipv6), getLinkMessage(name))
+	replies, err := host.exec(create, hostUp(link{name: name, mac: hostMAC(w.owner), mtu: w.mtu}, w, ipv6), getLinkMessage(name))
 	crash.Point("endpoint: make veth")
 	if err != nil {
 		return link{}, err
@@ -97,20 +98,30 @@ func createVeth(host *conn, pod *netns, w wiring, ipv6 bool) (link, error) {
 	return l, nil
 }
 
-// hostUp gives the host's end its alias, MAC and MTU and sets it up, without an
-// IPv6 address of its own: the pod talks to the gateway address only.
-func hostUp(name string, w wiring, ipv6 bool) *message {
+// hostUp gives the host's end, as it is now, its alias, MAC and MTU and sets it up,
+// without an IPv6 address of its own: the pod talks to the gateway address only.
+func hostUp(l link, w wiring, ipv6 bool) *message {
 	m := newMessage(unix.RTM_SETLINK, 0, ifInfo(0, unix.IFF_UP, unix.IFF_UP)).
-		str(unix.IFLA_IFNAME, name).
-		attr(unix.IFLA_IFALIAS, []byte(alias(w.owner))).
-		attr(unix.IFLA_ADDRESS, hostMAC(w.owner)).
-		u32(unix.IFLA_MTU, uint32(w.mtu))
+		str(unix.IFLA_IFNAME, l.name).
+		attr(unix.IFLA_IFALIAS, []byte(alias(w.owner)))
+	l.correct(m, hostMAC(w.owner), w.mtu)
 	if ipv6 {
 		m.nest(unix.IFLA_AF_SPEC|unix.NLA_F_NESTED, func() {
 			m.nest(unix.AF_INET6|unix.NLA_F_NESTED, func() { m.u8(genModeAttr, genModeNone) })
 		})
 	}
 	return m
+}
+
+// correct adds MAC and MTU to a message about the device, if they are others. (The
+// kernel forgets all neighbours on a device whose MAC is set, even to what it is.)
+func (l link) correct(m *message, mac net.HardwareAddr, mtu int) {
+	if !slices.Equal(l.mac, mac) {
+		m.attr(unix.IFLA_ADDRESS, mac)
+	}
+	if l.mtu != mtu {
+		m.u32(unix.IFLA_MTU, uint32(mtu))
+	}
 }
 
 // hostSysctls: a router advertisement or a redirect that a pod sends must not
@@ -136,17 +147,19 @@ func setSysctls(values map[string]string) error {
 	return errors.Join(errs...)
 }
 
-// setupPod gives the pod's end (index) all that is its own, as one batch after the
-// sysctls, and sets it up. All of it may be repeated.
-func setupPod(pod *netns, index int, w wiring) error {
+// setupPod gives the pod's end, as it is now, all that is its own, as one batch after
+// the sysctls, and sets it up. All of it may be repeated.
+func setupPod(pod *netns, l link, w wiring) error {
+	index := l.index
 	if err := pod.do(func() error { return setSysctls(podSysctls(w.owner.IfName)) }); err != nil {
 		return err
 	}
 	crash.Point("endpoint: write pod sysctls")
+	up := newMessage(unix.RTM_SETLINK, 0, ifInfo(index, unix.IFF_UP, unix.IFF_UP))
+	l.correct(up, w.mac, w.mtu)
 	steps := []step{
 		{"set lo up", newMessage(unix.RTM_SETLINK, 0, ifInfo(1, unix.IFF_UP, unix.IFF_UP))},
-		{"set " + w.owner.IfName + " up", newMessage(unix.RTM_SETLINK, 0, ifInfo(index, unix.IFF_UP, unix.IFF_UP)).
-			attr(unix.IFLA_ADDRESS, w.mac).u32(unix.IFLA_MTU, uint32(w.mtu))},
+		{"set " + w.owner.IfName + " up", up},
 	}
 	for i, a := range w.addrs {
 		gw := w.gateways[i]
