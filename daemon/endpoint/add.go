@@ -236,7 +236,7 @@ func (m *Manager) wireUp(host *conn, pod *netns, a *attachment, offer Net, refre
 	}
 	m.setHost(a, l, w.mtu)
 	if m.ipv6 {
-		if err := setSysctls(hostSysctls(l.name)); err != nil {
+		if err := setSysctls(hostSysctls(l.name, w)); err != nil {
 			return err
 		}
 		crash.Point("endpoint: write host sysctls")

@@ -71,7 +71,7 @@ func (m *Manager) inspectHost(host *conn, w wiring, l link, found *look) error {
 		found.addf("mac of %s is %s, not %s", l.name, l.mac, hostMAC(w.owner))
 	}
 	if m.ipv6 {
-		if err := inspectSysctls(hostSysctls(l.name), found); err != nil {
+		if err := inspectSysctls(hostSysctls(l.name, w), found); err != nil {
 			return err
 		}
 	}
@@ -175,7 +175,7 @@ func inspectPod(pod *netns, w wiring, l link, found *look) error {
 	if !there || !lo.up() {
 		found.addf("interface lo is down in %s", pod.path)
 	}
-	return pod.do(func() error { return inspectSysctls(podSysctls(l.name), found) })
+	return pod.do(func() error { return inspectSysctls(podSysctls(w), found) })
 }
 
 // inspectSysctls takes a key that the kernel does not have as being right.

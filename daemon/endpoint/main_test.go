@@ -81,8 +81,9 @@ func prepareNode() error {
 type rows[K, V comparable] struct {
 	mu sync.Mutex
 	m  map[K]V
-	// fail, if set, is what Set answers.
-	fail error
+	// What Set and Delete answer, if set, and what Set calls.
+	fail, failDelete error
+	hook             func()
 }
 
 func newRows[K, V comparable]() *rows[K, V] { return &rows[K, V]{m: map[K]V{}} }
@@ -103,6 +104,9 @@ func (r *rows[K, V]) Get(k K) (V, bool, error) {
 func (r *rows[K, V]) Set(k K, v V) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.hook != nil {
+		r.hook()
+	}
 	if r.fail != nil {
 		return r.fail
 	}
@@ -113,6 +117,9 @@ func (r *rows[K, V]) Set(k K, v V) error {
 func (r *rows[K, V]) Delete(k K) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.failDelete != nil {
+		return r.failDelete
+	}
 	delete(r.m, k)
 	return nil
 }
