@@ -2,8 +2,15 @@ package overlay
 
 import (
 	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net"
 	"net/netip"
+	"os"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // MaxProbes is how many peers the daemon probes in one round (of 10 s).
@@ -27,14 +34,125 @@ type ProbeResult struct {
 	RTT        time.Duration // the shortest seen; 0 if not reachable
 }
 
-// Probe asks one peer's [ServeProbe]; it takes about a second if anything is
-// wrong, and milliseconds if not. An error means that the probe could not be
+// Probe asks one peer's [ServeProbe]. It takes less than two seconds if anything
+// is wrong, and milliseconds if not. An error means that the probe could not be
 // made, not that the peer did not answer.
-func Probe(ctx context.Context, t ProbeTarget) (ProbeResult, error) { return ProbeResult{}, nil }
+//
+// Three kinds of datagram go out: small without a UDP checksum, small with one
+// (which a device with checksum offload completes after encapsulation), and big
+// without one. The answers carry none, so that each node judges its own device
+// only. A kind counts as lost when another came through and none of it did: on a
+// lossy way that may be chance, so act only on what several probes agree about.
+func Probe(ctx context.Context, t ProbeTarget) (ProbeResult, error) {
+	plain, err := newProber(ctx, t, false)
+	if err != nil {
+		return ProbeResult{}, fmt.Errorf("probe %s: %w", t.Name, err)
+	}
+	defer plain.Close()
+	summed, err := newProber(ctx, t, true)
+	if err != nil {
+		return ProbeResult{}, fmt.Errorf("probe %s: %w", t.Name, err)
+	}
+	defer summed.Close()
 
-// ServeProbe answers probes on the gateway addresses local until ctx is done.
-// The addresses need not be there yet.
-func ServeProbe(ctx context.Context, local []netip.Addr) error {
-	<-ctx.Done()
-	return nil
+	r := ProbeResult{}
+	if r.RTT, r.Reachable = plain.ask(ctx, probeHeader); !r.Reachable {
+		// Nothing, or only what has a checksum, comes through: some
+		// middleboxes drop UDP without one.
+		r.RTT, r.Reachable = summed.ask(ctx, probeHeader)
+		return r, ctx.Err()
+	}
+	rtt, ok := summed.ask(ctx, probeHeader)
+	if r.BadOffload = !ok; ok {
+		r.RTT = min(r.RTT, rtt)
+	}
+	_, ok = plain.ask(ctx, payload(t))
+	r.MTUProblem = !ok
+	return r, ctx.Err()
+}
+
+// payload is the UDP payload of an IP packet of t.MTU bytes.
+func payload(t ProbeTarget) int {
+	const udp = 8
+	if t.Remote.Is4() {
+		return t.MTU - 20 - udp
+	}
+	return t.MTU - 40 - udp
+}
+
+// A probe datagram is the magic, a byte that tells question and answer, padding
+// and a random number that ties the answer to the question. Answers are of this
+// size, so never longer than what was asked.
+const (
+	probeMagic    = "weft"
+	probeQuestion = 1
+	probeAnswer   = 2
+	probeHeader   = 16
+
+	probeTries = 3
+	probeWait  = 150 * time.Millisecond // the first time; longer with each try
+)
+
+// prober asks one peer one kind of question.
+type prober struct{ conn *net.UDPConn }
+
+func newProber(ctx context.Context, t ProbeTarget, checksum bool) (*prober, error) {
+	if t.Local.Is4() != t.Remote.Is4() || payload(t) < probeHeader {
+		return nil, fmt.Errorf("from %s to %s with mtu %d: cannot be", t.Local, t.Remote, t.MTU)
+	}
+	d := net.Dialer{
+		LocalAddr: net.UDPAddrFromAddrPort(netip.AddrPortFrom(t.Local, 0)),
+		Control:   probeSocket(t.Local.Is4(), checksum),
+	}
+	conn, err := d.DialContext(ctx, "udp", netip.AddrPortFrom(t.Remote, ProbePort).String())
+	if isErr(err, unix.ENETUNREACH, unix.EHOSTUNREACH) {
+		return &prober{}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &prober{conn.(*net.UDPConn)}, nil
+}
+
+func (p *prober) Close() {
+	if p.conn != nil {
+		p.conn.Close()
+	}
+}
+
+// ask sends a datagram with a payload of size bytes until it is answered.
+func (p *prober) ask(ctx context.Context, size int) (time.Duration, bool) {
+	b := make([]byte, size)
+	copy(b, probeMagic)
+	b[4] = probeQuestion
+	answer := make([]byte, 2*probeHeader)
+	for try := 1; try <= probeTries && p.conn != nil && ctx.Err() == nil; try++ {
+		rand.Read(b[8:probeHeader])
+		sent := time.Now()
+		if _, err := p.conn.Write(b); errors.Is(err, unix.EMSGSIZE) {
+			return 0, false
+		}
+		deadline := sent.Add(time.Duration(try) * probeWait)
+		if d, ok := ctx.Deadline(); ok && d.Before(deadline) {
+			deadline = d
+		}
+		p.conn.SetReadDeadline(deadline)
+		for {
+			n, err := p.conn.Read(answer)
+			if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, net.ErrClosed) {
+				break
+			}
+			if err != nil { // an ICMP error about one of our datagrams
+				if time.Now().After(deadline) {
+					break
+				}
+				continue
+			}
+			if n == probeHeader && string(answer[:4]) == probeMagic && answer[4] == probeAnswer &&
+				string(answer[8:n]) == string(b[8:n]) {
+				return time.Since(sent), true
+			}
+		}
+	}
+	return 0, false
 }
