@@ -1,0 +1,138 @@
+package cluster
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/containernetworking/cni/libcni"
+	"github.com/containernetworking/cni/pkg/types"
+	types100 "github.com/containernetworking/cni/pkg/types/100"
+
+	"github.com/weftnet/weft/internal/testnet"
+)
+
+// Pod is a network namespace that the plugin has attached, or is to.
+type Pod struct {
+	Name   string
+	ID     string // of the container
+	NS     *testnet.NS
+	Node   *Node
+	Result *types100.Result
+	IP4    netip.Addr
+	IP6    netip.Addr
+	// Capabilities are passed as runtimeConfig.
+	Capabilities map[string]any
+}
+
+// NewPod makes a pod's namespace. [Pod.Add] attaches it.
+func (n *Node) NewPod(name string) (*Pod, error) {
+	var id [16]byte
+	rand.Read(id[:])
+	ns, err := n.cluster.ns("pod")
+	if err != nil {
+		return nil, err
+	}
+	return &Pod{Name: name, ID: hex.EncodeToString(id[:]), NS: ns, Node: n}, nil
+}
+
+// AddPod makes a pod and attaches it.
+func (n *Node) AddPod(ctx context.Context, name string) (*Pod, error) {
+	p, err := n.NewPod(name)
+	if err != nil {
+		return nil, err
+	}
+	return p, p.Add(ctx)
+}
+
+// CNI is libcni with the node's folders.
+func (n *Node) CNI() *libcni.CNIConfig {
+	return libcni.NewCNIConfigWithCacheDir([]string{n.Path("bin")}, n.Path("cache"), nil)
+}
+
+// ConfList reads the configuration that the daemon has written.
+func (n *Node) ConfList() (*libcni.NetworkConfigList, error) {
+	return libcni.NetworkConfFromFile(n.Path("net.d", "05-weft.conflist"))
+}
+
+// Runtime is what a runtime says of the pod.
+func (p *Pod) Runtime() *libcni.RuntimeConf {
+	return &libcni.RuntimeConf{
+		ContainerID: p.ID, NetNS: p.NS.Path(), IfName: "eth0",
+		Args: [][2]string{
+			{"IgnoreUnknown", "1"}, {"K8S_POD_NAMESPACE", "default"}, {"K8S_POD_NAME", p.Name},
+			{"K8S_POD_INFRA_CONTAINER_ID", p.ID},
+		},
+		CapabilityArgs: p.Capabilities,
+	}
+}
+
+// Add attaches the pod.
+func (p *Pod) Add(ctx context.Context) error {
+	list, err := p.Node.ConfList()
+	if err != nil {
+		return fmt.Errorf("read CNI configuration: %w", err)
+	}
+	r, err := p.Node.CNI().AddNetworkList(ctx, list, p.Runtime())
+	if err != nil {
+		return fmt.Errorf("ADD %s: %w", p.Name, err)
+	}
+	if p.Result, err = types100.NewResultFromResult(r); err != nil {
+		return fmt.Errorf("read result: %w", err)
+	}
+	for _, ip := range p.Result.IPs {
+		a, ok := netip.AddrFromSlice(ip.Address.IP)
+		if !ok {
+			return fmt.Errorf("result of %s has a bad address %v", p.Name, ip.Address)
+		}
+		if a = a.Unmap(); a.Is4() {
+			p.IP4 = a
+		} else {
+			p.IP6 = a
+		}
+	}
+	p.Node.pods = append(p.Node.pods, p)
+	return nil
+}
+
+// Check checks the pod.
+func (p *Pod) Check(ctx context.Context) error {
+	list, err := p.Node.ConfList()
+	if err != nil {
+		return err
+	}
+	return p.Node.CNI().CheckNetworkList(ctx, list, p.Runtime())
+}
+
+// Del detaches the pod and removes its namespace.
+func (p *Pod) Del(ctx context.Context) error {
+	list, err := p.Node.ConfList()
+	if err != nil {
+		return err
+	}
+	err = p.Node.CNI().DelNetworkList(ctx, list, p.Runtime())
+	p.Node.pods = slices.DeleteFunc(p.Node.pods, func(q *Pod) bool { return q == p })
+	return errors.Join(err, p.NS.Close())
+}
+
+// Addrs returns the pod's addresses.
+func (p *Pod) Addrs() []netip.Addr {
+	return slices.DeleteFunc([]netip.Addr{p.IP4, p.IP6}, func(a netip.Addr) bool { return !a.IsValid() })
+}
+
+// GC runs the GC verb with these pods as the valid ones.
+func (n *Node) GC(ctx context.Context, valid ...*Pod) error {
+	list, err := n.ConfList()
+	if err != nil {
+		return err
+	}
+	args := &libcni.GCArgs{}
+	for _, p := range valid {
+		args.ValidAttachments = append(args.ValidAttachments, types.GCAttachment{ContainerID: p.ID, IfName: "eth0"})
+	}
+	return n.CNI().GCNetworkList(ctx, list, args)
+}
