@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
 )
 
 func mustPrefixes(t *testing.T, s ...string) []netip.Prefix {
@@ -252,6 +254,45 @@ func TestChainsBackendWithoutKubelet(t *testing.T) {
 	}
 }
 
+func TestChainsLeaveNoTraceInNFTables(t *testing.T) {
+	tests := []struct{ name, before, during, kept string }{
+		{"nothing was there", "", "", ""},
+		{"tables without base chains", "iptables-nft -A INPUT -j ACCEPT\nip6tables-nft -t nat -A PREROUTING -j ACCEPT", "", ""},
+		{"an empty table of others", "nft add table ip nat", "", ""},
+		{"an empty base chain of others", "iptables-nft -t nat -A POSTROUTING -j ACCEPT\niptables-nft -t nat -F", "", ""},
+		{"others begin to use them", "", "iptables-nft -t nat -A PREROUTING -j ACCEPT", "-A PREROUTING -j ACCEPT"},
+		{"others set a policy", "", "iptables-nft -P FORWARD DROP", ":FORWARD DROP"},
+		{"others add a chain", "", "ip6tables-nft -N OTHER", ":OTHER - "},
+		{"others add a set", "", "nft add set ip filter s {type ipv4_addr;}", "set s"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			newNetns(t)
+			sh(t, tt.before)
+			before := digest(t)
+			c, want := NewChains(), wantedChains(t)
+			if err := c.choose(); err != nil {
+				t.Fatal(err)
+			}
+			c.backend = backendNFT
+			setChains(t, c, want)
+			sh(t, tt.during)
+			if err := c.Remove(); err != nil {
+				t.Fatal(err)
+			}
+			if tt.kept != "" {
+				if got := digest(t); !strings.Contains(got, tt.kept) || strings.Contains(got, "WEFT") {
+					t.Errorf("want %q kept, and nothing of ours; got\n%s", tt.kept, got)
+				}
+				return
+			}
+			if d := cmp.Diff(digest(t), before); d != "" {
+				t.Errorf("got - want +\n%s", d)
+			}
+		})
+	}
+}
+
 func TestLookingAtChainsWritesNothing(t *testing.T) {
 	newNetns(t)
 	checkChains(t, NewChains(), map[ChainKey]Chain{})
@@ -272,5 +313,24 @@ func TestMissingCommandNamesThePackage(t *testing.T) {
 	_, err := findCommand("iptables-nonesuch")
 	if !errors.Is(err, ErrNoIptables) || !strings.Contains(err.Error(), "install the package iptables") {
 		t.Errorf("got %v, want ErrNoIptables with the package's name", err)
+	}
+}
+
+func TestNFTTransactionOfAnOldGenerationIsRefused(t *testing.T) {
+	newNetns(t)
+	sh(t, "nft add table ip other")
+	gen, err := nftGeneration()
+	if err != nil || gen == 0 {
+		t.Fatalf("generation %d, %v", gen, err)
+	}
+	sh(t, "nft add table ip other2")
+	k := ChainKey{false, TableNAT}
+	var b nftBatch
+	b.add(false, unix.NFT_MSG_NEWTABLE, unix.NLM_F_CREATE, nl.NewRtAttr(unix.NFTA_TABLE_NAME, nl.ZeroTerminated(k.Table)))
+	if err := b.commit(gen); !errors.Is(err, unix.ERESTART) {
+		t.Errorf("got %v, want ERESTART", err)
+	}
+	if got, err := nftRead(k); err != nil || got.table {
+		t.Errorf("the table was made, %v", err)
 	}
 }

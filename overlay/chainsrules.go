@@ -81,6 +81,11 @@ func (c *Chains) write(backend string, k ChainKey, rules string) error {
 	}
 	for range tries {
 		var s chainState
+		if backend == backendNFT {
+			if err = nftPrepare(k); err != nil {
+				return err
+			}
+		}
 		if s, err = c.read(backend, k); err != nil {
 			return err
 		}
@@ -105,9 +110,15 @@ func dropJumps(b *strings.Builder, jumps []string) {
 	}
 }
 
-// remove deletes the jumps and the chain, and the table if we made it and nobody
-// else uses it.
+// remove deletes the jumps and the chain, and what we had to make for them.
 func (c *Chains) remove(backend string, k ChainKey) error {
+	if err := c.removeRules(backend, k); err != nil || backend != backendNFT {
+		return err
+	}
+	return nftTidy(k)
+}
+
+func (c *Chains) removeRules(backend string, k ChainKey) error {
 	var err error
 	for range tries {
 		s, rerr := c.read(backend, k)
