@@ -1,12 +1,29 @@
 package source
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
 
 	"github.com/weftnet/weft/internal/api"
+)
+
+const (
+	statusDir    = "status"
+	defaultPoll  = 15 * time.Second
+	hastyPoll    = time.Second           // while there is no folder, or no notification
+	settle       = 20 * time.Millisecond // without events before the folder is read
+	settleAtMost = 200 * time.Millisecond
 )
 
 // Dir is a folder of YAML.
@@ -14,6 +31,21 @@ type Dir struct {
 	path    string
 	opts    Options
 	changed chan struct{}
+
+	// Run's own: what is known of the folders, and the watch on them.
+	root    *folder
+	status  map[string]*folder // by node, without ourselves
+	watcher *fsnotify.Watcher  // nil: none
+	noWatch error
+
+	mu     sync.Mutex
+	since  map[string]time.Time // of problems, by their text
+	view   view
+	state  State
+	stale  bool // state is older than view or own
+	synced bool
+
+	own ownFiles
 }
 
 // Open checks the setting ("dir:" and a path) and makes the source. The folder need
@@ -23,32 +55,266 @@ func Open(source string, o Options) (*Dir, error) {
 	if !ok || path == "" {
 		return nil, fmt.Errorf("open source %q: want dir:PATH, a folder of Kubernetes YAML", source)
 	}
-	if o.Node == "" {
-		return nil, errors.New("open source: the node has no name")
+	if err := checkName("node name", o.Node); err != nil {
+		return nil, fmt.Errorf("open source: %w", err)
 	}
-	return &Dir{path: path, opts: o, changed: make(chan struct{}, 1)}, nil
-}
-
-// Run reads the folder and watches it until ctx is done, which is no error.
-func (d *Dir) Run(ctx context.Context) error {
-	<-ctx.Done()
-	return nil
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	o.Poll = cmp.Or(o.Poll, defaultPoll)
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return nil, fmt.Errorf("open source: %w", err)
+	}
+	return &Dir{
+		path: path, opts: o, changed: make(chan struct{}, 1),
+		root:   &folder{path: path, files: map[string]*file{}},
+		status: map[string]*folder{},
+		since:  map[string]time.Time{},
+		own:    ownFiles{dir: filepath.Join(path, statusDir, o.Node), files: map[string]ownFile{}},
+	}, nil
 }
 
 // Snapshot is the state as of the last look at the folder.
-func (d *Dir) Snapshot() State { return State{} }
+func (d *Dir) Snapshot() State {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.rebuild()
+	return d.state
+}
 
 // Changed receives after the state has changed; many changes may come as one. It does
 // not tell of what [Dir.WritePod] did.
 func (d *Dir) Changed() <-chan struct{} { return d.changed }
 
 // Synced says whether the folder has been there and has been looked through once.
-func (d *Dir) Synced() bool { return false }
+func (d *Dir) Synced() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.synced
+}
 
-// WritePod writes, or when gone removes, the status file of one attachment of this
-// node. On an error (no folder, no right to write) it is tried again by [Dir.Run].
-func (d *Dir) WritePod(e api.Endpoint, gone bool) error { return nil }
+// rebuild makes the state if it is stale. d.mu is held.
+func (d *Dir) rebuild() {
+	if !d.stale {
+		return
+	}
+	before := d.state
+	d.state, d.stale = build(d.view, d.own.pods()), false
+	keep(before.Nodes, d.state.Nodes, func(a, b *Node) int { return cmp.Compare(a.Name, b.Name) })
+	keep(before.Namespaces, d.state.Namespaces, func(a, b *Namespace) int { return cmp.Compare(a.Name, b.Name) })
+	keep(before.Pods, d.state.Pods, comparePods)
+	d.date(d.state.Problems)
+}
 
-// SyncPods makes our folder below status/ hold exactly the live attachments; for the
-// start, before which a crashed daemon may have left files.
-func (d *Dir) SyncPods(live []api.Endpoint) error { return nil }
+// date gives each problem the time when it was seen first.
+func (d *Dir) date(problems []api.Problem) {
+	before := d.since
+	d.since = make(map[string]time.Time, len(problems))
+	now := time.Now()
+	for i := range problems {
+		p := &problems[i]
+		if p.Since.IsZero() {
+			p.Since = now
+			if at, ok := before[p.What+p.Text]; ok {
+				p.Since = at
+			}
+		}
+		d.since[p.What+p.Text] = p.Since
+	}
+}
+
+// Run reads the folder and watches it until ctx is done, which is no error.
+func (d *Dir) Run(ctx context.Context) error {
+	d.watcher, d.noWatch = fsnotify.NewBufferedWatcher(1024)
+	if d.noWatch != nil {
+		d.opts.Log.Warn("no notification of changes in the source, polling", "err", d.noWatch)
+	} else {
+		defer d.watcher.Close()
+	}
+	dirty := map[string]bool(nil) // nil: look at everything
+	for {
+		d.look(dirty)
+		var ok bool
+		if dirty, ok = d.wait(ctx); !ok {
+			return nil
+		}
+	}
+}
+
+// wait returns the paths that have changed, nil when the time for a look at everything
+// has come, and false when ctx is done.
+func (d *Dir) wait(ctx context.Context) (map[string]bool, bool) {
+	poll := d.opts.Poll
+	if d.noWatch != nil || d.root.err != nil {
+		poll = min(poll, hastyPoll)
+	}
+	var events <-chan fsnotify.Event
+	var errs <-chan error
+	if d.watcher != nil {
+		events, errs = d.watcher.Events, d.watcher.Errors
+	}
+	var dirty map[string]bool
+	timer := time.NewTimer(poll)
+	defer timer.Stop()
+	var latest <-chan time.Time
+	for {
+		select {
+		case <-ctx.Done():
+			return nil, false
+		case <-timer.C:
+			return dirty, true
+		case <-latest:
+			return dirty, true
+		case err := <-errs: // events were lost
+			d.opts.Log.Debug("watch source", "err", err)
+			return nil, true
+		case e := <-events:
+			if e.Op == fsnotify.Chmod {
+				continue
+			}
+			if dirty == nil {
+				dirty = map[string]bool{}
+				latest = time.After(settleAtMost)
+			}
+			dirty[e.Name] = true
+			timer.Reset(settle)
+		}
+	}
+}
+
+// look reads what has changed, at the paths in dirty or, if that is nil, everywhere.
+func (d *Dir) look(dirty map[string]bool) {
+	now := time.Now()
+	above := filepath.Join(d.path, statusDir)
+	dirs := map[string]map[string]bool{} // folder → dirty names
+	for path := range dirty {
+		dir, name := filepath.Split(path)
+		dir = filepath.Clean(dir)
+		if dirs[dir] == nil {
+			dirs[dir] = map[string]bool{}
+		}
+		dirs[dir][name] = true
+	}
+	all := dirty == nil || dirty[d.path] || d.root.err != nil
+	changed := false
+	if all || dirs[d.path] != nil {
+		d.watch(d.path)
+		changed = d.root.scan(dirs[d.path], now)
+		all = all || dirs[d.path][statusDir]
+	}
+	if d.root.err == nil && (all || dirs[above] != nil) {
+		changed = d.lookForNodes(above) || changed
+	}
+	for node, f := range d.status {
+		if d.root.err == nil && (all || dirs[f.path] != nil || dirs[above][node]) {
+			d.watch(f.path)
+			changed = f.scan(dirs[f.path], now) || changed
+		}
+	}
+	if all && d.root.err == nil {
+		d.restoreOwn()
+	}
+	d.publish(changed)
+}
+
+// lookForNodes finds the folders of other nodes below status/.
+func (d *Dir) lookForNodes(above string) (changed bool) {
+	there := map[string]bool{}
+	entries, err := os.ReadDir(above)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		d.opts.Log.Warn("list status of the nodes", "err", err)
+		return false
+	}
+	if err == nil {
+		d.watch(above)
+		// Once more: a folder made before the watch began would be missed.
+		entries, _ = os.ReadDir(above)
+	}
+	for _, e := range entries {
+		node := e.Name()
+		if !e.IsDir() || !validName(node) || node == d.opts.Node {
+			continue
+		}
+		there[node] = true
+		if d.status[node] == nil {
+			d.status[node] = &folder{path: filepath.Join(above, node), files: map[string]*file{}}
+		}
+	}
+	for node := range d.status {
+		if !there[node] {
+			delete(d.status, node)
+			changed = true
+		}
+	}
+	return changed
+}
+
+// watch asks for events of a folder, again if it is another one by now.
+func (d *Dir) watch(path string) {
+	if d.watcher == nil {
+		return
+	}
+	err := d.watcher.Add(path)
+	if err != nil && !errors.Is(err, os.ErrNotExist) && d.noWatch == nil {
+		d.opts.Log.Warn("watch source, polling", "err", err)
+		d.noWatch = err
+	}
+}
+
+// publish makes a new view of what is known.
+func (d *Dir) publish(changed bool) {
+	v := d.newView()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	synced := d.synced || d.root.err == nil
+	if !changed && synced == d.synced && slices.Equal(v.problems, d.view.problems) {
+		return
+	}
+	d.view, d.stale, d.synced = v, true, synced
+	select {
+	case d.changed <- struct{}{}:
+	default:
+	}
+}
+
+func (d *Dir) newView() view {
+	v := view{complete: d.root.err == nil || d.Synced()}
+	problem := func(what, text string, since time.Time) {
+		v.problems = append(v.problems, api.Problem{What: what, Text: text, Since: since})
+	}
+	if d.root.err != nil {
+		problem(ProblemMissing, fmt.Sprintf("folder of the source: %v; make it, what was known before stays", d.root.err), time.Time{})
+	}
+	if d.noWatch != nil {
+		problem(ProblemWatch, fmt.Sprintf("changes are found by polling only: %v", d.noWatch), time.Time{})
+	}
+	if err := d.own.err(); err != nil {
+		problem(ProblemStatus, fmt.Sprintf("addresses of our pods are not written for the other nodes: %v", err), time.Time{})
+	}
+	add := func(f *folder, prefix, node string) (out []named) {
+		if f.err != nil && f != d.root && !errors.Is(f.err, os.ErrNotExist) {
+			problem(ProblemFile, f.err.Error(), time.Time{})
+		}
+		for name, one := range f.files {
+			path := filepath.Join(prefix, name)
+			if one.err != nil {
+				text := strings.ReplaceAll(one.err.Error(), "\n", "; ")
+				problem(ProblemFile, fmt.Sprintf("%s: %s", path, text), one.since)
+			}
+			v.complete = v.complete && one.good
+			out = append(out, named{file: path, node: node, objects: one.objects})
+		}
+		slices.SortFunc(out, func(a, b named) int { return cmp.Compare(a.file, b.file) })
+		return out
+	}
+	v.root = add(d.root, "", "")
+	for node, f := range d.status {
+		v.status = append(v.status, add(f, filepath.Join(statusDir, node), node)...)
+	}
+	slices.SortFunc(v.status, func(a, b named) int { return cmp.Compare(a.file, b.file) })
+	slices.SortFunc(v.problems, func(a, b api.Problem) int {
+		return cmp.Or(cmp.Compare(a.What, b.What), cmp.Compare(a.Text, b.Text))
+	})
+	return v
+}

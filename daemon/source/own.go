@@ -1,0 +1,263 @@
+package source
+
+import (
+	"cmp"
+	"crypto/sha1"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+
+	"sigs.k8s.io/yaml"
+
+	"github.com/weftnet/weft/internal/api"
+	"github.com/weftnet/weft/internal/crash"
+)
+
+// ownFiles is our folder below status/, as it should be.
+type ownFiles struct {
+	dir     string
+	writing sync.Mutex // held over a change of files and of the disk
+
+	mu      sync.Mutex // of what follows; d.mu may be held
+	files   map[string]ownFile
+	settled bool // SyncPods has said what lives
+	failed  error
+}
+
+// ownFile is one file: the interface it is of, and what was written when.
+type ownFile struct {
+	pod     *Pod
+	data    []byte
+	written stamp // zero: not
+}
+
+func comparePods(a, b *Pod) int {
+	return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name), cmp.Compare(a.Attachment.IfName, b.Attachment.IfName))
+}
+
+// pods are what we attached, sorted.
+func (o *ownFiles) pods() []*Pod {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	out := make([]*Pod, 0, len(o.files))
+	for _, f := range o.files {
+		out = append(out, f.pod)
+	}
+	slices.SortFunc(out, comparePods)
+	return out
+}
+
+func (o *ownFiles) err() error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.failed
+}
+
+func (o *ownFiles) fail(err error) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.failed = err
+	return err
+}
+
+// WritePod writes, or when gone removes, the status file of one attachment of this
+// node. On an error (no folder, no right to write) it is tried again by [Dir.Run].
+func (d *Dir) WritePod(e api.Endpoint, gone bool) error {
+	name, pod := d.ownPod(e)
+	d.own.writing.Lock()
+	defer d.own.writing.Unlock()
+	d.own.mu.Lock()
+	have, ok := d.own.files[name]
+	if gone && (!ok || have.pod.Attachment != e.Ref) { // a newer sandbox of the pod has it
+		d.own.mu.Unlock()
+		return nil
+	}
+	if gone {
+		delete(d.own.files, name)
+	} else {
+		d.own.files[name] = ownFile{pod: pod, data: marshal(pod)}
+	}
+	d.own.mu.Unlock()
+	d.mu.Lock()
+	d.stale = true
+	d.mu.Unlock()
+	if gone {
+		return d.own.fail(d.own.remove(name))
+	}
+	return d.own.fail(d.own.write(name))
+}
+
+// SyncPods makes our folder below status/ hold exactly the live attachments; for the
+// start, before which a crashed daemon may have left files.
+func (d *Dir) SyncPods(live []api.Endpoint) error {
+	files := map[string]ownFile{}
+	for _, e := range slices.SortedFunc(slices.Values(live), func(a, b api.Endpoint) int { return a.Since.Compare(b.Since) }) {
+		name, pod := d.ownPod(e)
+		files[name] = ownFile{pod: pod, data: marshal(pod)}
+	}
+	d.own.writing.Lock()
+	defer d.own.writing.Unlock()
+	d.own.mu.Lock()
+	d.own.files, d.own.settled = files, true
+	d.own.mu.Unlock()
+	d.mu.Lock()
+	d.stale = true
+	d.mu.Unlock()
+	return d.own.restore()
+}
+
+// restoreOwn puts back what somebody removed or changed in our folder.
+func (d *Dir) restoreOwn() {
+	d.own.writing.Lock()
+	defer d.own.writing.Unlock()
+	if err := d.own.restore(); err != nil {
+		d.opts.Log.Debug("write status of our pods", "err", err)
+	}
+}
+
+// restore makes the folder on the disk what it should be. o.writing is held.
+func (o *ownFiles) restore() error {
+	o.mu.Lock()
+	files, settled := maps.Clone(o.files), o.settled
+	o.mu.Unlock()
+	entries, err := os.ReadDir(o.dir)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return o.fail(err)
+	}
+	var errs []error
+	same := map[string]bool{}
+	for _, e := range entries {
+		name := e.Name()
+		info, err := e.Info()
+		f, ours := files[name]
+		same[name] = err == nil && ours && f.written != stamp{} && f.written == stampOf(info)
+		if !ours && settled {
+			errs = append(errs, o.remove(name))
+		}
+	}
+	for name := range files {
+		if !same[name] {
+			errs = append(errs, o.write(name))
+		}
+	}
+	return o.fail(errors.Join(errs...))
+}
+
+// write puts one file in its place, at once for every reader. It is not made durable:
+// the next start writes all of them.
+func (o *ownFiles) write(name string) error {
+	o.mu.Lock()
+	f := o.files[name]
+	o.mu.Unlock()
+	if err := o.mkdir(); err != nil {
+		return fmt.Errorf("write status: %w", err)
+	}
+	path, temp := filepath.Join(o.dir, name), filepath.Join(o.dir, "."+name+".tmp")
+	err := os.WriteFile(temp, f.data, 0o644)
+	crash.Point("source: write")
+	if err == nil {
+		err = os.Rename(temp, path)
+		crash.Point("source: rename")
+	}
+	if err != nil {
+		return fmt.Errorf("write status: %w", errors.Join(err, os.RemoveAll(temp)))
+	}
+	info, err := os.Lstat(path)
+	if err != nil {
+		return fmt.Errorf("write status: %w", err)
+	}
+	f.written = stampOf(info)
+	o.mu.Lock()
+	o.files[name] = f
+	o.mu.Unlock()
+	return nil
+}
+
+// mkdir makes our folder, and status/, but never the folder of the source itself: that
+// it is missing is for a person to see.
+func (o *ownFiles) mkdir() error {
+	if _, err := os.Stat(o.dir); err == nil {
+		return nil
+	}
+	for _, dir := range []string{filepath.Dir(o.dir), o.dir} {
+		err := os.Mkdir(dir, 0o755)
+		crash.Point("source: mkdir")
+		if err != nil && !errors.Is(err, os.ErrExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+func (o *ownFiles) remove(name string) error {
+	err := os.RemoveAll(filepath.Join(o.dir, name))
+	crash.Point("source: remove")
+	if err != nil {
+		return fmt.Errorf("remove status: %w", err)
+	}
+	return nil
+}
+
+// ownPod is the Pod of one of our attachments and the name of its file: that of the pod
+// as far as it is a Kubernetes name, so that no runtime can name a file elsewhere.
+func (d *Dir) ownPod(e api.Endpoint) (file string, pod *Pod) {
+	pod = &Pod{Namespace: e.PodNamespace, Name: e.PodName, Node: d.opts.Node, IPs: slices.Clone(e.IPs), Attachment: e.Ref}
+	if !validName(pod.Namespace) {
+		pod.Namespace = "default"
+	}
+	if !validName(pod.Name) {
+		pod.Name = e.ContainerID
+	}
+	if !validName(pod.Name) {
+		sum := sha1.Sum([]byte(e.ContainerID))
+		pod.Name = hex.EncodeToString(sum[:])
+	}
+	d.mu.Lock()
+	known := false
+	for _, f := range d.view.root {
+		i := slices.IndexFunc(f.pods, func(p *Pod) bool { return p.Name == pod.Name && p.Namespace == pod.Namespace })
+		if i >= 0 {
+			pod.Labels, pod.UID, known = f.pods[i].Labels, f.pods[i].UID, true
+			break
+		}
+	}
+	d.mu.Unlock()
+	if !known && d.opts.Labels != nil {
+		pod.Labels = maps.Clone(d.opts.Labels(e.Ref))
+	}
+	file = pod.Namespace + "_" + pod.Name
+	if e.IfName != "eth0" {
+		file += "_" + strings.ReplaceAll(e.IfName, "/", "_")
+	}
+	return file + ".yaml", pod
+}
+
+// marshal is the Pod as its status file has it.
+func marshal(p *Pod) []byte {
+	o := podObject{
+		APIVersion: "v1", Kind: "Pod",
+		Metadata: metadata{
+			Name: p.Name, Namespace: p.Namespace, UID: p.UID, Labels: p.Labels,
+			Annotations: map[string]string{attachmentAnnotation: p.Attachment.String()},
+		},
+		Spec:   podSpec{NodeName: p.Node},
+		Status: podStatus{Phase: "Running"},
+	}
+	for _, a := range p.IPs {
+		o.Status.PodIPs = append(o.Status.PodIPs, podIP{a.String()})
+	}
+	if len(p.IPs) > 0 {
+		o.Status.PodIP = p.IPs[0].String()
+	}
+	data, err := yaml.Marshal(o)
+	if err != nil { // strings and maps of strings only
+		panic(err)
+	}
+	return data
+}
