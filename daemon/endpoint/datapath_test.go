@@ -14,7 +14,7 @@ import (
 )
 
 // newDatapathNode is a node with the real programs and maps.
-func newDatapathNode(t *testing.T) *node {
+func newDatapathNode(t testing.TB) *node {
 	t.Helper()
 	dir := t.TempDir()
 	if err := unix.Mount("bpf", dir, "bpf", 0, ""); err != nil {

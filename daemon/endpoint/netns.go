@@ -89,30 +89,46 @@ func bootID() (string, error) {
 }
 
 // setSysctl writes a value below /proc/sys of the calling thread's namespace,
-// unless it is there already.
+// unless it is there already. A key that the kernel does not have (without IPv6
+// there are none of it) has nothing to switch off, and is no error.
 func setSysctl(key, value string) error {
-	have, err := sysctl(key)
-	if err != nil || have == value {
+	fd, have, err := openSysctl(key, unix.O_RDWR)
+	if err != nil || fd < 0 {
 		return err
 	}
-	return os.WriteFile("/proc/sys/"+key, []byte(value), 0)
+	defer unix.Close(fd)
+	if have == value {
+		return nil
+	}
+	if _, err := unix.Pwrite(fd, []byte(value), 0); err != nil {
+		return fmt.Errorf("write sysctl %s: %w", key, err)
+	}
+	return nil
 }
 
-// sysctl reads a value; the value of a key that the kernel does not have is "".
-// (Without IPv6 there are no keys of it, and nothing to switch off.)
+// sysctl reads a value; "" if the kernel does not have the key.
 func sysctl(key string) (string, error) {
-	fd, err := unix.Open("/proc/sys/"+key, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	fd, value, err := openSysctl(key, unix.O_RDONLY)
+	if fd >= 0 {
+		unix.Close(fd)
+	}
+	return value, err
+}
+
+// openSysctl opens and reads a key. fd is negative if there is none.
+func openSysctl(key string, mode int) (fd int, value string, err error) {
+	fd, err = unix.Open("/proc/sys/"+key, mode|unix.O_CLOEXEC, 0)
 	if errors.Is(err, unix.ENOENT) {
-		return "", nil
+		return -1, "", nil
 	}
 	if err != nil {
-		return "", fmt.Errorf("open sysctl %s: %w", key, err)
+		return -1, "", fmt.Errorf("open sysctl %s: %w", key, err)
 	}
-	defer unix.Close(fd)
 	var b [64]byte
 	n, err := unix.Read(fd, b[:])
 	if err != nil {
-		return "", fmt.Errorf("read sysctl %s: %w", key, err)
+		unix.Close(fd)
+		return -1, "", fmt.Errorf("read sysctl %s: %w", key, err)
 	}
-	return strings.TrimSpace(string(b[:n])), nil
+	return fd, strings.TrimSpace(string(b[:n])), nil
 }
