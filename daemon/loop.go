@@ -1,0 +1,173 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/weftnet/weft/internal/reconcile"
+	"github.com/weftnet/weft/overlay"
+)
+
+const (
+	// debounce is how long events are collected before something is done.
+	debounce = 75 * time.Millisecond
+	// restFactor bounds the loop's share of a CPU under a storm of events, our own
+	// among them: after a pass it rests this many times as long as the pass took.
+	restFactor = 10
+	restMost   = 2 * time.Second
+	// quickEvery is how often the tables are read of whose changes nobody tells.
+	quickEvery = 7 * time.Second
+	// fullEvery is how often everything is read, events or not.
+	fullEvery = 60 * time.Second
+	// retryFirst and retryMost bound the wait before what failed is tried again.
+	retryFirst = 250 * time.Millisecond
+	retryMost  = 10 * time.Second
+)
+
+// work is what the next pass has to do. The zero value is none.
+type work struct {
+	source bool          // what the source says changed
+	event  overlay.Event // what the kernel says changed
+	quick  bool          // read the silent tables
+	full   bool          // read everything
+	retry  bool          // write what failed
+}
+
+func (w work) any() bool { return w != work{} }
+
+// pass does some work: takes up the source's state, reads what may have changed,
+// compiles, writes, prunes. It is the only way by which the node's rows come into
+// being, at the start as on any change.
+func (n *node) pass(w work) error {
+	if w.full {
+		w.event = overlay.EventAll
+	}
+	if w.source || w.full {
+		n.observe()
+	}
+	if !n.known() {
+		return nil
+	}
+	var errs []error
+	refresh := func(g reconcile.Group) {
+		for _, t := range g {
+			errs = append(errs, t.Refresh())
+		}
+	}
+	if w.event.Has(overlay.EventLinks) { // before compile, which names its index
+		refresh(reconcile.Group{n.tables.device})
+	}
+	n.compile(w.full || w.event.Has(overlay.EventPaths))
+	switch {
+	case w.full:
+		refresh(n.tables.all())
+	default:
+		refresh(n.tables.concerned(w.event))
+		if w.quick {
+			refresh(n.tables.silent())
+		}
+	}
+	return errors.Join(append(errs, n.tables.all().Sync(false))...)
+}
+
+// review makes problems of what the tables could not do.
+func (n *node) review() (failed bool) {
+	var errs, clashes []string
+	for _, t := range n.tables.all() {
+		if err := t.Stats().Err; err != nil {
+			errs = append(errs, err.Error())
+		}
+	}
+	for _, c := range n.tables.clashes() {
+		clashes = append(clashes, fmt.Sprintf("table %s: %s and %s disagree about %s, %s has its way",
+			c.Table, c.Winner, c.Loser, c.Key, c.Winner))
+	}
+	n.problems.set(problemTable, errs...)
+	n.problems.set(problemTableClash, few(8, clashes)...)
+	return len(errs) > 0
+}
+
+// loop passes whenever something changed, until ctx is done.
+func (n *node) loop(ctx context.Context, events <-chan overlay.Event) error {
+	quick, full := time.NewTicker(quickEvery), time.NewTicker(fullEvery)
+	defer quick.Stop()
+	defer full.Stop()
+	due := time.NewTimer(0) // the next pass, if there is anything to do
+	defer due.Stop()
+	retry := time.NewTimer(time.Hour)
+	retry.Stop()
+	defer retry.Stop()
+	var (
+		todo    = work{source: true} // tells the world that all is in force
+		rested  time.Time            // no pass before
+		backoff = retryFirst
+	)
+	mark := func(wait time.Duration) {
+		due.Reset(max(wait, time.Until(rested)))
+	}
+	for {
+		before := todo.any()
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-n.source.Changed():
+			todo.source = true
+		case e, ok := <-events:
+			if !ok {
+				events = nil // ctx is done
+				continue
+			}
+			todo.event |= e
+		case <-quick.C:
+			todo.quick = true
+		case <-full.C:
+			todo.full = true
+		case <-n.poke:
+			todo.event |= overlay.EventLinks
+		case <-retry.C:
+			todo.retry = true
+		case <-due.C:
+			start := time.Now()
+			err := n.pass(todo)
+			n.log.Debug("pass", "event", todo.event, "source", todo.source, "full", todo.full, "took", time.Since(start), "err", err)
+			todo, before = work{}, true
+			rested = time.Now().Add(min(restFactor*time.Since(start), restMost))
+			if n.review() {
+				retry.Reset(backoff)
+				backoff = min(2*backoff, retryMost)
+			} else {
+				retry.Stop()
+				backoff = retryFirst
+			}
+		}
+		if !before && todo.any() {
+			mark(debounce)
+		}
+	}
+}
+
+// firstSync waits until the source has spoken and the node is known, then makes the
+// kernel hold what is wanted. Nothing is pruned before that. What cannot be written
+// is a problem, and tried again by the loop.
+func (n *node) firstSync(ctx context.Context) error {
+	for {
+		n.observe()
+		if n.source.Snapshot().Complete && n.known() {
+			break
+		}
+		n.compile(false)
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-n.source.Changed():
+		}
+	}
+	err := n.pass(work{full: true})
+	n.review()
+	if err != nil {
+		n.log.Warn("first synchronisation is not complete, will retry", "err", err)
+	}
+	return nil
+}

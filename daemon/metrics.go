@@ -1,0 +1,130 @@
+package daemon
+
+import (
+	"math/big"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/weftnet/weft/bpf"
+)
+
+// metrics is what the daemon counts itself. The rest is read when it is asked for.
+type metrics struct {
+	registry  *prometheus.Registry
+	calls     *prometheus.CounterVec   // verb, code
+	durations *prometheus.HistogramVec // verb
+}
+
+func newMetrics(n *node, dp *bpf.Datapath) *metrics {
+	m := &metrics{
+		registry: prometheus.NewRegistry(),
+		calls: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "weft_cni_calls_total", Help: "CNI calls by verb and CNI error code; 0 is success.",
+		}, []string{"verb", "code"}),
+		durations: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "weft_cni_duration_seconds", Help: "Duration of CNI calls in the daemon.",
+			Buckets: prometheus.ExponentialBuckets(0.001, 2, 13), // 1 ms to 4 s
+		}, []string{"verb"}),
+	}
+	m.registry.MustRegister(
+		m.calls, m.durations,
+		&collector{n: n, dp: dp},
+		collectors.NewGoCollector(
+			collectors.WithGoCollectorMemStatsMetricsDisabled(), collectors.WithoutGoCollectorRuntimeMetrics()),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+	)
+	return m
+}
+
+// done counts a call that began at start.
+func (m *metrics) done(verb string, start time.Time, err error) {
+	m.calls.WithLabelValues(verb, codeOf(err)).Inc()
+	m.durations.WithLabelValues(verb).Observe(time.Since(start).Seconds())
+}
+
+func (m *metrics) handler() http.Handler {
+	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError})
+}
+
+// collector reads the node's state.
+type collector struct {
+	n  *node
+	dp *bpf.Datapath
+}
+
+var (
+	descInfo    = desc("info", "Build and node; always 1.", "version", "layout", "node", "overlay")
+	descReady   = desc("ready", "1 if pods can be attached.")
+	descMTU     = desc("mtu_bytes", "MTU of the pods.")
+	descPeers   = desc("peers", "Other nodes known.")
+	descPackets = desc("packets_total", "Packets dropped, or left to the kernel's stack, by reason.", "kind", "reason")
+	descRows    = desc("table_rows", "Rows wanted in a kernel table.", "table")
+	descRepairs = desc("table_repairs_total", "Rows found missing, wrong or left over.", "table")
+	descBad     = desc("table_failing", "1 if rows of a table cannot be written.", "table")
+	descUsed    = desc("pool_used", "Addresses leased.", "pool")
+	descCooling = desc("pool_cooling", "Addresses released, within the reuse delay.", "pool")
+	descSize    = desc("pool_size", "Addresses that can be leased.", "pool")
+	descEarly   = desc("pool_reused_early_total", "Addresses leased within the reuse delay because no other was left.", "pool")
+	descProblem = desc("problems", "Things that a person should look at, see `weft status`.", "what")
+)
+
+func desc(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc("weft_"+name, help, labels, nil)
+}
+
+// Describe sends nothing: which series there are follows from the state.
+func (c *collector) Describe(chan<- *prometheus.Desc) {}
+
+// Collect reads everything now.
+func (c *collector) Collect(out chan<- prometheus.Metric) {
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	count := func(d *prometheus.Desc, v uint64, labels ...string) {
+		out <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v), labels...)
+	}
+	offer := c.n.net()
+	gauge(descInfo, 1, Version, c.dp.Layout(), c.n.cfg.NodeName, c.n.cfg.Overlay)
+	gauge(descReady, truth(offer.Ready == nil))
+	gauge(descMTU, float64(offer.MTU))
+	gauge(descPeers, float64(c.n.peerCount()))
+	if counters, err := c.dp.Counters(); err != nil {
+		out <- prometheus.NewInvalidMetric(descPackets, err)
+	} else {
+		for _, k := range counters {
+			count(descPackets, k.Count, k.Kind, k.Reason)
+		}
+	}
+	for _, t := range c.n.tables.all() {
+		s := t.Stats()
+		gauge(descRows, float64(s.Rows), s.Name)
+		count(descRepairs, s.Repairs, s.Name)
+		gauge(descBad, truth(s.Err != nil), s.Name)
+	}
+	for _, p := range c.n.pools.Pools() {
+		name := p.Prefix.String()
+		gauge(descUsed, float64(p.Used), name)
+		gauge(descCooling, float64(p.Cooling), name)
+		size, _ := new(big.Float).SetInt(p.Size).Float64()
+		gauge(descSize, size, name)
+		count(descEarly, p.ReusedEarly, name)
+	}
+	kinds := map[string]int{}
+	for _, p := range c.n.allProblems() {
+		kinds[p.What]++
+	}
+	for what, n := range kinds {
+		gauge(descProblem, float64(n), what)
+	}
+}
+
+func truth(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}

@@ -1,0 +1,286 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/weftnet/weft/bpf"
+	"github.com/weftnet/weft/daemon/endpoint"
+	"github.com/weftnet/weft/daemon/source"
+	"github.com/weftnet/weft/internal/api"
+	"github.com/weftnet/weft/ipam"
+	"github.com/weftnet/weft/overlay"
+)
+
+// node is this node: what is known, and what is made of it.
+type node struct {
+	cfg      Config
+	log      *slog.Logger
+	tables   *tables
+	pools    *ipam.Manager
+	source   *source.Dir
+	problems *problems
+	since    time.Time
+
+	// offer is what ADD and the pods' repairs go by.
+	offer atomic.Pointer[endpoint.Net]
+	// remake asks for all pods to be looked at: the MTU or the gateways changed.
+	remake chan struct{}
+	// poke makes the loop pass: something was found out that it must take up.
+	poke chan struct{}
+	// gateways has those of the probes' server when they change.
+	gateways chan []netip.Addr
+
+	mu      sync.Mutex // guards what follows
+	cluster cluster
+	around  surroundings
+	book    *book
+	started bool     // the first synchronisation is done and in force
+	offload []string // devices whose checksum offload is off
+}
+
+func newNode(cfg Config, log *slog.Logger, t *tables, pools *ipam.Manager, src *source.Dir) *node {
+	n := &node{
+		cfg: cfg, log: log, tables: t, pools: pools, source: src, since: time.Now(),
+		problems: newProblems(log), remake: make(chan struct{}, 1), poke: make(chan struct{}, 1), gateways: make(chan []netip.Addr, 1),
+	}
+	n.book = newBook(overlay.LookupPaths, func(name string, rows map[netip.Prefix]bpf.Peer, routes map[overlay.RouteKey]overlay.Route) {
+		t.peers.Put(ownerNode(name), rows)
+		t.routes.Put(ownerNode(name), routes)
+	})
+	n.around = surroundings{cfg: cfg, self: remembered(cfg.StateDir)}
+	n.offer.Store(&endpoint.Net{
+		Gateways: overlay.GatewayAddrs(n.around.self.PodCIDRs),
+		Ready:    errors.New("weftd is starting: it has not read its source yet"),
+	})
+	return n
+}
+
+// net is what the node currently offers to pods.
+func (n *node) net() endpoint.Net { return *n.offer.Load() }
+
+// known says whether the node knows who it is: from the source, now or formerly.
+func (n *node) known() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.around.self.Name != ""
+}
+
+// observe takes up what the source says. It compiles nothing.
+func (n *node) observe() {
+	state := n.source.Snapshot()
+	if !state.Complete {
+		n.problems.set(problemNotSynced, fmt.Sprintf("%s was not read completely yet", n.cfg.Source))
+		return
+	}
+	n.problems.set(problemNotSynced)
+	c := survey(n.cfg.NodeName, overlayNodes(state.Nodes), n.holds)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.cluster = c
+	n.problems.set(problemConflict, few(8, c.clashes)...)
+	what, err := usable(n.cfg.NodeName, c.self)
+	for _, kind := range []string{problemNoNode, problemNoPodCIDR, problemNoAddress} {
+		n.problems.set(kind)
+	}
+	if err != nil {
+		n.problems.set(what, err.Error())
+		return // who we were stays: the pods live on
+	}
+	if !sameNode(c.self, n.around.self) {
+		n.problems.err(problemCorruptState, remember(n.cfg.StateDir, c.self))
+	}
+	n.around.self = c.self
+}
+
+// overlayNodes is the source's nodes as the overlay knows them.
+func overlayNodes(nodes []*source.Node) []overlay.Node {
+	out := make([]overlay.Node, 0, len(nodes))
+	for _, s := range nodes {
+		out = append(out, overlay.Node{Name: s.Name, Addrs: s.InternalIPs, PodCIDRs: s.PodCIDRs})
+	}
+	return out
+}
+
+// holds says whether pods of this node have addresses in a prefix.
+func (n *node) holds(p netip.Prefix) bool {
+	return slices.ContainsFunc(n.pools.Leases(), func(l ipam.Lease) bool {
+		return slices.ContainsFunc(l.Addrs, p.Contains)
+	})
+}
+
+// compile says in all tables what this node needs, going by the source, the uplinks
+// and the ways to the others; paths asks the kernel for these anew. The device is
+// written at once, because the other rows name its index.
+func (n *node) compile(paths bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	s := &n.around
+	if s.self.Name == "" {
+		n.publish(errors.New("this node is not known yet: see `weft status`"))
+		return
+	}
+	s.cluster = n.cluster.prefixes
+	uplinks, mtu, err := n.measure(*s)
+	if err == nil {
+		s.uplinks, s.mtu = uplinks, mtu
+	}
+	n.problems.err(problemMTU, err)
+
+	t := n.tables
+	t.device.Put(ownerSelf, selfDevice(*s))
+	deviceErr := t.device.Write()
+	s.device = linkIndex(overlay.DeviceName)
+	if deviceErr == nil && s.device == 0 && s.mtu != 0 {
+		deviceErr = fmt.Errorf("device %s is not there", overlay.DeviceName)
+	}
+	wanted, sysctlErr := t.sysctls.Wanted(s.self.PodCIDRs, s.uplinks)
+	if sysctlErr == nil {
+		t.sysctl.Put(ownerSelf, wanted)
+	}
+	n.problems.err(problemDevice, errors.Join(deviceErr, sysctlErr))
+	t.addrs.Put(ownerSelf, overlay.SelfAddrs(s.overlayConfig(), s.self))
+	t.routes.Put(ownerSelf, overlay.SelfRoutes(s.self))
+	t.rows.Put(ownerSelf, selfRows(*s))
+	t.links.Put(ownerSelf, selfHooks(*s))
+	t.chains.Put(ownerSelf, overlay.SelfChains(s.self.PodCIDRs, s.cluster, n.cfg.Masquerade))
+	t.offload.Put(ownerSelf, off(n.offload))
+
+	if n.cluster.peers != nil { // nil: the source has not spoken
+		n.book.update(s.overlayConfig(), s.self, n.cluster.peers)
+	}
+	if paths {
+		n.book.refreshPaths()
+	}
+	var unreachable []string
+	for _, e := range n.book.sorted() {
+		if e.err != nil {
+			unreachable = append(unreachable, e.err.Error())
+		}
+	}
+	n.problems.set(problemPeer, few(8, unreachable)...)
+
+	poolErr := n.pools.SetPools(s.self.PodCIDRs)
+	n.problems.err(problemPool, poolErr)
+	_, usableErr := usable(n.cfg.NodeName, n.cluster.self)
+	n.publish(errors.Join(usableErr, n.cluster.lost, err, deviceErr, poolErr))
+}
+
+// measure asks the kernel for the uplinks and works out the pods' MTU.
+func (n *node) measure(s surroundings) ([]overlay.Uplink, int, error) {
+	uplinks, err := overlay.Uplinks(s.self.Addrs)
+	if err != nil {
+		return nil, 0, err
+	}
+	mtu, err := overlay.PodMTU(s.overlayConfig(), s.self, uplinks, outerFamilies(s.self, n.cluster.peers))
+	return uplinks, mtu, err
+}
+
+// publish makes known what pods get. n.mu is held.
+func (n *node) publish(ready error) {
+	if ready == nil && !n.started {
+		ready = errors.New("weftd is starting: its first synchronisation is under way")
+	}
+	was := n.net()
+	now := endpoint.Net{Gateways: overlay.GatewayAddrs(n.around.self.PodCIDRs), MTU: n.around.mtu, Ready: ready}
+	n.offer.Store(&now)
+	if (was.Ready == nil) != (ready == nil) {
+		n.log.Info("ready for pods", "ready", ready == nil, "err", ready, "mtu", now.MTU)
+	}
+	changed := !slices.Equal(was.Gateways, now.Gateways)
+	if changed || n.started && len(n.gateways) == 0 && was.MTU == 0 {
+		offerLatest(n.gateways, now.Gateways)
+	}
+	if (changed || was.MTU != now.MTU) && now.MTU != 0 {
+		offerLatest(n.remake, struct{}{})
+	}
+}
+
+// offerLatest puts v into a channel of size 1, in the place of what is there.
+func offerLatest[T any](ch chan T, v T) {
+	for {
+		select {
+		case ch <- v:
+			return
+		default:
+		}
+		select {
+		case <-ch:
+		default:
+		}
+	}
+}
+
+// begin says that the first synchronisation is in force.
+func (n *node) begin() {
+	n.mu.Lock()
+	n.started = true
+	n.mu.Unlock()
+}
+
+// off is the wanted rows of the table offload.
+func off(links []string) map[string]bool {
+	rows := map[string]bool{}
+	for _, l := range links {
+		rows[l] = false
+	}
+	return rows
+}
+
+// linkIndex is 0 if there is no such device.
+func linkIndex(name string) int {
+	l, err := net.InterfaceByName(name)
+	if err != nil {
+		return 0
+	}
+	return l.Index
+}
+
+// nodes is this node and its peers, as `weft nodes` shows them.
+func (n *node) nodes() []api.Node {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	names := map[int]string{}
+	for _, u := range n.around.uplinks {
+		names[u.Index] = u.Name
+	}
+	self := n.around.self
+	out := make([]api.Node, 0, 1+len(n.book.entries))
+	if self.Name != "" {
+		me := api.Node{Name: self.Name, Self: true, PodCIDRs: self.PodCIDRs, MTU: n.around.mtu, Via: "this node", Reach: "ok"}
+		if len(self.Addrs) > 0 {
+			me.Addr = self.Addrs[0]
+		}
+		out = append(out, me)
+	}
+	for _, e := range n.book.sorted() {
+		out = append(out, showNode(e.node, e.rows, e.err, names, e.reach))
+	}
+	return out
+}
+
+// peerCount is the number of other nodes known.
+func (n *node) peerCount() int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return len(n.book.entries)
+}
+
+// allProblems is our problems and the source's; never nil.
+func (n *node) allProblems() []api.Problem {
+	all := append(n.problems.all(), n.source.Snapshot().Problems...)
+	for _, c := range n.pools.Corrupt() {
+		all = append(all, api.Problem{
+			What: problemCorruptState, Since: n.since,
+			Text: fmt.Sprintf("a lease file could not be read and is now %s: %s; look whose it was, then remove it", c.Path, c.Err),
+		})
+	}
+	return all
+}

@@ -1,0 +1,143 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/weftnet/weft/bpf"
+	"github.com/weftnet/weft/daemon/endpoint"
+	"github.com/weftnet/weft/daemon/source"
+	"github.com/weftnet/weft/internal/api"
+	"github.com/weftnet/weft/ipam"
+	"github.com/weftnet/weft/overlay"
+)
+
+// Run is the daemon of one node, until ctx is done: then it stops serving and leaves
+// everything in place, so that packets flow on. It works in the network namespace of
+// the process. Killed at any point, it finds at its next start what it left.
+func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
+	limitMemory()
+	if err := preflight(cfg); err != nil {
+		return err
+	}
+	lock, err := acquire(cfg.StateDir)
+	if err != nil {
+		return err
+	}
+	defer lock.release()
+
+	dp, err := bpf.Open(bpf.Options{
+		Dir: cfg.BPFDir, Config: bpf.Config{VNI: cfg.VNI, Port: cfg.Port},
+		MaxEndpoints: cfg.MaxPods + hostRows, MaxPeers: cfg.MaxNodes, Log: log,
+	})
+	if err != nil {
+		return fmt.Errorf("open datapath: %w", err)
+	}
+	defer dp.Close()
+	t := newTables(cfg.StateDir, dp)
+	pools, err := ipam.Open(cfg.StateDir, ipam.Options{ReuseDelay: reuseDelay(cfg), Log: log})
+	if err != nil {
+		return fmt.Errorf("open leases: %w", err)
+	}
+	var pods *endpoint.Manager
+	src, err := source.Open(cfg.Source, source.Options{
+		Node: cfg.NodeName, Log: log, Labels: func(r api.Ref) map[string]string { return pods.Labels(r) },
+	})
+	if err != nil {
+		return err
+	}
+	n := newNode(cfg, log, t, pools, src)
+	pods = endpoint.New(endpoint.Deps{
+		IPAM: pools, Routes: t.routes, Neighs: t.neighs, Rows: t.rows, Links: t.links,
+		RowTarget: t.rowTarget, LinkTarget: t.linkTarget,
+		Net: n.net, Changed: n.podChanged, Log: log, StateDir: cfg.StateDir,
+	})
+	hadGateways := len(n.net().Gateways) > 0
+	if err := pods.Restore(ctx); err != nil {
+		n.problems.err(problemPods, err)
+	}
+
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return src.Run(ctx) })
+	group.Go(func() error { return n.serve(ctx, dp, pods) })
+	group.Go(func() error {
+		events, err := overlay.Watch(ctx, log)
+		if err != nil {
+			return fmt.Errorf("watch the kernel: %w", err)
+		}
+		if err := n.firstSync(ctx); err != nil {
+			return ignoreDone(ctx, err)
+		}
+		if !hadGateways { // only now is it known what the pods' rows are
+			n.problems.err(problemPods, pods.Restore(ctx))
+		}
+		t.all().AllowPrune()
+		if err := n.pass(work{retry: true}); err != nil {
+			log.Warn("synchronisation is not complete, will retry", "err", err)
+		}
+		if err := dp.SelfTest(); err != nil {
+			return fmt.Errorf("datapath does not work on this kernel, the former one stays in force: %w", err)
+		}
+		if err := dp.Commit(); err != nil {
+			return fmt.Errorf("put datapath in force: %w", err)
+		}
+		if err := src.SyncPods(pods.List()); err != nil {
+			log.Warn("write status files, will retry", "err", err)
+		}
+		n.begin()
+		group.Go(func() error { return n.loop(ctx, events) })
+		group.Go(func() error { return n.lookAfter(ctx, pods) })
+		group.Go(func() error { return n.watchPods(ctx, pods) })
+		group.Go(func() error { return n.probe(ctx) })
+		group.Go(func() error { return n.serveProbes(ctx) })
+		group.Go(func() error { return n.install(ctx) })
+		return nil
+	})
+	return ignoreDone(ctx, group.Wait())
+}
+
+// hostRows is the room in the map of endpoints for the node's own addresses.
+const hostRows = 16
+
+// ignoreDone is nil for the end that was asked for.
+func ignoreDone(ctx context.Context, err error) error {
+	if errors.Is(err, context.Canceled) && ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// preflight says what this machine lacks.
+func preflight(cfg Config) error {
+	if os.Geteuid() != 0 {
+		return errors.New("weftd must run as root: it makes network devices and loads BPF programs (try sudo)")
+	}
+	if err := cfg.Validate(); err != nil {
+		return fmt.Errorf("settings: %w", err)
+	}
+	if err := bpf.Preflight(cfg.BPFDir); err != nil {
+		return fmt.Errorf("this machine cannot run Weft: %w", err)
+	}
+	return nil
+}
+
+// reuseDelay is the setting as package ipam takes it, where zero is the default.
+func reuseDelay(cfg Config) time.Duration {
+	if cfg.ReuseDelay == 0 {
+		return -1
+	}
+	return cfg.ReuseDelay
+}
+
+// podChanged writes an attachment to the source's status folder.
+func (n *node) podChanged(e api.Endpoint, gone bool) {
+	if err := n.source.WritePod(e, gone); err != nil {
+		n.log.Debug("write status file, will retry", "err", err, "pod", e.PodName)
+	}
+}

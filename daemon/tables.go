@@ -1,0 +1,121 @@
+package daemon
+
+import (
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/weftnet/weft/bpf"
+	"github.com/weftnet/weft/internal/reconcile"
+	"github.com/weftnet/weft/overlay"
+)
+
+// tables is every kernel table of the node. Pods' rows are in them beside the
+// node's: see the owners below.
+type tables struct {
+	sysctls *overlay.Sysctls // also tells which are wanted
+	chainer *overlay.Chains  // also tells which back end is in use
+
+	device  *reconcile.Table[string, overlay.DeviceSpec]
+	sysctl  *reconcile.Table[string, string]
+	addrs   *reconcile.Table[overlay.AddrKey, struct{}]
+	routes  *reconcile.Table[overlay.RouteKey, overlay.Route]
+	neighs  *reconcile.Table[overlay.NeighKey, overlay.NeighMAC]
+	rows    *reconcile.Table[netip.Addr, bpf.Endpoint]
+	peers   *reconcile.Table[netip.Prefix, bpf.Peer]
+	links   *reconcile.Table[bpf.Hook, struct{}]
+	chains  *reconcile.Table[overlay.ChainKey, overlay.Chain]
+	offload *reconcile.Table[string, bool]
+
+	rowTarget  reconcile.Target[netip.Addr, bpf.Endpoint]
+	linkTarget reconcile.Target[bpf.Hook, struct{}]
+}
+
+// Owners of rows. Pods' are "pod:<containerID>/<ifname>" (daemon/endpoint).
+const ownerSelf = "self"
+
+func ownerNode(name string) string { return "node:" + name }
+
+// Files below the state folder; see docs/ARCHITECTURE.md, "Ownership".
+const (
+	sysctlFile  = "sysctls.json"
+	offloadFile = "offload.json"
+	nodeFile    = "node.json"
+	lockFile    = "weftd.lock"
+)
+
+// newTables opens the tables of this network namespace. Nothing is read or written.
+func newTables(stateDir string, dp *bpf.Datapath) *tables {
+	sysctls := overlay.NewSysctls(filepath.Join(stateDir, sysctlFile))
+	chains := overlay.NewChains()
+	rows, links := dp.Endpoints(), dp.Links()
+	return &tables{
+		sysctls: sysctls, chainer: chains,
+		rowTarget: rows, linkTarget: links,
+
+		device:  reconcile.New("device", overlay.NewDevice(overlay.DeviceName)),
+		sysctl:  reconcile.New("sysctls", sysctls),
+		addrs:   reconcile.New("addresses", overlay.NewAddresses(overlay.DeviceName)),
+		routes:  reconcile.New("routes", overlay.NewRoutes()),
+		neighs:  reconcile.New("neighbours", overlay.NewNeighbours(ourLink)),
+		rows:    reconcile.New("endpoints", rows),
+		peers:   reconcile.New("peers", dp.Peers()),
+		links:   reconcile.New("links", links),
+		chains:  reconcile.New("chains", chains),
+		offload: reconcile.New("offload", overlay.NewOffload(filepath.Join(stateDir, offloadFile))),
+	}
+}
+
+// ourLink says whether permanent neighbours on a device are ours.
+func ourLink(name string) bool { return strings.HasPrefix(name, "weft") }
+
+// all is the tables in the order of reference: addresses before the routes that
+// prefer them, rows before the programs that read them, chains (so that nothing
+// leaves with a pod's address) before the pods can send.
+func (t *tables) all() reconcile.Group {
+	return reconcile.Group{
+		t.device, t.sysctl, t.addrs, t.chains, t.routes, t.neighs, t.rows, t.peers, t.links, t.offload,
+	}
+}
+
+// silent is the tables whose changes nobody tells us of. They are read every few
+// seconds, the others on events and at the full resync.
+func (t *tables) silent() reconcile.Group {
+	g := reconcile.Group{t.sysctl, t.rows, t.peers, t.links}
+	if t.chainer.Backend() == "legacy" { // only nftables has notifications
+		g = append(g, t.chains)
+	}
+	return g
+}
+
+// concerned is the tables that an event may have changed.
+func (t *tables) concerned(e overlay.Event) reconcile.Group {
+	var g reconcile.Group
+	for _, s := range []struct {
+		on    overlay.Event
+		table reconcile.Syncer
+	}{
+		{overlay.EventLinks, t.device},
+		{overlay.EventLinks | overlay.EventSysctls, t.sysctl},
+		{overlay.EventAddrs | overlay.EventLinks, t.addrs},
+		{overlay.EventChains, t.chains},
+		{overlay.EventRoutes | overlay.EventLinks | overlay.EventAddrs, t.routes},
+		{overlay.EventNeighs | overlay.EventLinks, t.neighs},
+		{overlay.EventLinks, t.links},
+		{overlay.EventLinks, t.offload},
+	} {
+		if e.Has(s.on) {
+			g = append(g, s.table)
+		}
+	}
+	return g
+}
+
+// clashes is the rows that two owners want differently.
+func (t *tables) clashes() []reconcile.Conflict {
+	return slices.Concat(
+		t.addrs.Conflicts(), t.routes.Conflicts(), t.neighs.Conflicts(),
+		t.rows.Conflicts(), t.peers.Conflicts(), t.links.Conflicts(),
+	)
+}
