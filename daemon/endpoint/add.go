@@ -48,6 +48,9 @@ func (m *Manager) Add(ctx context.Context, a api.Attach) (*types100.Result, erro
 	if offer.Ready != nil {
 		return nil, fail(api.CodeTryAgain, "node cannot attach pods now", offer.Ready)
 	}
+	if offer.MTU <= 0 {
+		return nil, fail(api.CodeTryAgain, "node cannot attach pods now", errors.New("the pods' MTU is not known yet"))
+	}
 	prev, err := parsePrevious(a.PrevResult)
 	if err != nil {
 		return nil, err

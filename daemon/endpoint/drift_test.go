@@ -6,7 +6,6 @@ import (
 	"os"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/weftnet/weft/ipam"
 )
@@ -68,6 +67,24 @@ func TestSetMTUReachesLivePods(t *testing.T) {
 	}
 }
 
+func TestPodsAreMendedBeforeTheNodeIsKnown(t *testing.T) {
+	n := newNode(t)
+	a := attach(t)
+	n.mustAdd(a)
+	n.net = Net{Ready: os.ErrNotExist}
+	run(t, "ip link set "+hostName(ownerOfAttach(a))+" down")
+	if err := n.Sweep(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	// What the file says is enough.
+	if err := n.Check(context.Background(), a); err != nil {
+		t.Error(err)
+	}
+	if out := in(t, a.Netns, "ip link show eth0"); !strings.Contains(out, "mtu 1450") {
+		t.Errorf("got %s", out)
+	}
+}
+
 func TestGatewayThatChangesReachesLivePods(t *testing.T) {
 	n := newNode(t)
 	a := attach(t)
@@ -113,20 +130,11 @@ func TestWatchMendsDriftAtOnce(t *testing.T) {
 		{host: "ip link del HOST"},
 		{pod: "ip addr flush dev eth0"},
 	} {
-		// Watch subscribes some time after it was started: damage is done again until
-		// it was seen. That is no race in a daemon, which has Sweep.
-		until(t, "mend "+damage.pod+damage.host, func() bool {
-			if damage.pod != "" {
-				_, _ = tryIn(a.Netns, fill(damage.pod, a, addrs))
-			} else {
-				run(t, fill(damage.host, a, addrs)+"")
-			}
-			for end := time.Now().Add(3 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
-				if well() {
-					return true
-				}
-			}
-			return false
-		})
+		if damage.pod != "" {
+			in(t, a.Netns, fill(damage.pod, a, addrs))
+		} else {
+			run(t, fill(damage.host, a, addrs))
+		}
+		until(t, "mend "+damage.pod+damage.host, well)
 	}
 }

@@ -234,13 +234,17 @@ func (m *Manager) Labels(r api.Ref) map[string]string {
 	return nil
 }
 
-// wiring says how the attachment's devices must look on this node.
+// wiring says how the attachment's devices must look on this node. Where the node
+// offers nothing yet, they stay as they were.
 func (a *attachment) wiring(n Net) (wiring, error) {
 	mac, err := net.ParseMAC(a.rec.MAC)
 	if err != nil {
 		return wiring{}, fmt.Errorf("read attachment of %s: %w", a.lease.ContainerID, err)
 	}
 	w := wiring{owner: a.lease.Owner, mac: mac, mtu: n.MTU, bandwidth: a.rec.Bandwidth}
+	if w.mtu == 0 {
+		w.mtu = a.mtu
+	}
 	for _, addr := range a.lease.Addrs {
 		gw := gatewayFor(addr, slices.Concat(n.Gateways, a.rec.Gateways))
 		if !gw.IsValid() {

@@ -27,7 +27,7 @@ func (m *Manager) repair(ctx context.Context, o ipam.Owner, offer Net) error {
 	}
 	defer unlock()
 	a := m.get(o)
-	if a == nil || !a.answered || len(offer.Gateways) == 0 {
+	if a == nil || !a.answered || offer.MTU == 0 && a.mtu == 0 {
 		return nil
 	}
 	pod, err := m.enter(a.rec)
@@ -55,7 +55,7 @@ func (m *Manager) repair(ctx context.Context, o ipam.Owner, offer Net) error {
 	defer host.close()
 	err = m.wireUp(host, pod, a, offer, true)
 	crash.Point("endpoint: repair")
-	if err == nil && !slices.Equal(a.rec.Gateways, offer.Gateways) {
+	if err == nil && len(offer.Gateways) > 0 && !slices.Equal(a.rec.Gateways, offer.Gateways) {
 		m.update(a, func(a *attachment) { a.rec.Gateways = offer.Gateways })
 		err = m.IPAM.Update(o, a.rec.marshal())
 	}

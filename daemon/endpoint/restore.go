@@ -23,6 +23,7 @@ const thorough = 8
 // lease file becomes an attachment with its rows, which the caller's first
 // synchronisation writes; what seems dead is noted; DELs that found no daemon are
 // done. It changes nothing of live pods. A lease it cannot read holds nothing up.
+// It may be repeated, beside other verbs.
 func (m *Manager) Restore(ctx context.Context) error {
 	host, err := dial()
 	if err != nil {
@@ -32,16 +33,20 @@ func (m *Manager) Restore(ctx context.Context) error {
 	var errs []error
 	offer := m.Net()
 	for _, l := range m.IPAM.Leases() {
-		if err := ctx.Err(); err != nil {
-			return err
+		unlock, err := m.locks.lock(ctx, l.Owner)
+		if err != nil {
+			return errors.Join(append(errs, err)...)
 		}
-		errs = append(errs, m.restore(host, l, offer))
+		if now, ok := m.IPAM.Get(l.Owner); ok {
+			errs = append(errs, m.restore(host, now, offer))
+		}
+		unlock()
 	}
 	errs = append(errs, m.workOffAll(ctx))
 	return errors.Join(errs...)
 }
 
-// restore takes up one lease.
+// restore takes up one lease. The caller holds its owner's lock.
 func (m *Manager) restore(host *conn, l ipam.Lease, offer Net) error {
 	rec, err := parseRecord(l.Meta)
 	a := &attachment{lease: l, rec: rec, state: "ok"}
@@ -60,6 +65,9 @@ func (m *Manager) restore(host *conn, l ipam.Lease, offer Net) error {
 	if !there {
 		if !m.netnsAlive(rec) {
 			a.dead, a.state = m.Now(), "dead"
+			if known := m.get(l.Owner); known != nil && !known.dead.IsZero() {
+				a.dead = known.dead
+			}
 		}
 		return err
 	}
@@ -154,7 +162,7 @@ func (m *Manager) changed(o ipam.Owner, l link, offer Net) bool {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return l.index != a.host.index || !l.up() || l.mtu != offer.MTU || l.alias != alias(o) || !slices.Equal(l.mac, hostMAC(o))
+	return l.index != a.host.index || !l.up() || offer.MTU != 0 && l.mtu != offer.MTU || l.alias != alias(o) || !slices.Equal(l.mac, hostMAC(o))
 }
 
 // releaseDead releases what has been dead in two observations, deadAfter apart, and

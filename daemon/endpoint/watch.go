@@ -31,7 +31,7 @@ type event struct {
 }
 
 // Watch repairs pods as soon as something of them changes, in the host's namespace
-// or in theirs, until ctx ends. Other namespaces are heard by one socket
+// or in theirs, until ctx ends. It begins with a look at all of them. Other namespaces are heard by one socket
 // (NETLINK_LISTEN_ALL_NSID, which needs CAP_NET_BROADCAST); each pod's has an id
 // here, because the other end of its veth is here.
 func (m *Manager) Watch(ctx context.Context) error {
@@ -41,6 +41,9 @@ func (m *Manager) Watch(ctx context.Context) error {
 	}
 	defer unix.Close(fd)
 	dirty := map[ipam.Owner]bool{}
+	for _, o := range m.all() {
+		dirty[o] = true // what changed while nobody listened
+	}
 	buf := make([]byte, 64<<10)
 	var since time.Time
 	for ctx.Err() == nil {
