@@ -1,0 +1,137 @@
+package plugin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"syscall"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+)
+
+const (
+	// lookEvery is the safety net under the notifications, which say nothing of a
+	// folder that was not there to be watched.
+	lookEvery = 2 * time.Second
+	// settle is how long others may go on writing before we look, so that a package
+	// manager that replaces a folder's files is not raced with each one.
+	settle = 50 * time.Millisecond
+)
+
+// Watch keeps what [Install] wrote: it installs at once, and again within seconds
+// after a file or folder vanished or was changed, until ctx is done. report gets the
+// error of each attempt that ends differently from the last, nil when all is well
+// again; it may be nil.
+func Watch(ctx context.Context, o InstallOptions, log *slog.Logger, report func(error)) error {
+	w, err := fsnotify.NewWatcher()
+	if err != nil {
+		return fmt.Errorf("watch CNI folders: %w", err)
+	}
+	defer w.Close()
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
+	k := keeper{InstallOptions: o, log: log, report: report}
+	for {
+		k.keep()
+		for _, dir := range []string{o.BinDir, o.ConfDir} {
+			// Of a folder that vanished the kernel has ended the watch, and one in
+			// its place has none yet.
+			if err := w.Add(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				log.Debug("watch CNI folder, will retry", "err", err)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+			continue
+		case err := <-w.Errors:
+			log.Debug("watch CNI folders, will retry", "err", err)
+		case <-w.Events:
+		}
+		if !drain(ctx, w) {
+			return nil
+		}
+	}
+}
+
+// drain waits until there was no event for a moment, at most until the next tick
+// would have come. It reports whether to go on.
+func drain(ctx context.Context, w *fsnotify.Watcher) bool {
+	end := time.After(lookEvery)
+	for {
+		quiet := time.NewTimer(settle)
+		select {
+		case <-ctx.Done():
+			return false
+		case <-end:
+			return true
+		case <-quiet.C:
+			return true
+		case <-w.Events:
+		case <-w.Errors:
+		}
+	}
+}
+
+// keeper installs only when something changed since it last found all well.
+type keeper struct {
+	InstallOptions
+	log    *slog.Logger
+	report func(error)
+
+	seen    [3]stamp // when all was well and nothing changed meanwhile
+	started bool
+	last    string // error of the last attempt
+}
+
+// stamp tells whether a file was replaced, written or had its mode changed.
+type stamp struct {
+	inode uint64
+	ctime syscall.Timespec
+}
+
+func stampOf(path string) stamp {
+	fi, err := os.Lstat(path)
+	if err != nil {
+		return stamp{}
+	}
+	st, ok := fi.Sys().(*syscall.Stat_t)
+	if !ok {
+		return stamp{}
+	}
+	return stamp{st.Ino, st.Ctim}
+}
+
+func (k *keeper) stamps() [3]stamp {
+	return [3]stamp{stampOf(k.Binary), stampOf(k.binary()), stampOf(k.conflist())}
+}
+
+func (k *keeper) keep() {
+	before := k.stamps()
+	if k.started && k.last == "" && before == k.seen {
+		return
+	}
+	err := Install(k.InstallOptions)
+	after := k.stamps()
+	if err == nil && k.started && after != before {
+		k.log.Info("put CNI plugin and configuration back", "bin", k.binary(), "conf", k.conflist())
+	}
+	k.started = true
+	text := ""
+	if err != nil {
+		text = err.Error()
+	} else if after == before {
+		k.seen = after
+	}
+	if text != k.last {
+		k.last = text
+		if k.report != nil {
+			k.report(err)
+		}
+	}
+}
