@@ -85,7 +85,7 @@ func Build(ctx context.Context, dir string, args ...string) error {
 		return err
 	}
 	args = append(append([]string{"build", "-buildvcs=false", "-o", dir + "/"}, args...),
-		"./cmd/weftd", "./cmd/weft-cni", "./cmd/weft")
+		"./cmd/...")
 	cmd := exec.CommandContext(ctx, "go", args...)
 	cmd.Dir = module
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")

@@ -197,7 +197,8 @@ func (n *Node) Stop(sig syscall.Signal) error {
 // Kill ends the daemon without notice (SIGKILL).
 func (n *Node) Kill() error { return n.Stop(syscall.SIGKILL) }
 
-// WaitReady waits until the daemon says that it is ready.
+// WaitReady waits until the daemon says that it is ready and has written the CNI
+// configuration, as a runtime would.
 func (n *Node) WaitReady(ctx context.Context) error {
 	err := testnet.Wait(ctx, func() error {
 		s, err := n.Client().Status(ctx)
@@ -207,7 +208,8 @@ func (n *Node) WaitReady(ctx context.Context) error {
 		if !s.Ready {
 			return fmt.Errorf("not ready: %v", s.Problems)
 		}
-		return nil
+		_, err = n.ConfList()
+		return err
 	})
 	if err != nil {
 		return fmt.Errorf("wait for %s: %w\n%s", n.Name, err, n.LogTail(20))
