@@ -171,7 +171,10 @@ func (m *Manager) Allocate(req Request) (Lease, error) {
 	if req.MetaFor != nil {
 		l.Meta = req.MetaFor(l.Addrs)
 	}
-	return l, m.commit(l, picked)
+	if err := m.commit(l, picked); err != nil {
+		return Lease{}, err
+	}
+	return l, nil
 }
 
 // commit makes a lease durable. If that fails, its addresses are given back, once it

@@ -25,6 +25,10 @@ func (m *Manager) Release(o Owner) error {
 		return fmt.Errorf("release %s: note addresses: %w", o, err)
 	}
 	if err := m.store.remove(attachmentsDir, leaseName(o)); err != nil {
+		m.mu.Lock()
+		have.unsure = true // the file may be gone; an Allocate writes it again
+		m.leases[o] = have
+		m.mu.Unlock()
 		return fmt.Errorf("release %s: remove lease: %w", o, err)
 	}
 	m.mu.Lock()
