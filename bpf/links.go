@@ -123,31 +123,23 @@ func (d *Datapath) openLink(h Hook) (link.Link, ebpf.ProgramID, error) {
 }
 
 // Set makes the device run our program: in the link it has, without a gap, else in
-// a new one.
+// a new one. A former daemon's program stays until [Datapath.Commit], as its maps have
+// the rows and ours may not yet.
 func (t links) Set(h Hook, _ struct{}) error {
 	prog := t.d.programs[h.Program]
 	if prog == nil {
 		return fmt.Errorf("attach %s to device %d: no such program", h.Program, h.IfIndex)
 	}
-	l, id, err := t.d.openLink(h)
-	if err != nil {
+	if ok, err := t.d.attached(h, map[ebpf.ProgramID]bool{}); ok || err != nil {
 		return err
 	}
-	if l != nil {
-		defer l.Close()
-		if id == t.d.ids[h.Program] {
-			return nil
-		}
-		if err := l.Update(prog); err != nil {
-			return fmt.Errorf("update %s on device %d: %w", h.Program, h.IfIndex, err)
-		}
-		crash.Point("bpf update link")
-		return nil
+	if ok, err := t.d.move(h); ok || err != nil {
+		return err
 	}
 	if err := mkdir(t.d.linkDir()); err != nil {
 		return err
 	}
-	l, err = attach(h, prog)
+	l, err := attach(h, prog)
 	if err != nil {
 		return fmt.Errorf("attach %s to device %d: %w", h.Program, h.IfIndex, err)
 	}

@@ -153,6 +153,8 @@ func TestUpgradeMovesLinksAndBack(t *testing.T) {
 		for i, size := range []uint32{16, 32, 16} {
 			o.MaxPeers = size
 			d := open(t, o)
+			must(t, d.SelfTest())
+			must(t, d.Links().Set(h, struct{}{}))
 			if i > 0 {
 				if diff := cmp.Diff(running(t, h.IfIndex, ebpf.AttachTCXIngress), before); diff != "" {
 					t.Errorf("upgrade %d: programs changed before Commit (-got +want):\n%s", i, diff)
@@ -160,10 +162,6 @@ func TestUpgradeMovesLinksAndBack(t *testing.T) {
 				if diff := cmp.Diff(dumpLinks(t, d), hooks(h)); diff != "" {
 					t.Errorf("upgrade %d: links before Commit (-got +want):\n%s", i, diff)
 				}
-			}
-			must(t, d.SelfTest())
-			if i == 0 {
-				must(t, d.Links().Set(h, struct{}{}))
 			}
 			must(t, d.Commit())
 			must(t, d.Commit())

@@ -66,8 +66,15 @@ func TestRowsReadAsWritten(t *testing.T) {
 	if len(got)+len(gotPeers) > 0 {
 		t.Errorf("after deletion there are %v and %v", got, gotPeers)
 	}
-	if err := d.Peers().Set(netip.MustParsePrefix("10.0.0.0/8"), Peer{Remote: addr("192.0.2.2"), Local: addr("2001:db8::1")}); err == nil {
-		t.Error("a peer with ends of two families was accepted")
+	for name, p := range map[string]Peer{
+		"ends of two families": {Remote: addr("192.0.2.2"), Local: addr("2001:db8::1")},
+		"no ends":              {},
+		"link without a hop":   {Remote: addr("192.0.2.2"), Local: addr("192.0.2.1"), LinkIndex: 3},
+		"IPv6 by IPv4":         {Remote: addr("2001:db8::2"), Local: addr("2001:db8::1"), LinkIndex: 3, NextHop: addr("192.0.2.254")},
+	} {
+		if err := d.Peers().Set(netip.MustParsePrefix("10.0.0.0/8"), p); err == nil {
+			t.Errorf("a peer was accepted: %s", name)
+		}
 	}
 }
 

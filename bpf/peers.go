@@ -30,8 +30,8 @@ func (t peers) Dump() (map[netip.Prefix]Peer, error) {
 }
 
 func (t peers) Set(p netip.Prefix, v Peer) error {
-	if !p.IsValid() || !v.Remote.IsValid() || v.Remote.Is4() != v.Local.Is4() {
-		return fmt.Errorf("write map %s: row %s via %s from %s is not complete", weftMapPeers, p, v.Remote, v.Local)
+	if err := v.check(p); err != nil {
+		return fmt.Errorf("write map %s: row %s: %w", weftMapPeers, p, err)
 	}
 	row := weftPeer{
 		Remote: toAddr(v.Remote), Local: toAddr(v.Local), NextHop: toAddr(v.NextHop),
@@ -51,6 +51,23 @@ func (v weftPeer) row() Peer {
 		Remote: addrFrom(v.Remote), Local: addrFrom(v.Local), NextHop: addrFrom(v.NextHop),
 		MAC: v.Mac.B, LinkIndex: v.Ifindex, MTU: v.Mtu, Flags: v.Flags,
 	}
+}
+
+// check says what is wrong with a row. A row without a link is complete: its packets
+// are left to the stack.
+func (v Peer) check(p netip.Prefix) error {
+	if !p.IsValid() || !v.Remote.IsValid() || v.Remote.Is4() != v.Local.Is4() {
+		return fmt.Errorf("no tunnel from %s to %s", v.Local, v.Remote)
+	}
+	sent := v.Remote // the destination of what goes to the next hop
+	if v.Flags&PeerDirect != 0 {
+		sent = p.Addr()
+	}
+	// IPv4 may go through an IPv6 neighbour (RFC 8950), not the other way round.
+	if v.LinkIndex != 0 && (!v.NextHop.IsValid() || sent.Is6() && v.NextHop.Is4()) {
+		return fmt.Errorf("no way to %s by %s", sent, v.NextHop)
+	}
+	return nil
 }
 
 func toPrefix(p netip.Prefix) weftPrefix {
