@@ -1,0 +1,170 @@
+// Command weft shows what the Weft daemon of this node knows.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/weftnet/weft/internal/api"
+)
+
+// Exit codes, as the help of the command names them.
+const (
+	exitNotReady = 1 // the node is not ready, or the daemon refused
+	exitUsage    = 2
+	exitNoDaemon = 3
+)
+
+// errNotReady ends `weft status` after it has shown why.
+var errNotReady = errors.New("the node is not ready")
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// run executes one command and returns its exit code.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	c := &cli{out: stdout, now: time.Now}
+	root := c.command()
+	root.SetArgs(args)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return 0
+	}
+	var refused *api.Error
+	switch {
+	case errors.Is(err, errNotReady):
+		return exitNotReady
+	case errors.Is(err, api.ErrNoDaemon):
+		fmt.Fprintln(stderr, "weft:", noDaemon(err, c.socket))
+		return exitNoDaemon
+	case errors.As(err, &refused), c.running:
+		fmt.Fprintln(stderr, "weft:", err)
+		return exitNotReady
+	}
+	fmt.Fprintln(stderr, "weft:", err)
+	return exitUsage
+}
+
+// noDaemon says why there was no answer, and what to do.
+func noDaemon(err error, socket string) string {
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Sprintf("no permission to use %s: it is root's alone (try sudo)", socket)
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Sprintf("the Weft daemon does not run: there is no socket %s (start weftd, or say where with --socket)", socket)
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return fmt.Sprintf("the Weft daemon does not run: nobody listens on %s (start weftd; its log says why it ended)", socket)
+	case errors.Is(err, context.DeadlineExceeded):
+		return fmt.Sprintf("the Weft daemon does not answer in time on %s (it hangs or is stopped; its log may say why)", socket)
+	}
+	return err.Error()
+}
+
+// cli is what the commands share.
+type cli struct {
+	out     io.Writer
+	now     func() time.Time
+	socket  string
+	format  string
+	timeout time.Duration
+	running bool // the command line was understood
+}
+
+func (c *cli) command() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "weft",
+		Short: "Show what the Weft daemon of this node knows",
+		Long: `weft reads the socket of the Weft daemon on this node and shows the node's
+state, its pods' interfaces and the nodes it is joined with.
+
+Exit codes: 0 all well, 1 the node is not ready or the daemon refused,
+2 wrong command line, 3 no answer from the daemon.`,
+		Example: `  sudo weft status
+  sudo weft endpoints -o json
+  sudo weft nodes --socket /run/weft/weftd.sock`,
+		Args:              cobra.NoArgs,
+		RunE:              func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		SilenceUsage:      true,
+		SilenceErrors:     true,
+		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
+		PersistentPreRunE: func(*cobra.Command, []string) error {
+			if c.format != "table" && c.format != "json" {
+				return fmt.Errorf("--output %q is neither table nor json", c.format)
+			}
+			c.running = true
+			return nil
+		},
+	}
+	flags := root.PersistentFlags()
+	flags.StringVar(&c.socket, "socket", api.DefaultSocket, "unix socket of the daemon")
+	flags.StringVarP(&c.format, "output", "o", "table", "table or json")
+	flags.DurationVar(&c.timeout, "timeout", 10*time.Second, "how long to wait for the daemon")
+	root.AddCommand(
+		&cobra.Command{
+			Use: "status", Args: cobra.NoArgs,
+			Short: "Show whether the node is ready, and what is wrong if not",
+			Long: `Show whether pods can be started on this node, the problems a person should
+know of, the address pools, the packets dropped or left to the kernel by reason,
+and the kernel tables that the daemon keeps.
+
+Exits with 1 if the node is not ready.`,
+			RunE: func(cmd *cobra.Command, _ []string) error {
+				s, err := ask(cmd, c, (*api.Client).Status)
+				if err != nil {
+					return err
+				}
+				if err := c.show(s, func() error { return c.status(s) }); err != nil {
+					return err
+				}
+				if !s.Ready {
+					return errNotReady
+				}
+				return nil
+			},
+		},
+		&cobra.Command{
+			Use: "endpoints", Aliases: []string{"ep", "endpoint"}, Args: cobra.NoArgs,
+			Short: "List the pod interfaces of this node",
+			RunE: func(cmd *cobra.Command, _ []string) error {
+				e, err := ask(cmd, c, (*api.Client).Endpoints)
+				if err != nil {
+					return err
+				}
+				return c.show(e, func() error { return c.endpoints(e) })
+			},
+		},
+		&cobra.Command{
+			Use: "nodes", Aliases: []string{"node"}, Args: cobra.NoArgs,
+			Short: "List the nodes, how they are reached, and whether they answer",
+			RunE: func(cmd *cobra.Command, _ []string) error {
+				n, err := ask(cmd, c, (*api.Client).Nodes)
+				if err != nil {
+					return err
+				}
+				return c.show(n, func() error { return c.nodes(n) })
+			},
+		},
+	)
+	return root
+}
+
+// ask calls the daemon.
+func ask[T any](cmd *cobra.Command, c *cli, call func(*api.Client, context.Context) (T, error)) (T, error) {
+	ctx, cancel := context.WithTimeout(cmd.Context(), c.timeout)
+	defer cancel()
+	return call(api.NewClient(c.socket), ctx)
+}

@@ -1,0 +1,214 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/weftnet/weft/internal/api"
+	"github.com/weftnet/weft/internal/api/server"
+)
+
+type node struct{ ready bool }
+
+func (n node) Status() api.Status {
+	s := api.Status{
+		Node: "n1", Version: "v0.1", Ready: n.ready, Problems: []api.Problem{}, Source: "dir:/cluster", Synced: n.ready,
+		Overlay: "vxlan", Layout: "abc123", MTU: 1450,
+		Pools:    []api.Pool{{Prefix: netip.MustParsePrefix("10.244.1.0/24"), Used: 2, Cooling: 1, Size: "253"}},
+		Peers:    2,
+		Pods:     2,
+		Counters: []api.Counter{{Kind: "drop", Reason: "spoofed", Count: 7}},
+		Tables:   []api.Table{{Name: "routes", Rows: 5, Repairs: 1}, {Name: "peers", Rows: 4, Error: "no space\nleft"}},
+	}
+	if !n.ready {
+		s.Problems = append(s.Problems, api.Problem{What: "no-pod-cidr", Text: "Node n1 has no spec.podCIDRs"})
+	}
+	return s
+}
+
+func (node) Endpoints() []api.Endpoint {
+	return []api.Endpoint{
+		{
+			Ref: api.Ref{ContainerID: "0123456789abcdef", IfName: "eth0"}, PodNamespace: "default", PodName: "web",
+			IPs: []netip.Addr{netip.MustParseAddr("10.244.1.2"), netip.MustParseAddr("fd00:244:1::2")},
+			MAC: "02:00:00:00:00:01", HostIf: "weft0123456789a", MTU: 1450, State: "ok",
+		},
+		{Ref: api.Ref{ContainerID: "c2", IfName: "net1"}, HostIf: "weftaaaaaaaaaaa", MTU: 1450, State: "ok"},
+	}
+}
+
+func (node) Nodes() []api.Node {
+	return []api.Node{
+		{Name: "n2", PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.2.0/24")}, Addr: netip.MustParseAddr("192.0.2.2"),
+			Via: "vxlan", Link: "eth0", MTU: 1450, Reach: "ok", RTT: "0.2ms"},
+		{Name: "n1", Self: true},
+	}
+}
+
+// serve answers on a socket until the test ends.
+func serve(t *testing.T, h http.Handler) string {
+	t.Helper()
+	socket := filepath.Join(t.TempDir(), "s")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &httptest.Server{Listener: l, Config: &http.Server{Handler: h}}
+	s.Start()
+	t.Cleanup(s.Close)
+	return socket
+}
+
+func weft(args ...string) (code int, stdout, stderr string) {
+	var out, errs bytes.Buffer
+	code = run(context.Background(), args, &out, &errs)
+	return code, out.String(), errs.String()
+}
+
+func TestTables(t *testing.T) {
+	ready, waiting := serve(t, server.Handler(noCNI{}, node{true}, nil)), serve(t, server.Handler(noCNI{}, node{}, nil))
+	for _, tc := range []struct {
+		name, verb, socket, want string
+		code                     int
+	}{
+		{"status", "status", ready, `
+Node      n1 (ready)
+Daemon    v0.1, up ?
+Source    dir:/cluster (synced)
+Overlay   vxlan, pod MTU 1450, map layout abc123
+Peers     2
+Pods      2
+
+POOL            USED   COOLING   SIZE
+10.244.1.0/24   2      1         253
+
+PACKETS   REASON    COUNT
+drop      spoofed   7
+
+TABLE    ROWS   REPAIRS   ERROR
+routes   5      1         -
+peers    4      0         no space left
+`, 0},
+		{"status of a node that waits", "status", waiting, `
+Node      n1 (NOT READY)
+Daemon    v0.1, up ?
+Source    dir:/cluster (not read yet)
+Overlay   vxlan, pod MTU 1450, map layout abc123
+Peers     2
+Pods      2
+
+PROBLEM       SINCE   WHAT TO KNOW
+no-pod-cidr   -       Node n1 has no spec.podCIDRs
+
+POOL            USED   COOLING   SIZE
+10.244.1.0/24   2      1         253
+
+PACKETS   REASON    COUNT
+drop      spoofed   7
+
+TABLE    ROWS   REPAIRS   ERROR
+routes   5      1         -
+peers    4      0         no space left
+`, 1},
+		{"endpoints", "endpoints", ready, `
+POD           CONTAINER       INTERFACE   ADDRESSES                  HOST SIDE         MTU    AGE   STATE
+-             c2              net1        -                          weftaaaaaaaaaaa   1450   -     ok
+default/web   0123456789abc   eth0        10.244.1.2,fd00:244:1::2   weft0123456789a   1450   -     ok
+`, 0},
+		{"nodes", "nodes", ready, `
+NODE        ADDRESS     POD CIDRS       VIA     LINK   MTU    REACH   RTT
+n1 (this)   -           -               -       -      -      -       -
+n2          192.0.2.2   10.244.2.0/24   vxlan   eth0   1450   ok      0.2ms
+`, 0},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			code, out, errs := weft(tc.verb, "--socket", tc.socket)
+			if code != tc.code || errs != "" {
+				t.Errorf("exit code %d, stderr %q; want %d and nothing", code, errs, tc.code)
+			}
+			if diff := cmp.Diff(out, tc.want[1:]); diff != "" {
+				t.Errorf("got (-), want (+):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestJSON(t *testing.T) {
+	socket := serve(t, server.Handler(noCNI{}, node{true}, nil))
+	for verb, want := range map[string]string{
+		"status": `"layout": "abc123"`, "endpoints": `"10.244.1.2"`, "nodes": `"10.244.2.0/24"`,
+	} {
+		code, out, errs := weft(verb, "-o", "json", "--socket", socket)
+		if code != 0 || errs != "" || !strings.Contains(out, want) {
+			t.Errorf("%s: exit code %d, stderr %q, output without %s:\n%s", verb, code, errs, want, out)
+		}
+	}
+}
+
+func TestErrorsSayWhatToDo(t *testing.T) {
+	dead := filepath.Join(t.TempDir(), "s")
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: dead, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.SetUnlinkOnClose(false)
+	l.Close()
+	hung := filepath.Join(t.TempDir(), "s")
+	silent, err := net.Listen("unix", hung)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	broken := serve(t, http.NotFoundHandler())
+	for _, tc := range []struct {
+		name string
+		args []string
+		code int
+		want string
+	}{
+		{"no socket", []string{"status", "--socket", filepath.Join(t.TempDir(), "none")}, 3, "there is no socket"},
+		{"nobody listens", []string{"nodes", "--socket", dead}, 3, "nobody listens on"},
+		{"daemon hangs", []string{"nodes", "--socket", hung, "--timeout", "50ms"}, 3, "does not answer in time"},
+		{"another server", []string{"status", "--socket", broken}, 1, "HTTP status 404"},
+		{"unknown command", []string{"frobnicate"}, 2, `unknown command "frobnicate"`},
+		{"unknown flag", []string{"status", "--frob"}, 2, "unknown flag: --frob"},
+		{"surplus argument", []string{"status", "x"}, 2, `unknown command "x"`},
+		{"unknown format", []string{"status", "-o", "xml"}, 2, "neither table nor json"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			code, out, errs := weft(tc.args...)
+			if code != tc.code || out != "" || !strings.Contains(errs, tc.want) || strings.Count(errs, "\n") != 1 {
+				t.Errorf("exit code %d, stdout %q, stderr %q; want %d and one line with %q", code, out, errs, tc.code, tc.want)
+			}
+		})
+	}
+	if got := noDaemon(os.ErrPermission, "/s"); !strings.Contains(got, "try sudo") {
+		t.Errorf("no permission: %q, want a hint at sudo", got)
+	}
+}
+
+func TestAge(t *testing.T) {
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	c := cli{now: func() time.Time { return now }}
+	for d, want := range map[time.Duration]string{
+		-time.Second: "0s", 90 * time.Second: "90s", 3 * time.Minute: "3m", 5 * time.Hour: "5h", 100 * time.Hour: "4d",
+	} {
+		if got := c.age(now.Add(-d)); got != want {
+			t.Errorf("age of %s is %s, want %s", d, got, want)
+		}
+	}
+}
+
+// noCNI is a CNI that is not called.
+type noCNI struct{ server.CNI }
