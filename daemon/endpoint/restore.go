@@ -224,8 +224,7 @@ func (m *Manager) removeOrphans(ctx context.Context, host *conn, devices []link)
 		if !known {
 			m.orphan[l.name] = m.Now()
 		} else if m.Now().Sub(since) >= deadAfter {
-			m.Log.Warn("delete device without attachment", "ifname", l.name)
-			errs = append(errs, host.deleteLink(l.name))
+			errs = append(errs, m.removeOrphan(ctx, host, o, l.name))
 		}
 		if ctx.Err() != nil {
 			break
@@ -237,6 +236,21 @@ func (m *Manager) removeOrphans(ctx context.Context, host *conn, devices []link)
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// removeOrphan deletes a device of an owner ("" if it has no alias) that still has no
+// lease.
+func (m *Manager) removeOrphan(ctx context.Context, host *conn, o ipam.Owner, name string) error {
+	unlock, err := m.locks.lock(ctx, o)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if _, leased := m.IPAM.Get(o); leased || m.nameLeased(name) {
+		return nil
+	}
+	m.Log.Warn("delete device without attachment", "ifname", name)
+	return host.deleteLink(name)
 }
 
 // nameLeased says whether a device without alias belongs to a lease by its name.

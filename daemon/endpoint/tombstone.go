@@ -29,22 +29,47 @@ func (m *Manager) tombstonePath(o ipam.Owner) string {
 // workOff finishes a DEL of this owner that found no daemon. The caller holds the
 // owner's lock.
 func (m *Manager) workOff(o ipam.Owner) error {
-	b, err := os.ReadFile(m.tombstonePath(o))
-	if errors.Is(err, os.ErrNotExist) {
+	path := m.tombstonePath(o)
+	t, err := readTombstone(path)
+	if err != nil { // its name says enough
+		t = &tombstone{ContainerID: o.ContainerID, IfName: o.IfName}
+	}
+	if t == nil {
 		return nil
 	}
+	return m.bury(*t, path)
+}
+
+// readTombstone answers nil if there is no such file (any more).
+func readTombstone(path string) (*tombstone, error) {
+	b, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
 	if err != nil {
-		return fmt.Errorf("read tombstone: %w", err)
+		return nil, fmt.Errorf("read tombstone: %w", err)
 	}
 	var t tombstone
-	if err := json.Unmarshal(b, &t); err == nil && t.ContainerID == o.ContainerID && t.IfName == o.IfName {
-		if l, ok := m.IPAM.Get(o); ok && (t.Network == "" || l.Network == t.Network) {
-			if err := m.remove(o); err != nil {
-				return err
-			}
+	if err := json.Unmarshal(b, &t); err != nil {
+		return nil, fmt.Errorf("read tombstone %s: %w", path, err)
+	}
+	return &t, nil
+}
+
+// bury does what the DEL of a tombstone would have done, and removes the file. The
+// caller holds the owner's lock.
+func (m *Manager) bury(t tombstone, path string) error {
+	o := ipam.Owner{ContainerID: t.ContainerID, IfName: t.IfName}
+	if l, ok := m.IPAM.Get(o); ok && (t.Network == "" || l.Network == t.Network) {
+		if err := m.remove(o); err != nil {
+			return err
 		}
 	}
-	return m.dropTombstone(o)
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("remove tombstone: %w", err)
+	}
+	crash.Point("endpoint: remove tombstone")
+	return nil
 }
 
 func (m *Manager) dropTombstone(o ipam.Owner) error {
@@ -72,35 +97,26 @@ func (m *Manager) workOffAll(ctx context.Context) error {
 	}
 	var errs []error
 	for _, e := range entries {
-		if !strings.HasSuffix(e.Name(), ".json") {
-			continue // being written
-		}
-		path := filepath.Join(dir, e.Name())
-		b, err := os.ReadFile(path)
-		if err != nil {
-			if !errors.Is(err, os.ErrNotExist) {
-				errs = append(errs, fmt.Errorf("read tombstone: %w", err))
-			}
-			continue
-		}
-		var t tombstone
-		if err := json.Unmarshal(b, &t); err != nil {
-			errs = append(errs, fmt.Errorf("read tombstone %s: %w", path, err))
-			continue
-		}
-		if err := m.bury(ctx, t); err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		// One under another name than ours would come back for ever.
-		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-			errs = append(errs, fmt.Errorf("remove tombstone: %w", err))
+		if strings.HasSuffix(e.Name(), ".json") { // others are being written
+			errs = append(errs, m.workOffFile(ctx, filepath.Join(dir, e.Name())))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// bury does what the DEL of a tombstone would have done.
-func (m *Manager) bury(ctx context.Context, t tombstone) error {
-	return m.Del(ctx, api.Attach{ContainerID: t.ContainerID, IfName: t.IfName, Network: t.Network})
+func (m *Manager) workOffFile(ctx context.Context, path string) error {
+	t, err := readTombstone(path)
+	if err != nil || t == nil {
+		return err
+	}
+	unlock, err := m.locks.lock(ctx, ipam.Owner{ContainerID: t.ContainerID, IfName: t.IfName})
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	// An ADD may have done it meanwhile, and what is there now is the ADD's.
+	if t, err = readTombstone(path); err != nil || t == nil {
+		return err
+	}
+	return m.bury(*t, path)
 }
