@@ -195,9 +195,9 @@ func unmarshal(js []byte, v any) error {
 	err := json.Unmarshal(js, v)
 	var wrong *json.UnmarshalTypeError
 	if errors.As(err, &wrong) && wrong.Field == "" {
-		return fmt.Errorf("is a %s, not an object", wrong.Value)
+		return fmt.Errorf("got %s, want an object", wrong.Value)
 	} else if errors.As(err, &wrong) {
-		return fmt.Errorf("%s: is a %s, not a %s", wrong.Field, wrong.Value, wrong.Type)
+		return fmt.Errorf("%s: got %s, want %s", wrong.Field, wrong.Value, wrong.Type)
 	}
 	return err
 }

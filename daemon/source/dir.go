@@ -71,7 +71,7 @@ func Open(source string, o Options) (*Dir, error) {
 		root:   &folder{path: path, files: map[string]*file{}},
 		status: map[string]*folder{},
 		since:  map[string]time.Time{},
-		own:    ownFiles{dir: filepath.Join(path, statusDir, o.Node), files: map[string]ownFile{}},
+		own:    ownFiles{dir: filepath.Join(path, statusDir, o.Node), files: map[string]ownFile{}, gone: map[api.Ref]bool{}},
 	}, nil
 }
 

@@ -26,7 +26,8 @@ type ownFiles struct {
 
 	mu      sync.Mutex // of what follows; d.mu may be held
 	files   map[string]ownFile
-	settled bool // SyncPods has said what lives
+	gone    map[api.Ref]bool // until settled: what WritePod was told is gone
+	settled bool             // SyncPods has said what lives
 	failed  error
 }
 
@@ -74,6 +75,9 @@ func (d *Dir) WritePod(e api.Endpoint, gone bool) error {
 	defer d.own.writing.Unlock()
 	d.own.mu.Lock()
 	have, ok := d.own.files[name]
+	if !d.own.settled {
+		d.own.gone[e.Ref] = gone
+	}
 	if gone && (!ok || have.pod.Attachment != e.Ref) { // a newer sandbox of the pod has it
 		d.own.mu.Unlock()
 		return nil
@@ -94,18 +98,26 @@ func (d *Dir) WritePod(e api.Endpoint, gone bool) error {
 }
 
 // SyncPods makes our folder below status/ hold exactly the live attachments; for the
-// start, before which a crashed daemon may have left files.
+// start, before which a crashed daemon may have left files. What WritePod was told
+// before is newer than live.
 func (d *Dir) SyncPods(live []api.Endpoint) error {
 	files := map[string]ownFile{}
 	for _, e := range slices.SortedFunc(slices.Values(live), func(a, b api.Endpoint) int { return a.Since.Compare(b.Since) }) {
 		name, pod := d.ownPod(e)
 		files[name] = ownFile{pod: pod, data: marshal(pod)}
 	}
+	settle := func() {
+		d.own.mu.Lock()
+		defer d.own.mu.Unlock()
+		maps.DeleteFunc(files, func(_ string, f ownFile) bool { return d.own.gone[f.pod.Attachment] })
+		if !d.own.settled {
+			maps.Copy(files, d.own.files)
+		}
+		d.own.files, d.own.settled, d.own.gone = files, true, map[api.Ref]bool{}
+	}
 	d.own.writing.Lock()
 	defer d.own.writing.Unlock()
-	d.own.mu.Lock()
-	d.own.files, d.own.settled = files, true
-	d.own.mu.Unlock()
+	settle()
 	d.mu.Lock()
 	d.stale = true
 	d.mu.Unlock()

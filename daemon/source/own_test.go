@@ -1,0 +1,182 @@
+package source
+
+import (
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/weftnet/weft/internal/api"
+)
+
+func endpoint(container, ifname, namespace, name string, ips ...string) api.Endpoint {
+	e := api.Endpoint{Ref: api.Ref{ContainerID: container, IfName: ifname}, PodNamespace: namespace, PodName: name}
+	for _, ip := range ips {
+		e.IPs = append(e.IPs, netip.MustParseAddr(ip))
+	}
+	return e
+}
+
+func (p *place) write(e api.Endpoint, gone bool) {
+	p.t.Helper()
+	if err := p.WritePod(e, gone); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+// files lists what is in a folder below that of the source.
+func (p *place) files(name string) string {
+	entries, err := os.ReadDir(filepath.Join(p.dir, name))
+	if err != nil {
+		return err.Error()
+	}
+	var names []string
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	return strings.Join(names, " ")
+}
+
+// What one node writes, the others know; the labels are those of the folder's Pod.
+func TestNodesLearnEachOthersPods(t *testing.T) {
+	a := start(t, "", Options{Labels: func(r api.Ref) map[string]string { return map[string]string{"app": "of-" + r.ContainerID} }})
+	b := start(t, a.dir, Options{Node: "node-b"})
+	a.put("pods.yaml", podYAML("shop", "web", "web", "node-a"))
+	a.wait("pod shop/web node-a web []")
+	a.write(endpoint("c1", "eth0", "shop", "web", "10.0.1.2", "fd00::2"), false)
+	a.write(endpoint("c2", "eth0", "", "", "10.0.1.3"), false)
+	a.write(endpoint("c1", "net1", "shop", "web", "10.0.1.4"), false)
+	want := "pod default/c2 node-a of-c2 [10.0.1.3]\npod shop/web node-a web [10.0.1.2 fd00::2 10.0.1.4]"
+	a.wait(want)
+	b.wait(want)
+	if got, want := a.files("status/node-a"), "default_c2.yaml shop_web.yaml shop_web_net1.yaml"; got != want {
+		t.Errorf("files: got %s, want %s", got, want)
+	}
+	a.put("pods.yaml", podYAML("shop", "web", "new", "node-a"))
+	b.wait(strings.Replace(want, "a web", "a new", 1))
+	a.write(endpoint("c2", "eth0", "", "", "10.0.1.3"), true)
+	a.write(endpoint("c1", "net1", "shop", "web"), true)
+	b.wait("pod shop/web node-a new [10.0.1.2 fd00::2]")
+	a.remove("status/node-a")
+	b.wait("pod shop/web node-a new []")
+}
+
+// The DEL of a former sandbox comes after the ADD of the next one.
+func TestFormerSandboxDoesNotRemoveItsSuccessor(t *testing.T) {
+	p := start(t, "", Options{})
+	p.wait("")
+	p.write(endpoint("old", "eth0", "default", "web", "10.0.1.2"), false)
+	p.write(endpoint("new", "eth0", "default", "web", "10.0.1.3"), false)
+	p.write(endpoint("old", "eth0", "default", "web", "10.0.1.2"), true)
+	p.write(endpoint("never", "eth0", "default", "was", "10.0.1.9"), true)
+	p.wait("pod default/web node-a  [10.0.1.3]")
+	if got := p.files("status/node-a"); got != "default_web.yaml" {
+		t.Errorf("files: got %s", got)
+	}
+}
+
+func TestStartRemovesStaleFiles(t *testing.T) {
+	p := start(t, "", Options{Poll: 50 * time.Millisecond})
+	p.put("status/node-a/default_dead.yaml", "old")
+	p.put("status/node-a/.default_x.yaml.tmp", "half")
+	p.put("status/node-b/default_other.yaml", podYAML("default", "other", "x", "node-b"))
+	other := "\npod default/other node-b x []"
+	p.wait(strings.TrimSpace(other))
+	live := []api.Endpoint{
+		endpoint("c1", "eth0", "default", "live", "10.0.1.2"),
+		endpoint("c2", "eth0", "default", "deleted", "10.0.1.3"),
+	}
+	p.write(live[1], true) // while the list was made
+	p.write(endpoint("c3", "eth0", "default", "new", "10.0.1.4"), false)
+	if err := p.SyncPods(live); err != nil {
+		t.Fatal(err)
+	}
+	want := "default_live.yaml default_new.yaml"
+	if got := p.files("status/node-a"); got != want {
+		t.Errorf("files: got %s, want %s", got, want)
+	}
+	p.wait("pod default/live node-a  [10.0.1.2]\npod default/new node-a  [10.0.1.4]" + other)
+	if got := p.files("status/node-b"); got != "default_other.yaml" {
+		t.Errorf("files of node-b: %s", got)
+	}
+	// Somebody meddles: it is put right.
+	p.remove("status/node-a/default_live.yaml")
+	p.put("status/node-a/default_new.yaml", "meddled")
+	p.put("status/node-a/default_foreign.yaml", "meddled")
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		data, _ := os.ReadFile(filepath.Join(p.dir, "status/node-a/default_new.yaml"))
+		if p.files("status/node-a") == want && strings.Contains(string(data), "10.0.1.4") {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("files: got %s, want %s; content %s", p.files("status/node-a"), want, data)
+		}
+	}
+}
+
+// Without the folder an ADD goes on; the file is written when the folder is there.
+func TestStatusIsWrittenLater(t *testing.T) {
+	p := start(t, filepath.Join(t.TempDir(), "source"), Options{})
+	if err := p.WritePod(endpoint("c1", "eth0", "default", "web", "10.0.1.2"), false); err == nil {
+		t.Error("written without a folder")
+	}
+	p.put("node.yaml", nodeYAML("node-a", 1))
+	p.wait(nodeA + "pod default/web node-a  [10.0.1.2]")
+	if got := p.files("status/node-a"); got != "default_web.yaml" {
+		t.Errorf("files: got %s", got)
+	}
+}
+
+func TestClaimsOfNodesAreChecked(t *testing.T) {
+	p := start(t, "", Options{})
+	p.put("pods.yaml", podYAML("default", "web", "web", "node-c"))
+	p.put("status/node-b/default_web.yaml", podYAML("default", "web", "x", "node-b"))
+	p.put("status/node-b/default_liar.yaml", podYAML("default", "liar", "x", "node-c"))
+	p.put("status/node-b/default_both.yaml", podYAML("default", "both", "b", "node-b"))
+	p.put("status/node-c/default_both.yaml", podYAML("default", "both", "c", "node-c"))
+	p.wait("pod default/both node-b b []\npod default/web node-c web []\n" +
+		`problem source-file: status/node-b/default_liar.yaml: Pod default/liar has spec.nodeName "node-c" in the folder of node node-b; it is left out` +
+		"\nproblem source-duplicate: Pod default/web is on node node-c by pods.yaml, but status/node-b/default_web.yaml claims it" +
+		"\nproblem source-duplicate: Pod default/both is claimed by nodes node-b and node-c; the first counts")
+}
+
+func TestNamesOfRuntimesStayInTheFolder(t *testing.T) {
+	p := start(t, "", Options{})
+	p.wait("")
+	p.write(endpoint("../../x", "e/../0", "../..", "../../../name", "10.0.1.2"), false)
+	if got := p.files("status/node-a"); !strings.HasPrefix(got, "default_") || !strings.HasSuffix(got, "_e_.._0.yaml") {
+		t.Errorf("files: got %s", got)
+	}
+	if got := p.files("."); got != "status" {
+		t.Errorf("files beside the folder: %s", got)
+	}
+}
+
+func TestOpenChecksItsSettings(t *testing.T) {
+	for source, node := range map[string]string{"kube": "a", "dir:": "b", "dir:/x": "../c", "dir:/y": ""} {
+		if _, err := Open(source, Options{Node: node}); err == nil {
+			t.Errorf("source %q of node %q was accepted", source, node)
+		}
+	}
+}
+
+func FuzzDecode(f *testing.F) {
+	f.Add([]byte(nodeYAML("node-a", 1) + "---\n" + podYAML("default", "web", "web", "node-a")))
+	f.Add([]byte("---\n--- a\n...\n---"))
+	f.Add([]byte(`{"apiVersion":"v1","kind":"List","items":[{"kind":"List","apiVersion":"v1","items":null}]}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		o, _ := decode(data)
+		for _, n := range o.nodes {
+			if !validName(n.Name) || len(n.PodCIDRs) > 2 {
+				t.Errorf("node %+v", n)
+			}
+		}
+		for _, p := range o.pods {
+			if !validName(p.Name) || !validName(p.Namespace) {
+				t.Errorf("pod %+v", p)
+			}
+		}
+	})
+}
