@@ -165,7 +165,7 @@ func TestPowerCutAtEveryWriteMakesNoDuplicate(t *testing.T) {
 func cutAfter(f *fakeFS, n int, do func()) (cut bool) {
 	defer func() {
 		if r := recover(); r != nil {
-			if r != any(powerCut) {
+			if r != any(errPowerCut) {
 				panic(r)
 			}
 			cut = true
@@ -174,7 +174,7 @@ func cutAfter(f *fakeFS, n int, do func()) (cut bool) {
 	until := f.ops + n
 	f.at = func(op int) error {
 		if op >= until {
-			panic(powerCut)
+			panic(errPowerCut)
 		}
 		return nil
 	}

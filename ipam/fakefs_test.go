@@ -10,8 +10,8 @@ import (
 	"sync"
 )
 
-// powerCut is what fakeFS panics with when its process is to die.
-var powerCut = errors.New("power cut")
+// errPowerCut is what fakeFS panics with when its process is to die.
+var errPowerCut = errors.New("power cut")
 
 // fakeFS is a file system in memory that may lose what was not fsynced, as POSIX
 // allows: the content of a file until it is synced, a name in a folder (made, replaced
