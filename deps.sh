@@ -15,6 +15,7 @@ needs() {
 		demo,test,bench nft nftables
 		test ethtool ethtool
 		test tcpdump tcpdump
+		test bpftool bpftool
 		test gcc gcc
 		generate,test clang-19 clang-19
 		generate,test llvm-strip-19 llvm-19

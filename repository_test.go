@@ -84,7 +84,7 @@ func TestHeavyImportsStayWhereTheyBelong(t *testing.T) {
 		"ipam":         {"k8s.io/", "github.com/cilium/", "github.com/vishvananda/"},
 		"overlay":      {"k8s.io/", "github.com/cilium/"},
 		"cmd/weft":     {"k8s.io/", "github.com/cilium/", "github.com/vishvananda/"},
-		"cmd/weft-cni": {"k8s.io/", "github.com/cilium/", "github.com/vishvananda/", "github.com/prometheus/", "github.com/spf13/"},
+		"cmd/weft-cni": {"k8s.io/", "github.com/cilium/", "github.com/vishvananda/netlink", "github.com/prometheus/", "github.com/spf13/"},
 	}
 	pkgs := list(t)
 	for name, prefixes := range banned {

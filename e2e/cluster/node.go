@@ -29,7 +29,6 @@ type Node struct {
 	Flags    []string // more flags for weftd
 
 	cluster *Cluster
-	pods    []*Pod
 	cmd     *exec.Cmd
 	done    chan struct{} // closed when cmd has ended
 }

@@ -95,7 +95,6 @@ func (p *Pod) Add(ctx context.Context) error {
 			p.IP6 = a
 		}
 	}
-	p.Node.pods = append(p.Node.pods, p)
 	return nil
 }
 
@@ -108,15 +107,21 @@ func (p *Pod) Check(ctx context.Context) error {
 	return p.Node.CNI().CheckNetworkList(ctx, list, p.Runtime())
 }
 
-// Del detaches the pod and removes its namespace.
-func (p *Pod) Del(ctx context.Context) error {
+// Detach runs DEL. It can be repeated.
+func (p *Pod) Detach(ctx context.Context) error {
 	list, err := p.Node.ConfList()
 	if err != nil {
-		return err
+		return fmt.Errorf("read CNI configuration: %w", err)
 	}
-	err = p.Node.CNI().DelNetworkList(ctx, list, p.Runtime())
-	p.Node.pods = slices.DeleteFunc(p.Node.pods, func(q *Pod) bool { return q == p })
-	return errors.Join(err, p.NS.Close())
+	if err := p.Node.CNI().DelNetworkList(ctx, list, p.Runtime()); err != nil {
+		return fmt.Errorf("DEL %s: %w", p.Name, err)
+	}
+	return nil
+}
+
+// Del detaches the pod and removes its namespace.
+func (p *Pod) Del(ctx context.Context) error {
+	return errors.Join(p.Detach(ctx), p.NS.Close())
 }
 
 // Addrs returns the pod's addresses.

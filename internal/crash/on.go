@@ -10,16 +10,20 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 )
 
 // EnvArm names the file that arms the counter. While it does not exist nothing
-// is counted. Its content is the number n >= 1 of the write to die after; 0
+// is counted. Its content is the number n >= 1 of the write to die after, or "n
+// hold": then the process does not die but makes the file EnvArm + ".held" and
+// waits until that is removed, so that the test can kill another one meanwhile. 0
 // only counts. The name of each write is appended to the file EnvArm + ".log".
 const EnvArm = "WEFT_CRASH_ARM"
 
 var (
 	mu    sync.Mutex
 	armed bool
+	hold  bool
 	left  int
 )
 
@@ -38,16 +42,40 @@ func Point(name string) {
 	}
 	if !armed {
 		armed = true
-		left, _ = strconv.Atoi(strings.TrimSpace(string(b)))
+		n, how, _ := strings.Cut(strings.TrimSpace(string(b)), " ")
+		left, err = strconv.Atoi(n)
+		if err != nil {
+			panic(fmt.Sprintf("%s holds %q, want a number", path, b))
+		}
+		hold = how == "hold"
 	}
 	if f, err := os.OpenFile(path+".log", os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600); err == nil {
 		fmt.Fprintln(f, name)
 		f.Close()
 	}
-	if left > 0 {
-		if left--; left == 0 {
-			syscall.Kill(os.Getpid(), syscall.SIGKILL)
-			select {}
+	if left == 0 {
+		return
+	}
+	if left--; left > 0 {
+		return
+	}
+	if hold {
+		wait(path + ".held")
+		return
+	}
+	syscall.Kill(os.Getpid(), syscall.SIGKILL)
+	select {}
+}
+
+// wait makes the file and returns when somebody has removed it.
+func wait(path string) {
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		panic(err)
+	}
+	for {
+		if _, err := os.Stat(path); err != nil {
+			return
 		}
+		time.Sleep(time.Millisecond)
 	}
 }
