@@ -124,10 +124,10 @@ func (o *objects) document(doc []byte) error {
 	if string(js) == "null" { // only comments
 		return nil
 	}
-	return o.object(js)
+	return o.object(js, false)
 }
 
-func (o *objects) object(js []byte) error {
+func (o *objects) object(js []byte, inList bool) error {
 	var h header
 	if err := unmarshal(js, &h); err != nil {
 		return err
@@ -136,6 +136,9 @@ func (o *objects) object(js []byte) error {
 	case h.Kind == "":
 		return errors.New("kind: missing; this is not a Kubernetes object")
 	case h.APIVersion == "v1" && (h.Kind == "List" || h.Kind == "NodeList" || h.Kind == "PodList" || h.Kind == "NamespaceList"):
+		if inList { // would cost the square of its depth
+			return errors.New("kind: a List in a List")
+		}
 		return o.list(h)
 	case h.APIVersion == "v1" && h.Kind == "Node":
 		return add(&o.nodes, js, h.Kind, newNode)
@@ -168,7 +171,7 @@ func (o *objects) list(h header) error {
 		case "NamespaceList":
 			err = add(&o.namespaces, js, "Namespace", newNamespace)
 		default:
-			err = o.object(js)
+			err = o.object(js, true)
 		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("items[%d]: %w", i, err))

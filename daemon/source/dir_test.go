@@ -57,6 +57,8 @@ func TestBrokenFileKeepsItsLastGoodObjects(t *testing.T) {
 		"a scalar": {"hello\n", "nodes.yaml: document 1: got string, want an object"},
 		"twice a key": {"a: b\na: c\n",
 			`nodes.yaml: document 1: yaml: unmarshal errors: line 2: key "a" already set in map`},
+		"nested": {`{"apiVersion":"v1","kind":"List","items":[{"apiVersion":"v1","kind":"List"}]}`,
+			"nodes.yaml: document 1: items[0]: kind: a List in a List"},
 		"too large": {whole + strings.Repeat("#", maxFile), fmt.Sprintf("nodes.yaml: has %d bytes, more than %d", len(whole)+maxFile, maxFile)},
 	} {
 		t.Run(name, func(t *testing.T) {
