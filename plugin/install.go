@@ -86,6 +86,8 @@ func Install(o InstallOptions) error {
 		if err := makeDir(o.stateDir(), dir); err != nil {
 			return fmt.Errorf("make folder for CNI: %w", err)
 		}
+	}
+	for _, dir := range []string{o.BinDir, o.ConfDir, o.stateDir()} {
 		if err := removeTemps(dir); err != nil {
 			return fmt.Errorf("remove half-written files in %s: %w", dir, err)
 		}
@@ -208,7 +210,7 @@ func madeDirs(stateDir string) []string {
 // when nothing is there. Only `weftd uninstall` calls it: a daemon that ends leaves
 // the conflist, without which a runtime could not even delete pods.
 func Uninstall(o InstallOptions) error {
-	errs := []error{remove(o.conflist()), remove(o.binary()), removeTemps(o.ConfDir), removeTemps(o.BinDir)}
+	errs := []error{remove(o.conflist()), remove(o.binary()), removeTemps(o.ConfDir), removeTemps(o.BinDir), removeTemps(o.stateDir())}
 	made := madeDirs(o.stateDir())
 	// The deepest first.
 	for again := true; again; {

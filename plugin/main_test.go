@@ -32,8 +32,12 @@ func TestMain(m *testing.M) {
 			panic(err)
 		}
 		defer os.RemoveAll(binDir)
-		for name, tags := range map[string]string{"weft-cni": "", "weft-cni-crash": "weft_crash"} {
-			build := exec.Command("go", "build", "-tags", tags, "-o", filepath.Join(binDir, name), "../cmd/weft-cni")
+		for name, what := range map[string][2]string{
+			"weft-cni":        {"", "../cmd/weft-cni"},
+			"weft-cni-crash":  {"weft_crash", "../cmd/weft-cni"},
+			"installer-crash": {"weft_crash", "./testdata/installer"},
+		} {
+			build := exec.Command("go", "build", "-tags", what[0], "-o", filepath.Join(binDir, name), what[1])
 			if out, err := build.CombinedOutput(); err != nil {
 				fmt.Fprintf(os.Stderr, "build weft-cni: %v\n%s", err, out)
 				return 1
