@@ -26,7 +26,7 @@ const maxAnswer = 64 << 20
 // [ErrNoDaemon] when it did not answer. The server's side is package server.
 //
 // It speaks HTTP/1.0 by hand instead of through net/http: the plugin is started for
-// every pod, and net/http is two thirds of its size and a quarter of its start.
+// every pod, and net/http would double its size.
 type Client struct{ socket string }
 
 // NewClient returns a client of the daemon at a unix socket.

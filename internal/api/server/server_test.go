@@ -1,0 +1,171 @@
+package server
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	types100 "github.com/containernetworking/cni/pkg/types/100"
+
+	"github.com/weftnet/weft/internal/api"
+)
+
+// fake answers each verb with err, and sends what ends its context.
+type fake struct {
+	err   error
+	ended chan error
+}
+
+func (f *fake) Add(ctx context.Context, _ api.Attach) (*types100.Result, error) {
+	if f.ended != nil {
+		<-ctx.Done()
+		f.ended <- ctx.Err()
+	}
+	return &types100.Result{CNIVersion: "1.1.0"}, f.err
+}
+func (f *fake) Del(context.Context, api.Attach) error   { return f.err }
+func (f *fake) Check(context.Context, api.Attach) error { return f.err }
+func (f *fake) GC(context.Context, api.GC) error        { return f.err }
+func (f *fake) Status() error                           { return f.err }
+
+type info struct{}
+
+func (info) Status() api.Status        { return api.Status{Node: "n1"} }
+func (info) Endpoints() []api.Endpoint { return nil }
+func (info) Nodes() []api.Node         { return []api.Node{{Name: "n1"}} }
+
+func do(h http.Handler, method, path, body string) (int, string) {
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, httptest.NewRequest(method, path, strings.NewReader(body)))
+	return w.Code, w.Body.String()
+}
+
+const attach = `{"containerID":"c1","ifName":"eth0","network":"weft","prevResult":{}}`
+
+func TestHandlerRefuses(t *testing.T) {
+	h := Handler(&fake{}, info{}, nil)
+	for name, tc := range map[string]struct {
+		method, path, body string
+		status             int
+		code               uint
+	}{
+		"wrong method":             {"GET", api.PathAdd, "", 405, api.CodeInternal},
+		"unknown path":             {"GET", "/v1/frob", "", 404, api.CodeInternal},
+		"no metrics":               {"GET", api.PathMetrics, "", 404, api.CodeInternal},
+		"bad body":                 {"POST", api.PathAdd, "{", 400, api.CodeDecode},
+		"bad names":                {"POST", api.PathDel, "{}", 400, api.CodeBadEnv},
+		"bad GC":                   {"POST", api.PathGC, `{"valid":[]}`, 400, api.CodeBadConfig},
+		"CHECK without prevResult": {"POST", api.PathCheck, strings.Replace(attach, `,"prevResult":{}`, "", 1), 400, api.CodeBadConfig},
+	} {
+		t.Run(name, func(t *testing.T) {
+			status, body := do(h, tc.method, tc.path, tc.body)
+			var e api.Error
+			if err := json.Unmarshal([]byte(body), &e); err != nil || status != tc.status || e.Code != tc.code || e.Msg == "" {
+				t.Errorf("got %d %s, want %d and an error of code %d", status, body, tc.status, tc.code)
+			}
+		})
+	}
+}
+
+func TestErrorsGetAStatus(t *testing.T) {
+	for code, want := range map[uint]int{
+		api.CodeBadConfig: 400, api.CodeUnknown: 404, api.CodeExists: 409, api.CodeMissing: 409,
+		api.CodeTryAgain: 503, api.CodeNotAvailable: 503, api.CodeLimited: 503, api.CodeIO: 500, api.CodeInternal: 500,
+	} {
+		h := Handler(&fake{err: &api.Error{Code: code, Msg: "x"}}, info{}, nil)
+		for _, path := range []string{api.PathAdd, api.PathDel, api.PathCheck} {
+			if got, body := do(h, "POST", path, attach); got != want {
+				t.Errorf("%s, code %d: HTTP %d %s, want %d", path, code, got, body, want)
+			}
+		}
+		if got, _ := do(h, "GET", api.PathCNIStatus, ""); got != want {
+			t.Errorf("status, code %d: HTTP %d, want %d", code, got, want)
+		}
+	}
+	h := Handler(&fake{err: errors.New("plain")}, info{}, nil)
+	if got, body := do(h, "POST", api.PathAdd, attach); got != 500 || body != `{"code":100,"msg":"plain"}`+"\n" {
+		t.Errorf("a plain error: HTTP %d %s", got, body)
+	}
+}
+
+func TestInfo(t *testing.T) {
+	h := Handler(&fake{}, info{}, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(299) }))
+	if code, body := do(h, "GET", api.PathEndpoints, ""); code != 200 || body != "[]\n" {
+		t.Errorf("no endpoints: %d %q, want an empty list", code, body)
+	}
+	if code, body := do(h, "GET", api.PathNodes, ""); code != 200 || !strings.Contains(body, `"n1"`) {
+		t.Errorf("nodes: %d %s", code, body)
+	}
+	if code, _ := do(h, "GET", api.PathMetrics, ""); code != 299 {
+		t.Errorf("metrics: %d, want the handler's 299", code)
+	}
+}
+
+// listen serves h on a socket until the test ends.
+func listen(t *testing.T, h http.Handler) *api.Client {
+	t.Helper()
+	socket := filepath.Join(t.TempDir(), "s")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &httptest.Server{Listener: l, Config: &http.Server{Handler: h}}
+	s.Start()
+	t.Cleanup(s.Close)
+	return api.NewClient(socket)
+}
+
+func TestClientAndServer(t *testing.T) {
+	f := &fake{}
+	c := listen(t, Handler(f, info{}, nil))
+	a := api.Attach{ContainerID: "c1", IfName: "eth0", Network: "weft", PrevResult: json.RawMessage(`{}`)}
+	ctx := t.Context()
+	result, err := c.Add(ctx, a)
+	if err != nil || !strings.Contains(string(result), `"1.1.0"`) {
+		t.Errorf("Add: %s, %v", result, err)
+	}
+	if err := errors.Join(c.Del(ctx, a), c.Check(ctx, a), c.GC(ctx, api.GC{Network: "weft"}), c.CNIStatus(ctx)); err != nil {
+		t.Error(err)
+	}
+	if s, err := c.Status(ctx); err != nil || s.Node != "n1" {
+		t.Errorf("Status: %+v, %v", s, err)
+	}
+	if n, err := c.Nodes(ctx); err != nil || len(n) != 1 {
+		t.Errorf("Nodes: %+v, %v", n, err)
+	}
+	if e, err := c.Endpoints(ctx); err != nil || e == nil {
+		t.Errorf("Endpoints: %#v, %v", e, err)
+	}
+	a.Netns = strings.Repeat("x", api.MaxRequest)
+	var refused *api.Error
+	if err := c.Del(ctx, a); !errors.As(err, &refused) || !strings.Contains(refused.Msg, "larger") {
+		t.Errorf("too large a request: %v, want the daemon's error", err)
+	}
+}
+
+// The runtime kills a plugin that took too long; what it asked for then ends.
+func TestVerbEndsWithItsCaller(t *testing.T) {
+	f := &fake{ended: make(chan error, 1)}
+	c := listen(t, Handler(f, info{}, nil))
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	_, err := c.Add(ctx, api.Attach{ContainerID: "c1", IfName: "eth0", Network: "weft"})
+	if !errors.Is(err, api.ErrNoDaemon) {
+		t.Errorf("got %v, want ErrNoDaemon", err)
+	}
+	select {
+	case err := <-f.ended:
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("context ended with %v", err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("the verb's context did not end within 10 s")
+	}
+}
