@@ -42,9 +42,9 @@ func (w work) any() bool { return w != work{} }
 // being, at the start as on any change.
 func (n *node) pass(w work) error {
 	if w.full {
-		w.event = overlay.EventAll
+		w.source, w.event = true, overlay.EventAll
 	}
-	if w.source || w.full {
+	if w.source {
 		n.observe()
 	}
 	if !n.known() {
@@ -59,7 +59,9 @@ func (n *node) pass(w work) error {
 	if w.event.Has(overlay.EventLinks) { // before compile, which names its index
 		refresh(reconcile.Group{n.tables.device})
 	}
-	n.compile(w.full || w.event.Has(overlay.EventPaths))
+	if w.source || w.event.Has(overlay.EventLinks|overlay.EventAddrs|overlay.EventPaths) {
+		n.compile(w.event.Has(overlay.EventPaths))
+	}
 	switch {
 	case w.full:
 		refresh(n.tables.all())

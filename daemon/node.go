@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -165,7 +166,7 @@ func (n *node) compile(paths bool) {
 			unreachable = append(unreachable, e.err.Error())
 		}
 	}
-	n.problems.set(problemPeer, few(8, unreachable)...)
+	n.problems.sum(problemPeer, strings.Join(few(8, unreachable), "\n"))
 
 	poolErr := n.pools.SetPools(s.self.PodCIDRs)
 	n.problems.err(problemPool, poolErr)

@@ -149,19 +149,21 @@ func (n *node) learn(targets []overlay.ProbeTarget, results []reach) {
 			failed = append(failed, fmt.Sprintf("probe %s: %v", e.node.Name, r.err))
 		}
 	}
-	list := func(format string, names []string) []string {
-		if len(names) == 0 {
-			return nil
-		}
-		return []string{fmt.Sprintf(format, strings.Join(few(5, names), ", "))}
+	n.problems.set(problemProbe, few(3, failed)...)
+	n.problems.sum(problemUnreachable, names("no answer through the overlay from %s: is weftd running there, and does "+
+		fmt.Sprintf("anything between drop UDP port %d? If so, let it pass, or set `port` to another on all nodes", n.cfg.Port), silent))
+	n.problems.sum(problemChecksum, names("checksums are damaged on the way to %s: transmit checksum offload of "+
+		"the uplink and of "+overlay.DeviceName+" is being turned off", damaged))
+	n.problems.sum(problemNarrow, names("packets of the full size are lost on the way to %s: something between "+
+		"carries less than its MTU and sends no \"too big\"; set `mtu` lower on all nodes", narrow))
+}
+
+// names is a text about some names, or empty if there are none.
+func names(format string, list []string) string {
+	if len(list) == 0 {
+		return ""
 	}
-	n.problems.set(problemUnreachable, append(few(3, failed), list(fmt.Sprintf(
-		"no answer through the overlay from %%s: is weftd running there, and does anything between drop UDP port %d? "+
-			"If so, let it pass, or set `port` to another on all nodes", n.cfg.Port), silent)...)...)
-	n.problems.set(problemChecksum, list("checksums are damaged on the way to %s: transmit checksum offload "+
-		"of the uplink and of "+overlay.DeviceName+" is being turned off", damaged)...)
-	n.problems.set(problemNarrow, list("packets of the full size are lost on the way to %s: something between "+
-		"carries less than its MTU and sends no \"too big\"; set `mtu` lower on all nodes", narrow)...)
+	return fmt.Sprintf(format, strings.Join(few(5, list), ", "))
 }
 
 // turnOff adds the devices on the way to a node to those without checksum offload.
@@ -201,7 +203,7 @@ func (n *node) serveProbes(ctx context.Context) error {
 			done = make(chan struct{})
 			go func() {
 				defer close(done)
-				n.problems.err(problemProbe, overlay.ServeProbe(serve, local))
+				n.problems.err(problemProbeServer, overlay.ServeProbe(serve, local))
 			}()
 		}
 	}

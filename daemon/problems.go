@@ -22,10 +22,11 @@ const (
 	problemMTU          = "mtu"            // no usable MTU, or packets of that size get lost
 	problemDevice       = "device"         // weft-vxlan is not there
 	problemPeer         = "peer"           // a node cannot be reached, and why
-	problemUnreachable  = "no-answer"      // probes over the overlay are not answered
+	problemUnreachable  = "no-answer"      // probes through the overlay are not answered
 	problemChecksum     = "checksum"       // the device damages checksums of encapsulated packets
 	problemNarrow       = "path-mtu"       // packets of the full size get lost
-	problemProbe        = "probe"          // probes of other nodes cannot be answered
+	problemProbe        = "probe"          // probes cannot be made
+	problemProbeServer  = "probe-server"   // probes of other nodes cannot be answered
 	problemTable        = "table"          // a kernel table cannot be written
 	problemTableClash   = "table-conflict" // two wants for one row
 	problemPods         = "pods"           // pods cannot be looked after
@@ -70,6 +71,25 @@ func (p *problems) set(what string, texts ...string) {
 	slices.SortFunc(p.list, func(a, b api.Problem) int {
 		return cmp.Or(cmp.Compare(a.What, b.What), cmp.Compare(a.Text, b.Text))
 	})
+}
+
+// sum is set for a problem whose text changes all the time, as a list of names: it
+// keeps its time, and is logged only when it comes and goes. Empty: there is none.
+func (p *problems) sum(what, text string) {
+	p.mu.Lock()
+	i := slices.IndexFunc(p.list, func(q api.Problem) bool { return q.What == what })
+	known := i >= 0 && text != ""
+	if known {
+		p.list[i].Text = text
+	}
+	p.mu.Unlock()
+	switch {
+	case known:
+	case text == "":
+		p.set(what)
+	default:
+		p.set(what, text)
+	}
 }
 
 // err is set for at most one problem: none if err is nil.

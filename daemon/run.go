@@ -97,6 +97,7 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 		group.Go(func() error { return n.probe(ctx) })
 		group.Go(func() error { return n.serveProbes(ctx) })
 		group.Go(func() error { return n.install(ctx) })
+		group.Go(func() error { return giveBack(ctx) })
 		return nil
 	})
 	return ignoreDone(ctx, group.Wait())
