@@ -14,6 +14,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"time"
 
@@ -58,6 +59,7 @@ type worker struct {
 	cmd *exec.Cmd
 	in  io.WriteCloser
 	out *bufio.Scanner
+	err strings.Builder // what it wrote to standard error; readable once it has ended
 }
 
 // start starts an end and waits until it is ready; it says on which port.
@@ -69,7 +71,7 @@ func start(ns *testnet.NS, cpu int, kind Kind, role string, at netip.AddrPort) (
 	w := &worker{cmd: exec.Command(exe)}
 	w.cmd.Env = append(os.Environ(), "GODEBUG=asyncpreemptoff=1", "GOGC=off",
 		fmt.Sprintf("%s=%s %s %s", envWorker, kind, role, at))
-	w.cmd.Stderr = os.Stderr
+	w.cmd.Stderr = &w.err
 	if w.in, err = w.cmd.StdinPipe(); err != nil {
 		return nil, 0, err
 	}
@@ -83,10 +85,12 @@ func start(ns *testnet.NS, cpu int, kind Kind, role string, at netip.AddrPort) (
 	}
 	var port uint16
 	if !w.out.Scan() {
-		return nil, 0, errors.Join(fmt.Errorf("%s %s did not start", kind, role), w.stop())
+		w.stop()
+		return nil, 0, fmt.Errorf("%s %s did not start: %s", kind, role, &w.err)
 	}
 	if _, err := fmt.Sscan(w.out.Text(), &port); err != nil {
-		return nil, 0, errors.Join(fmt.Errorf("%s %s: %q", kind, role, w.out.Text()), w.stop())
+		w.stop()
+		return nil, 0, fmt.Errorf("%s %s says %q, want a port", kind, role, w.out.Text())
 	}
 	return w, port, nil
 }
@@ -111,17 +115,18 @@ func (w *worker) sample() (count uint64, at time.Duration, err error) {
 		return 0, 0, fmt.Errorf("ask for the count: %w", err)
 	}
 	if !w.out.Scan() {
-		return 0, 0, errors.New("the load ended early")
+		w.stop()
+		return 0, 0, fmt.Errorf("the load ended early: %s", &w.err)
 	}
 	_, err = fmt.Sscan(w.out.Text(), &count, (*int64)(&at))
 	return count, at, err
 }
 
-func (w *worker) stop() error {
+// stop ends the end. It can be repeated.
+func (w *worker) stop() {
 	w.in.Close()
 	w.cmd.Process.Kill()
 	w.cmd.Wait()
-	return nil
 }
 
 // Measure runs n loads side by side for the time, after a short warm-up, and returns
@@ -131,7 +136,7 @@ func (w *worker) stop() error {
 func Measure(p Path, kind Kind, n int, d time.Duration) (perSecond float64, err error) {
 	var all, counting []*worker
 	defer func() {
-		for _, w := range all {
+		for _, w := range slices.Backward(all) { // a client before its server
 			w.stop()
 		}
 	}()

@@ -2,16 +2,12 @@ package load
 
 import (
 	"bufio"
-	"errors"
 	"fmt"
 	"net/netip"
 	"os"
 	"runtime"
 	"sync/atomic"
 	"time"
-	"unsafe"
-
-	"golang.org/x/sys/unix"
 )
 
 // count is what this end has done; the parent asks for it.
@@ -29,15 +25,19 @@ func work(args []string) error {
 		return err
 	}
 	begin := time.Now()
-	go func() {
+	answer := func() {
 		for in := bufio.NewScanner(os.Stdin); in.Scan(); {
 			n, now := count.Load(), time.Since(begin)
 			fmt.Println(n, int64(now))
 		}
 		os.Exit(0)
-	}()
+	}
+	ready := func(port uint16) {
+		fmt.Println(port)
+		go answer()
+	}
 	runtime.LockOSThread()
-	loops := map[string]func(netip.AddrPort) error{
+	loops := map[string]func(netip.AddrPort, func(uint16)) error{
 		"rr server": serveRR, "rr client": askRR, "crr server": serveCRR, "crr client": askCRR,
 		"stream server": serveStream, "stream client": askStream, "udp server": serveUDP, "udp client": askUDP,
 	}
@@ -45,37 +45,133 @@ func work(args []string) error {
 	if loop == nil {
 		return fmt.Errorf("unknown load %s %s", kind, role)
 	}
-	return loop(at)
+	return loop(at, ready)
 }
 
-// The loops use raw system calls: the Go scheduler learns nothing of them and adds
-// nothing to them. The thread that answers the parent is another one.
-
-func read(fd int, b []byte) int {
+func serveRR(at netip.AddrPort, ready func(uint16)) error {
+	l, err := listen(at, ready)
+	if err != nil {
+		return err
+	}
+	fd, err := accept(l)
+	if err != nil {
+		return err
+	}
+	if err := noDelay(fd); err != nil {
+		return err
+	}
+	var b [1]byte
 	for {
-		n, _, e := unix.RawSyscall(unix.SYS_READ, uintptr(fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)))
-		if e == 0 {
-			return int(n)
-		} else if e != unix.EINTR {
-			return -1
+		if err := readFull(fd, b[:]); err != nil {
+			return err
+		}
+		if err := write(fd, b[:]); err != nil {
+			return err
 		}
 	}
 }
 
-func write(fd int, b []byte) int {
+func askRR(at netip.AddrPort, ready func(uint16)) error {
+	fd, err := dial(at)
+	if err != nil {
+		return err
+	}
+	if err := noDelay(fd); err != nil {
+		return err
+	}
+	ready(0)
+	var b [1]byte
 	for {
-		n, _, e := unix.RawSyscall(unix.SYS_WRITE, uintptr(fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)))
-		if e == 0 {
-			return int(n)
-		} else if e != unix.EINTR {
-			return -1
+		if err := write(fd, b[:]); err != nil {
+			return err
 		}
+		if err := readFull(fd, b[:]); err != nil {
+			return err
+		}
+		count.Add(1)
 	}
 }
 
-// socket makes a socket of the address's family. TCP uses cubic, whatever the machine's
-// default is: BBR halves single streams on veth.
-func socket(at netip.AddrPort, typ int) (int, unix.Sockaddr, error) {
-	var sa unix.Sockaddr = &unix.SockaddrInet4{Port: int(at.Port()), Addr: at.Addr().Unmap().As16Tail()}
-	return 0, sa, nil
+// serveCRR closes first, so that the closed connections that must be remembered
+// (TIME_WAIT) are the server's and the client does not run out of ports.
+func serveCRR(at netip.AddrPort, ready func(uint16)) error {
+	l, err := listen(at, ready)
+	if err != nil {
+		return err
+	}
+	var b [1]byte
+	for {
+		fd, err := accept(l)
+		if err != nil {
+			return err
+		}
+		if err := readFull(fd, b[:]); err != nil {
+			return err
+		}
+		if err := write(fd, b[:]); err != nil {
+			return err
+		}
+		closeFD(fd)
+	}
+}
+
+func askCRR(at netip.AddrPort, ready func(uint16)) error {
+	ready(0)
+	var b [1]byte
+	for {
+		fd, err := dial(at)
+		if err != nil {
+			return err
+		}
+		if err := write(fd, b[:]); err != nil {
+			return err
+		}
+		if err := readFull(fd, b[:]); err != nil {
+			return err
+		}
+		if n, _ := read(fd, b[:]); n > 0 {
+			return fmt.Errorf("%d bytes after the answer", n)
+		}
+		closeFD(fd)
+		count.Add(1)
+	}
+}
+
+// chunk is how much one system call moves: as iperf3 does.
+const chunk = 128 << 10
+
+func serveStream(at netip.AddrPort, ready func(uint16)) error {
+	l, err := listen(at, ready)
+	if err != nil {
+		return err
+	}
+	fd, err := accept(l)
+	if err != nil {
+		return err
+	}
+	b := make([]byte, chunk)
+	for {
+		n, err := read(fd, b)
+		if err != nil {
+			return err
+		}
+		if n == 0 {
+			return nil
+		}
+		count.Add(uint64(n))
+	}
+}
+
+func askStream(at netip.AddrPort, ready func(uint16)) error {
+	fd, err := dial(at)
+	if err != nil {
+		return err
+	}
+	ready(0)
+	b := make([]byte, chunk)
+	for {
+		if err := write(fd, b); err != nil {
+			return err
+		}
+	}
 }
