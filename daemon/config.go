@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"time"
 
@@ -81,14 +82,19 @@ const (
 	maxSocketPath = 107
 )
 
+// nodeName is a name as the API server takes it (RFC 1123 subdomain).
+var nodeName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$`)
+
+const maxNodeName = 253
+
 // Validate says what is wrong with the settings and what to do about it, all at once.
 func (c Config) Validate() error {
 	var errs []error
 	bad := func(name, format string, args ...any) {
 		errs = append(errs, fmt.Errorf(name+": "+format, args...))
 	}
-	if c.NodeName == "" || strings.ContainsAny(c.NodeName, "/ \t\n") || c.NodeName == "." || c.NodeName == ".." {
-		bad("node-name", "%q is no node name: set it to metadata.name of this machine's Node object", c.NodeName)
+	if !nodeName.MatchString(c.NodeName) || len(c.NodeName) > maxNodeName {
+		bad("node-name", "%q is no node name (a-z, 0-9, - and .): set it to metadata.name of this machine's Node object", c.NodeName)
 	}
 	if _, err := c.sourceDir(); err != nil {
 		bad("source", "%w", err)

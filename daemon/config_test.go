@@ -86,6 +86,7 @@ func TestBadSettingsSayWhatToDo(t *testing.T) {
 		{"vni too big", "vni: 16777216", nil, []string{"vni: 16777216 is not in 1…16777215"}},
 		{"no node name", "", []string{"--node-name="}, []string{"node-name:", "metadata.name"}},
 		{"node name as path", "", []string{"--node-name=../x"}, []string{"node-name:"}},
+		{"node name in capitals", "", []string{"--node-name=Node-A"}, []string{"node-name:", "a-z, 0-9"}},
 		{"source", "source: kube", nil, []string{"source:", "dir:PATH"}},
 		{"relative source", "source: dir:x", nil, []string{"dir:/PATH"}},
 		{"relative path", "state-dir: x", nil, []string{`state-dir: "x" is not an absolute path`}},

@@ -18,7 +18,7 @@ const (
 	restFactor = 10
 	restMost   = 2 * time.Second
 	// quickEvery is how often the tables are read of whose changes nobody tells.
-	quickEvery = 7 * time.Second
+	quickEvery = 8 * time.Second
 	// fullEvery is how often everything is read, events or not.
 	fullEvery = 60 * time.Second
 	// retryFirst and retryMost bound the wait before what failed is tried again.
