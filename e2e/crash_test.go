@@ -25,14 +25,22 @@ func injections(n int) int {
 }
 
 // armer arms the kill points of the daemon (or, by the environment, of the plugin).
-type armer struct{ path string }
+type armer struct {
+	path   string
+	serial *int
+}
 
-func (a armer) arm(what string) error {
+func newArmer(path string) armer { return armer{path, new(int)} }
+
+// arm makes the process die after write n, or hold, or for n = 0 count.
+func (a armer) arm(n int, how string) error {
 	if err := a.disarm(); err != nil {
 		return err
 	}
+	*a.serial++
+	text := fmt.Sprintln(n, how, *a.serial)
 	// By rename, so that nobody reads half of it.
-	if err := os.WriteFile(a.path+".new", []byte(what), 0o600); err != nil {
+	if err := os.WriteFile(a.path+".new", []byte(text), 0o600); err != nil {
 		return err
 	}
 	return os.Rename(a.path+".new", a.path)
@@ -72,7 +80,7 @@ type crashRig struct {
 func newCrashRig(t *testing.T) *crashRig {
 	t.Helper()
 	dir := t.TempDir()
-	r := &crashRig{T: t, daemon: armer{filepath.Join(dir, "daemon")}, random: rand.New(rand.NewPCG(1, 2)), told: map[string]bool{}}
+	r := &crashRig{T: t, daemon: newArmer(filepath.Join(dir, "daemon")), random: rand.New(rand.NewPCG(1, 2)), told: map[string]bool{}}
 	c := start(t, cluster.Spec{Bin: crashBins, Env: []string{"WEFT_CRASH_ARM=" + r.daemon.path}})
 	r.node = c.Nodes[0]
 	r.steady = []*cluster.Pod{addPod(t, r.node, "steady-1"), addPod(t, r.node, "steady-2")}
@@ -86,18 +94,22 @@ func (r *crashRig) must(err error) {
 	}
 }
 
-// revive starts the daemon again if it has died.
-func (r *crashRig) revive() (died bool) {
+// revive starts the daemon again if it has died of write n.
+func (r *crashRig) revive(n int) (died bool) {
 	r.Helper()
+	died = len(r.daemon.writes()) >= n
 	r.must(r.daemon.disarm())
-	select {
-	case <-r.node.Done():
-		r.must(r.node.Kill()) // takes note
-		restart(r.T, r.node)
-		return true
-	default:
+	if !died {
 		return false
 	}
+	select {
+	case <-r.node.Done():
+	case <-time.After(5 * time.Second):
+		r.Fatalf("the daemon passed write %d and lives", n)
+	}
+	r.must(r.node.Kill()) // takes note
+	restart(r.T, r.node)
+	return true
 }
 
 // settled asserts the invariant: after a GC, what is allocated is what lives, each
@@ -227,7 +239,7 @@ func (r *crashRig) clear(p *cluster.Pod) {
 func (r *crashRig) count(v verb) int {
 	r.Helper()
 	p := r.pod(v)
-	r.must(r.daemon.arm("0"))
+	r.must(r.daemon.arm(0, "die"))
 	r.must(v.call(r.Context(), p))
 	names := r.daemon.writes()
 	r.must(r.daemon.disarm())
@@ -254,9 +266,9 @@ func TestCrashOfTheDaemonLeaksNothing(t *testing.T) {
 					break
 				}
 				p := r.pod(v)
-				r.must(r.daemon.arm(fmt.Sprint(n)))
+				r.must(r.daemon.arm(n, "die"))
 				callErr := v.call(r.Context(), p)
-				if r.revive() {
+				if r.revive(n) {
 					died++
 				} else if callErr != nil {
 					t.Fatalf("%s, armed for write %d: %v, though the daemon lives", v.name, n, callErr)
@@ -282,7 +294,7 @@ func TestCrashOfThePluginLeaksNothing(t *testing.T) {
 					break
 				}
 				p := r.pod(v)
-				r.must(r.daemon.arm(fmt.Sprintf("%d hold", n)))
+				r.must(r.daemon.arm(n, "hold"))
 				if r.killPlugin(v, p) {
 					killed++
 				}
@@ -325,12 +337,12 @@ func (r *crashRig) killPlugin(v verb, p *cluster.Pod) bool {
 // P1, P4: the plugin is killed while it writes the tombstone of a DEL.
 func TestCrashInATombstoneLeaksNothing(t *testing.T) {
 	r := newCrashRig(t)
-	plugin := armer{filepath.Join(t.TempDir(), "plugin")}
+	plugin := newArmer(filepath.Join(t.TempDir(), "plugin"))
 	t.Setenv("WEFT_CRASH_ARM", plugin.path)
 	for n := 1; ; n++ {
 		p := r.pod(verb{name: "DEL"})
 		r.must(r.node.Kill())
-		r.must(plugin.arm(fmt.Sprint(n)))
+		r.must(plugin.arm(n, "die"))
 		err := p.Detach(r.Context())
 		passed := len(plugin.writes())
 		r.must(plugin.disarm())

@@ -153,6 +153,32 @@ func TestGCRemovesWhatTheRuntimeDoesNotList(t *testing.T) {
 	}
 }
 
+// A plugin that was killed leaves half a tombstone.
+func TestUnfinishedTombstonesGo(t *testing.T) {
+	dir := t.TempDir()
+	old, young := filepath.Join(dir, ".weft-tmp-1"), filepath.Join(dir, ".weft-tmp-2")
+	for _, path := range []string{old, young} {
+		if err := os.WriteFile(path, []byte("{"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	long := time.Now().Add(-2 * unfinishedAfter)
+	if err := os.Chtimes(old, long, long); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{old, young, filepath.Join(dir, "gone")} {
+		if err := removeUnfinished(path); err != nil {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+	if _, err := os.Lstat(old); !os.IsNotExist(err) {
+		t.Errorf("old file: got %v, want it removed", err)
+	}
+	if _, err := os.Lstat(young); err != nil {
+		t.Errorf("file that may be being written: %v", err)
+	}
+}
+
 func TestTombstonesAreWorkedOff(t *testing.T) {
 	n := newNode(t)
 	a, b := attach(t), attach(t)

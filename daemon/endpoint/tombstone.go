@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/weftnet/weft/internal/api"
 	"github.com/weftnet/weft/internal/crash"
@@ -97,11 +98,32 @@ func (m *Manager) workOffAll(ctx context.Context) error {
 	}
 	var errs []error
 	for _, e := range entries {
-		if strings.HasSuffix(e.Name(), ".json") { // others are being written
-			errs = append(errs, m.workOffFile(ctx, filepath.Join(dir, e.Name())))
+		path := filepath.Join(dir, e.Name())
+		if strings.HasSuffix(path, ".json") {
+			errs = append(errs, m.workOffFile(ctx, path))
+		} else {
+			errs = append(errs, removeUnfinished(path))
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// unfinishedAfter is when a file is no longer being written: its plugin was killed.
+// The runtime repeats that DEL.
+const unfinishedAfter = time.Minute
+
+func removeUnfinished(path string) error {
+	info, err := os.Lstat(path)
+	if errors.Is(err, os.ErrNotExist) || err == nil && time.Since(info.ModTime()) < unfinishedAfter {
+		return nil
+	}
+	if err == nil {
+		err = os.Remove(path)
+	}
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("remove unfinished tombstone: %w", err)
+	}
+	return nil
 }
 
 func (m *Manager) workOffFile(ctx context.Context, path string) error {

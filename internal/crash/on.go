@@ -14,15 +14,16 @@ import (
 )
 
 // EnvArm names the file that arms the counter. While it does not exist nothing
-// is counted. Its content is the number n >= 1 of the write to die after, or "n
-// hold": then the process does not die but makes the file EnvArm + ".held" and
-// waits until that is removed, so that the test can kill another one meanwhile. 0
-// only counts. The name of each write is appended to the file EnvArm + ".log".
+// is counted; another content starts the count again. Its first field is the number
+// n >= 1 of the write to act after, or 0 to only count. The second says how to act:
+// "die", or "hold", which makes the file EnvArm + ".held" and waits until that is
+// removed, so that the test can kill another process meanwhile. What follows only
+// makes the content another. The name of each write is appended to EnvArm + ".log".
 const EnvArm = "WEFT_CRASH_ARM"
 
 var (
 	mu    sync.Mutex
-	armed bool
+	armed string // content of the file
 	hold  bool
 	left  int
 )
@@ -37,17 +38,16 @@ func Point(name string) {
 	defer mu.Unlock()
 	b, err := os.ReadFile(path)
 	if err != nil {
-		armed = false
+		armed = ""
 		return
 	}
-	if !armed {
-		armed = true
-		n, how, _ := strings.Cut(strings.TrimSpace(string(b)), " ")
-		left, err = strconv.Atoi(n)
-		if err != nil {
+	if armed != string(b) {
+		armed = string(b)
+		fields := append(strings.Fields(armed), "", "")
+		if left, err = strconv.Atoi(fields[0]); err != nil {
 			panic(fmt.Sprintf("%s holds %q, want a number", path, b))
 		}
-		hold = how == "hold"
+		hold = fields[1] == "hold"
 	}
 	if f, err := os.OpenFile(path+".log", os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600); err == nil {
 		fmt.Fprintln(f, name)
