@@ -23,6 +23,9 @@ type Lab struct {
 	undo []func() error
 }
 
+// Of is a lab that somebody else has built; close removes it.
+func Of(close func() error) *Lab { return &Lab{undo: []func() error{close}} }
+
 // Close removes everything.
 func (l *Lab) Close() error {
 	var errs []error
