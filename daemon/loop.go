@@ -50,6 +50,7 @@ func (n *node) pass(w work) error {
 	if !n.known() {
 		return nil
 	}
+	defer n.publish()
 	var errs []error
 	refresh := func(g reconcile.Group) {
 		for _, t := range g {
@@ -154,17 +155,20 @@ func (n *node) loop(ctx context.Context, events <-chan overlay.Event) error {
 // kernel hold what is wanted. Nothing is pruned before that. What cannot be written
 // is a problem, and tried again by the loop.
 func (n *node) firstSync(ctx context.Context) error {
-	for {
-		n.observe()
-		if n.source.Snapshot().Complete && n.known() {
-			break
-		}
-		n.compile(false)
+	patience := time.NewTimer(time.Second) // most sources are read by then: no problem yet
+	defer patience.Stop()
+	for !n.source.Snapshot().Complete || !n.known() {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-n.source.Changed():
+			if !n.source.Snapshot().Complete {
+				continue
+			}
+		case <-patience.C:
 		}
+		n.observe()
+		n.publish() // says why not
 	}
 	err := n.pass(work{full: true})
 	n.review()

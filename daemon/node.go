@@ -43,8 +43,10 @@ type node struct {
 	cluster cluster
 	around  surroundings
 	book    *book
-	started bool     // the first synchronisation is done and in force
-	offload []string // devices whose checksum offload is off
+	started bool // the first synchronisation is done and in force
+	// hindrance is why no pods can be attached; nil: they can.
+	hindrance error
+	offload   []string // devices whose checksum offload is off
 }
 
 func newNode(cfg Config, log *slog.Logger, t *tables, pools *ipam.Manager, src *source.Dir) *node {
@@ -57,6 +59,7 @@ func newNode(cfg Config, log *slog.Logger, t *tables, pools *ipam.Manager, src *
 		t.routes.Put(ownerNode(name), routes)
 	})
 	n.around = surroundings{cfg: cfg, self: remembered(cfg.StateDir)}
+	n.offload = t.turnedOff()
 	n.offer.Store(&endpoint.Net{
 		Gateways: overlay.GatewayAddrs(n.around.self.PodCIDRs),
 		Ready:    errors.New("weftd is starting: it has not read its source yet"),
@@ -89,10 +92,14 @@ func (n *node) observe() {
 	n.problems.set(problemConflict, few(8, c.clashes)...)
 	what, err := usable(n.cfg.NodeName, c.self)
 	for _, kind := range []string{problemNoNode, problemNoPodCIDR, problemNoAddress} {
-		n.problems.set(kind)
+		if kind == what {
+			n.problems.err(kind, err)
+		} else {
+			n.problems.set(kind)
+		}
 	}
 	if err != nil {
-		n.problems.set(what, err.Error())
+		n.hindrance = err
 		return // who we were stays: the pods live on
 	}
 	if !sameNode(c.self, n.around.self) {
@@ -119,15 +126,12 @@ func (n *node) holds(p netip.Prefix) bool {
 
 // compile says in all tables what this node needs, going by the source, the uplinks
 // and the ways to the others; paths asks the kernel for these anew. The device is
-// written at once, because the other rows name its index.
+// written at once, because the other rows name its index. What stands in the way of
+// new pods is noted for publish.
 func (n *node) compile(paths bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	s := &n.around
-	if s.self.Name == "" {
-		n.publish(errors.New("this node is not known yet: see `weft status`"))
-		return
-	}
 	s.cluster = n.cluster.prefixes
 	uplinks, mtu, err := n.measure(*s)
 	if err == nil {
@@ -171,7 +175,7 @@ func (n *node) compile(paths bool) {
 	poolErr := n.pools.SetPools(s.self.PodCIDRs)
 	n.problems.err(problemPool, poolErr)
 	_, usableErr := usable(n.cfg.NodeName, n.cluster.self)
-	n.publish(errors.Join(usableErr, n.cluster.lost, err, deviceErr, poolErr))
+	n.hindrance = errors.Join(usableErr, n.cluster.lost, err, deviceErr, poolErr)
 }
 
 // measure asks the kernel for the uplinks and works out the pods' MTU.
@@ -184,8 +188,11 @@ func (n *node) measure(s surroundings) ([]overlay.Uplink, int, error) {
 	return uplinks, mtu, err
 }
 
-// publish makes known what pods get. n.mu is held.
-func (n *node) publish(ready error) {
+// publish makes known what pods get, now that the kernel holds what they need for it.
+func (n *node) publish() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	ready := n.hindrance
 	if ready == nil && !n.started {
 		ready = errors.New("weftd is starting: its first synchronisation is under way")
 	}
@@ -196,7 +203,7 @@ func (n *node) publish(ready error) {
 		n.log.Info("ready for pods", "ready", ready == nil, "err", ready, "mtu", now.MTU)
 	}
 	changed := !slices.Equal(was.Gateways, now.Gateways)
-	if changed || n.started && len(n.gateways) == 0 && was.MTU == 0 {
+	if changed || was.MTU == 0 { // the latter: just started
 		offerLatest(n.gateways, now.Gateways)
 	}
 	if (changed || was.MTU != now.MTU) && now.MTU != 0 {

@@ -140,11 +140,11 @@ func TestOwnRows(t *testing.T) {
 
 // fakeKernel answers path lookups and keeps what the book says.
 type fakeKernel struct {
-	paths   map[netip.Addr]overlay.Path
-	asked   int
-	puts    []string
-	rows    map[string]map[netip.Prefix]bpf.Peer
-	routes  map[string]map[overlay.RouteKey]overlay.Route
+	paths  map[netip.Addr]overlay.Path
+	asked  int
+	puts   []string
+	rows   map[string]map[netip.Prefix]bpf.Peer
+	routes map[string]map[overlay.RouteKey]overlay.Route
 }
 
 func newFakeKernel() (*fakeKernel, *book) {

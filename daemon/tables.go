@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"maps"
 	"net/netip"
 	"path/filepath"
 	"slices"
@@ -14,8 +15,9 @@ import (
 // tables is every kernel table of the node. Pods' rows are in them beside the
 // node's: see the owners below.
 type tables struct {
-	sysctls *overlay.Sysctls // also tells which are wanted
-	chainer *overlay.Chains  // also tells which back end is in use
+	sysctls   *overlay.Sysctls // also tells which are wanted
+	chainer   *overlay.Chains  // also tells which back end is in use
+	offloader *overlay.Offload // also remembers what was turned off
 
 	device  *reconcile.Table[string, overlay.DeviceSpec]
 	sysctl  *reconcile.Table[string, string]
@@ -49,9 +51,10 @@ const (
 func newTables(stateDir string, dp *bpf.Datapath) *tables {
 	sysctls := overlay.NewSysctls(filepath.Join(stateDir, sysctlFile))
 	chains := overlay.NewChains()
+	offload := overlay.NewOffload(filepath.Join(stateDir, offloadFile))
 	rows, links := dp.Endpoints(), dp.Links()
 	return &tables{
-		sysctls: sysctls, chainer: chains,
+		sysctls: sysctls, chainer: chains, offloader: offload,
 		rowTarget: rows, linkTarget: links,
 
 		device:  reconcile.New("device", overlay.NewDevice(overlay.DeviceName)),
@@ -63,7 +66,7 @@ func newTables(stateDir string, dp *bpf.Datapath) *tables {
 		peers:   reconcile.New("peers", dp.Peers()),
 		links:   reconcile.New("links", links),
 		chains:  reconcile.New("chains", chains),
-		offload: reconcile.New("offload", overlay.NewOffload(filepath.Join(stateDir, offloadFile))),
+		offload: reconcile.New("offload", offload),
 	}
 }
 
@@ -118,4 +121,14 @@ func (t *tables) clashes() []reconcile.Conflict {
 		t.addrs.Conflicts(), t.routes.Conflicts(), t.neighs.Conflicts(),
 		t.rows.Conflicts(), t.peers.Conflicts(), t.links.Conflicts(),
 	)
+}
+
+// turnedOff is the devices whose checksum offload a former daemon turned off. They
+// stay so: that all is well now does not say that it would be with it.
+func (t *tables) turnedOff() []string {
+	rows, err := t.offloader.Dump()
+	if err != nil {
+		return nil // the table will say so
+	}
+	return slices.Sorted(maps.Keys(rows))
 }

@@ -1,0 +1,213 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/weftnet/weft/internal/api"
+	"github.com/weftnet/weft/internal/testnet"
+)
+
+// converge is how long drift may last.
+const converge = 10 * time.Second
+
+func TestTwoNodesJoinTheirPods(t *testing.T) {
+	l := newLab(t)
+	a, b := l.add(), l.add()
+	for _, m := range []*machine{a, b} {
+		m.usual()
+		m.start()
+	}
+	a.ready()
+	b.ready()
+	p, q, r := a.attach(), a.attach(), b.attach()
+	for name, to := range map[string]*pod{"same node": q, "cross node": r} {
+		if err := ask(p.NS, to.addrs...); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if err := ask(a.NS, r.addrs...); err != nil {
+		t.Errorf("host to remote pod: %v", err)
+	}
+
+	t.Run("killed and restarted", func(t *testing.T) {
+		a.stop(syscall.SIGKILL)
+		if err := ask(p.NS, r.addrs...); err != nil {
+			t.Errorf("without daemon: %v", err)
+		}
+		a.start()
+		a.ready()
+		l.reach(converge, p.NS, r)
+		if list, err := a.client().Endpoints(context.Background()); err != nil || len(list) != 2 {
+			t.Errorf("endpoints after restart: %v, %v", list, err)
+		}
+	})
+	t.Run("drift", func(t *testing.T) {
+		for _, damage := range [][]string{
+			{"link", "del", "weft-vxlan"},
+			{"link", "set", "weft-vxlan", "down"},
+			{"link", "set", "weft-vxlan", "address", "02:00:00:00:00:01"},
+			{"addr", "flush", "dev", "weft-vxlan"},
+			{"route", "flush", "proto", "87"},
+			{"-6", "route", "flush", "proto", "87"},
+		} {
+			l.must(a.IP(damage...))
+			l.reach(converge, a.NS, r)
+			l.reach(converge, p.NS, r)
+		}
+		l.must(os.RemoveAll(filepath.Join(a.cfg.BPFDir, "links")))
+		l.reach(converge, p.NS, r)
+		a.ready()
+	})
+	t.Run("another MTU", func(t *testing.T) {
+		l.must(a.IP("link", "set", "up0", "mtu", "1400"))
+		testnet.Until(t, converge, func() error {
+			out, err := p.Output("ip", "route", "show", "default")
+			if err == nil && !strings.Contains(out, "mtu 1350") {
+				err = errors.New("the pod's route is " + out)
+			}
+			return err
+		})
+	})
+	t.Run("another address", func(t *testing.T) {
+		l.must(a.IP("addr", "del", "192.0.2.1/24", "dev", "up0"))
+		l.must(a.IP("addr", "add", "192.0.2.99/24", "dev", "up0"))
+		a.object("10.87.1.0/24 fd87:1::/64", "192.0.2.99 2001:db8::1")
+		l.reach(converge, p.NS, r)
+		l.reach(converge, r.NS, p)
+	})
+	t.Run("another MAC", func(t *testing.T) {
+		l.must(a.IP("link", "set", "up0", "address", "02:00:00:00:00:aa"))
+		l.reach(converge, p.NS, r)
+		l.reach(converge, r.NS, p)
+	})
+	t.Run("the Node is deleted", func(t *testing.T) {
+		l.must(os.Remove(filepath.Join(l.dir, "objects", a.name()+".yaml")))
+		a.until("no node", func(s api.Status) bool { return !s.Ready && problem(s, problemNoNode) })
+		if err := ask(p.NS, q.addrs...); err != nil {
+			t.Errorf("pods of a node without Node: %v", err)
+		}
+		a.stop(syscall.SIGKILL) // it must remember who it was
+		a.start()
+		a.until("no node after restart", func(s api.Status) bool { return !s.Ready && problem(s, problemNoNode) && s.Pods == 2 })
+		if err := ask(p.NS, q.addrs...); err != nil {
+			t.Errorf("after a restart without Node: %v", err)
+		}
+	})
+	t.Run("another prefix", func(t *testing.T) {
+		a.object("10.87.9.0/24 fd87:9::/64", "192.0.2.99 2001:db8::1")
+		a.until("new pool", func(s api.Status) bool {
+			return s.Ready && len(s.Pools) == 2 && s.Pools[0].Prefix == prefix("10.87.9.0/24")
+		})
+		late := a.attach()
+		if late.addrs[0] != addr("10.87.9.2") {
+			t.Errorf("address: got %v", late.addrs)
+		}
+		l.reach(converge, late.NS, r)
+		if err := ask(p.NS, q.addrs...); err != nil {
+			t.Errorf("pods with addresses of the former prefix: %v", err)
+		}
+	})
+}
+
+func TestNodeWaitsForWhatItNeeds(t *testing.T) {
+	l := newLab(t)
+	a := l.add()
+	a.start()
+	cniStatus := func() uint {
+		var e *api.Error
+		if err := a.client().CNIStatus(context.Background()); errors.As(err, &e) {
+			return e.Code
+		} else if err != nil {
+			return 999
+		}
+		return 0
+	}
+	for _, step := range []struct{ prefixes, addrs, problem string }{
+		{"", "192.0.2.1", problemNoPodCIDR},
+		{"10.87.1.0/24", "", problemNoAddress},
+	} {
+		a.object(step.prefixes, step.addrs)
+		a.until(step.problem, func(s api.Status) bool { return !s.Ready && problem(s, step.problem) })
+		if got := cniStatus(); got != api.CodeNotAvailable {
+			t.Errorf("%s: CNI STATUS %d, want %d", step.problem, got, api.CodeNotAvailable)
+		}
+	}
+	a.usual()
+	a.ready()
+	if got := cniStatus(); got != 0 {
+		t.Errorf("ready: CNI STATUS %d", got)
+	}
+	second := a.command("run")
+	var out lockedBuffer
+	second.Stderr = &out
+	l.must(a.Start(second))
+	if err := second.Wait(); err == nil || !strings.Contains(out.String(), "another weftd runs") {
+		t.Errorf("a second daemon: %v, %s", err, out.String())
+	}
+	// Another node whose name sorts before ours claims our prefix.
+	l.must(os.WriteFile(filepath.Join(l.dir, "objects", "thief.yaml"), []byte("apiVersion: v1\nkind: Node\nmetadata: {name: a-thief}\n"+
+		"spec: {podCIDRs: [10.87.1.0/24]}\nstatus: {addresses: [{type: InternalIP, address: 192.0.2.77}]}\n"), 0o644))
+	a.until("conflict", func(s api.Status) bool { return !s.Ready && problem(s, problemConflict) })
+	l.must(os.Remove(filepath.Join(l.dir, "objects", "thief.yaml")))
+	a.until("conflict is over", func(s api.Status) bool { return s.Ready && !problem(s, problemConflict) })
+}
+
+func TestUninstallLeavesNoTrace(t *testing.T) {
+	l := newLab(t)
+	a := l.add()
+	a.usual()
+	digest := func() string {
+		var out strings.Builder
+		for _, args := range [][]string{
+			{"ip", "-o", "link"}, {"ip", "route", "show", "table", "all"}, {"ip", "-6", "route", "show", "table", "all"},
+			{"ip", "neigh", "show", "nud", "permanent"}, {"iptables-save"}, {"ip6tables-save"}, {"nft", "list", "ruleset"},
+			{"sh", "-c", "sysctl -a 2>/dev/null | grep -E '^net.(ipv4|ipv6).conf|ip_forward' | grep -v mtu"},
+		} {
+			text, err := a.Output(args[0], args[1:]...)
+			l.must(err)
+			for line := range strings.Lines(text) {
+				if !strings.HasPrefix(line, "#") { // times
+					out.WriteString(line)
+				}
+			}
+		}
+		home := filepath.Join(l.dir, a.name())
+		l.must(filepath.Walk(home, func(path string, _ os.FileInfo, err error) error {
+			out.WriteString(path + "\n")
+			return err
+		}))
+		return out.String()
+	}
+	l.must(os.Mkdir(filepath.Join(l.dir, a.name()), 0o755))
+	before := digest()
+	a.start()
+	a.ready()
+	a.attach()
+	a.attach()
+	refused := a.command("uninstall")
+	l.must(a.Start(refused))
+	if err := refused.Wait(); err == nil {
+		t.Error("uninstall beside a running daemon succeeded")
+	}
+	a.stop(syscall.SIGKILL)
+	for range 2 { // may be repeated
+		cmd := a.command("uninstall")
+		l.must(a.Start(cmd))
+		if err := cmd.Wait(); err != nil {
+			t.Fatalf("uninstall: %v\n%s", err, a.log)
+		}
+	}
+	os.Mkdir(filepath.Join(l.dir, a.name()), 0o755) // the socket's folder, removed because it was empty
+	if d := cmp.Diff(before, digest()); d != "" {
+		t.Errorf("what is left or missing (-before +after):\n%s", d)
+	}
+}
