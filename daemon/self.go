@@ -119,9 +119,9 @@ func usable(name string, self overlay.Node) (what string, err error) {
 	case self.Name == "":
 		return problemNoNode, fmt.Errorf("the source has no Node %q: add it, or set node-name to the name it has", name)
 	case len(self.PodCIDRs) == 0:
-		return problemNoPodCIDR, fmt.Errorf("Node %q has no spec.podCIDRs: waiting for them", name)
+		return problemNoPodCIDR, fmt.Errorf("node %q has no spec.podCIDRs: waiting for them", name)
 	case len(self.Addrs) == 0:
-		return problemNoAddress, fmt.Errorf("Node %q has no InternalIP in status.addresses: waiting for one", name)
+		return problemNoAddress, fmt.Errorf("node %q has no InternalIP in status.addresses: waiting for one", name)
 	}
 	return "", nil
 }
