@@ -3,6 +3,9 @@ package daemon
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -29,14 +32,9 @@ func TestTwoNodesJoinTheirPods(t *testing.T) {
 	a.ready()
 	b.ready()
 	p, q, r := a.attach(), a.attach(), b.attach()
-	for name, to := range map[string]*pod{"same node": q, "cross node": r} {
-		if err := ask(p.NS, to.addrs...); err != nil {
-			t.Errorf("%s: %v", name, err)
-		}
-	}
-	if err := ask(a.NS, r.addrs...); err != nil {
-		t.Errorf("host to remote pod: %v", err)
-	}
+	l.reach(converge, p.NS, q)
+	l.reach(converge, p.NS, r)
+	l.reach(converge, a.NS, r)
 
 	t.Run("killed and restarted", func(t *testing.T) {
 		a.stop(syscall.SIGKILL)
@@ -116,6 +114,47 @@ func TestTwoNodesJoinTheirPods(t *testing.T) {
 			t.Errorf("pods with addresses of the former prefix: %v", err)
 		}
 	})
+}
+
+func TestMetricsAreServed(t *testing.T) {
+	l := newLab(t)
+	a := l.add()
+	a.cfg.MetricsAddress = "127.0.0.1:9087"
+	a.usual()
+	a.start()
+	a.ready()
+	a.attach()
+	var text string
+	l.must(a.Do(func() error {
+		conn, err := net.Dial("tcp", a.cfg.MetricsAddress)
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		fmt.Fprintf(conn, "GET %s HTTP/1.0\r\n\r\n", api.PathMetrics)
+		b, err := io.ReadAll(conn)
+		text = string(b)
+		return err
+	}))
+	for _, line := range []string{
+		`weft_cni_calls_total{code="0",verb="add"} 1`,
+		`weft_cni_duration_seconds_count{verb="add"} 1`,
+		`weft_pool_used{pool="10.87.1.0/24"} 1`,
+		`weft_pool_size{pool="10.87.1.0/24"} 253`,
+		`weft_ready 1`,
+		`weft_mtu_bytes 1450`,
+		`weft_packets_total{kind="drop",reason="spoofed-address"} 0`,
+		`weft_table_repairs_total{table="routes"} 0`,
+		`weft_table_failing{table="chains"} 0`,
+		`weft_build_info{`,
+	} {
+		if !strings.Contains(text, "\n"+line) {
+			t.Errorf("no line %q", line)
+		}
+	}
+	if t.Failed() {
+		t.Log(text)
+	}
 }
 
 func TestNodeWaitsForWhatItNeeds(t *testing.T) {

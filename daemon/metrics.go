@@ -57,7 +57,7 @@ type collector struct {
 }
 
 var (
-	descInfo    = desc("info", "Build and node; always 1.", "version", "layout", "node", "overlay")
+	descInfo    = desc("build_info", "Build and node; always 1.", "version", "layout", "node", "overlay")
 	descReady   = desc("ready", "1 if pods can be attached.")
 	descMTU     = desc("mtu_bytes", "MTU of the pods.")
 	descPeers   = desc("peers", "Other nodes known.")
