@@ -15,8 +15,13 @@ const (
 	debounce = 75 * time.Millisecond
 	// restFactor bounds the loop's share of a CPU under a storm of events, our own
 	// among them: after a pass it rests this many times as long as the pass took.
-	restFactor = 10
-	restMost   = 2 * time.Second
+	restFactor = 20
+	restMost   = 3 * time.Second
+	// calm is how long there must have been no CNI call before a pass that only
+	// looks for drift, patience how long it waits for that at most: most events of a
+	// burst of calls are their own, and reading tables holds the calls up.
+	calm     = 300 * time.Millisecond
+	patience = 3 * time.Second
 	// quickEvery is how often the tables are read of whose changes nobody tells.
 	quickEvery = 8 * time.Second
 	// fullEvery is how often everything is read, events or not.
@@ -36,6 +41,9 @@ type work struct {
 }
 
 func (w work) any() bool { return w != work{} }
+
+// drift says whether the work is only to look what others may have changed.
+func (w work) drift() bool { return w == work{event: w.event, quick: w.quick} }
 
 // pass does some work: takes up the source's state, reads what may have changed,
 // compiles, writes, prunes. It is the only way by which the node's rows come into
@@ -105,6 +113,7 @@ func (n *node) loop(ctx context.Context, events <-chan overlay.Event) error {
 	var (
 		todo    = work{source: true} // tells the world that all is in force
 		rested  time.Time            // no pass before
+		since   time.Time            // when todo came to be
 		backoff = retryFirst
 	)
 	mark := func(wait time.Duration) {
@@ -133,6 +142,10 @@ func (n *node) loop(ctx context.Context, events <-chan overlay.Event) error {
 			todo.retry = true
 		case <-due.C:
 			start := time.Now()
+			if todo.drift() && start.Sub(since) < patience && start.UnixNano()-n.called.Load() < int64(calm) {
+				due.Reset(calm)
+				continue
+			}
 			err := n.pass(todo)
 			n.log.Debug("pass", "event", todo.event, "source", todo.source, "full", todo.full, "took", time.Since(start), "err", err)
 			todo, before = work{}, true
@@ -146,6 +159,7 @@ func (n *node) loop(ctx context.Context, events <-chan overlay.Event) error {
 			}
 		}
 		if !before && todo.any() {
+			since = time.Now()
 			mark(debounce)
 		}
 	}
@@ -155,8 +169,8 @@ func (n *node) loop(ctx context.Context, events <-chan overlay.Event) error {
 // kernel hold what is wanted. Nothing is pruned before that. What cannot be written
 // is a problem, and tried again by the loop.
 func (n *node) firstSync(ctx context.Context) error {
-	patience := time.NewTimer(time.Second) // most sources are read by then: no problem yet
-	defer patience.Stop()
+	late := time.NewTimer(time.Second) // most sources are read by then: no problem yet
+	defer late.Stop()
 	for !n.source.Snapshot().Complete || !n.known() {
 		select {
 		case <-ctx.Done():
@@ -165,7 +179,7 @@ func (n *node) firstSync(ctx context.Context) error {
 			if !n.source.Snapshot().Complete {
 				continue
 			}
-		case <-patience.C:
+		case <-late.C:
 		}
 		n.observe()
 		n.publish() // says why not

@@ -39,6 +39,9 @@ type node struct {
 	// gateways has those of the probes' server when they change.
 	gateways chan []netip.Addr
 
+	// called is when the last CNI call ended (Unix time, ns).
+	called atomic.Int64
+
 	mu      sync.Mutex // guards what follows
 	cluster cluster
 	around  surroundings

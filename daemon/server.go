@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	types100 "github.com/containernetworking/cni/pkg/types/100"
@@ -39,7 +40,7 @@ func (n *node) serve(ctx context.Context, dp *bpf.Datapath, pods *endpoint.Manag
 	}
 	m := newMetrics(n, dp)
 	info := &info{node: n, dp: dp, pods: pods}
-	handler := server.Handler(&cni{pods: pods, metrics: m, log: n.log}, info, m.handler())
+	handler := server.Handler(&cni{pods: pods, metrics: m, log: n.log, called: &n.called}, info, m.handler())
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return serveOn(ctx, l, handler) })
 	if n.cfg.MetricsAddress != "" {
@@ -120,11 +121,13 @@ type cni struct {
 	pods    *endpoint.Manager
 	metrics *metrics
 	log     *slog.Logger
+	called  *atomic.Int64
 }
 
 var _ server.CNI = (*cni)(nil)
 
 func (c *cni) done(verb string, a api.Attach, start time.Time, err error) {
+	c.called.Store(time.Now().UnixNano())
 	c.metrics.done(verb, start, err)
 	if err != nil {
 		c.log.Warn("cni call", "verb", verb, "pod", a.PodNamespace+"/"+a.PodName, "ifname", a.IfName, "err", err)

@@ -92,7 +92,9 @@ func (t *tables) silent() reconcile.Group {
 	return g
 }
 
-// concerned is the tables that an event may have changed.
+// concerned is the tables that an event may have changed. A device that went down
+// takes its IPv4 routes with it without a word about them; a program's link goes with
+// its device, whose successor has another index.
 func (t *tables) concerned(e overlay.Event) reconcile.Group {
 	var g reconcile.Group
 	for _, s := range []struct {
@@ -104,8 +106,7 @@ func (t *tables) concerned(e overlay.Event) reconcile.Group {
 		{overlay.EventAddrs | overlay.EventLinks, t.addrs},
 		{overlay.EventChains, t.chains},
 		{overlay.EventRoutes | overlay.EventLinks | overlay.EventAddrs, t.routes},
-		{overlay.EventNeighs | overlay.EventLinks, t.neighs},
-		{overlay.EventLinks, t.links},
+		{overlay.EventNeighs, t.neighs},
 		{overlay.EventLinks, t.offload},
 	} {
 		if e.Has(s.on) {
