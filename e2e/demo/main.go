@@ -45,11 +45,16 @@ func run(keep, clean bool) (err error) {
 	defer stop()
 
 	kept := false
+	var undo []func() error
 	defer func() {
-		if !kept {
-			err = errors.Join(err, os.RemoveAll(place))
+		if ctx.Err() != nil { // whatever has failed, has failed by that
+			err = errors.New("interrupted")
+		}
+		for i := len(undo) - 1; i >= 0 && !kept; i-- {
+			err = errors.Join(err, undo[i]())
 		}
 	}()
+	undo = append(undo, func() error { return os.RemoveAll(place) })
 	if err := cluster.Build(ctx, filepath.Join(place, "bin")); err != nil {
 		return err
 	}
@@ -58,19 +63,12 @@ func run(keep, clean bool) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() {
-		if !kept {
-			err = errors.Join(err, c.Close())
-		}
-	}()
+	undo = append(undo, c.Close)
 	s := &story{c: c}
 	for _, act := range []func(context.Context) error{
 		s.nodes, s.daemons, s.pods, s.talk, s.mtu, s.kill, s.speed,
 	} {
 		if err := act(ctx); err != nil {
-			if ctx.Err() != nil {
-				return errors.New("interrupted; everything is taken down")
-			}
 			return err
 		}
 	}
