@@ -39,12 +39,6 @@ missing=$(needs | while read -r targets program package; do
 	*,"$target",*) command -v "$program" >/dev/null || echo "$package" ;;
 	esac
 done | sort -u | tr '\n' ' ')
-case $target in generate | test)
-	# The BPF sources include the kernel's own headers and libbpf's helpers.
-	[ -e /usr/include/bpf/bpf_helpers.h ] || missing="$missing libbpf-dev"
-	[ -e /usr/include/linux/bpf.h ] || missing="$missing linux-libc-dev"
-	;;
-esac
 [ -n "$missing" ] || exit 0
 
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
