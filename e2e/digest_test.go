@@ -38,12 +38,19 @@ func assertOneLayout(t *testing.T, n *cluster.Node) {
 }
 
 // noise is what changes by itself: counters, timers, indexes, cookies.
-var noise = regexp.MustCompile(`(?m)^#.*$|\[\d+:\d+\]|(expires|used|age|preferred_lft|valid_lft) \S+|packets \d+ bytes \d+|# handle \d+`)
+var noise = regexp.MustCompile(`(?m)^#.*$|\[\d+:\d+\]|(expires|used|age|preferred_lft|valid_lft) \S+|packets \d+ bytes \d+|# handle \d+|\w+_timer +\S+`)
 
 // digest is the namespace's whole network state as text: links, addresses, routes,
 // rules, neighbours, qdiscs, TCX, packet filter, sysctls, and the named files.
 func digest(t *testing.T, ns *testnet.NS, files ...string) string {
 	t.Helper()
+	testnet.Until(t, 10*time.Second, func() error {
+		out, err := ns.Output("ip", "-6", "addr", "show", "tentative")
+		if err == nil && out != "" {
+			err = fmt.Errorf("addresses are tentative still:\n%s", out)
+		}
+		return err
+	})
 	var b strings.Builder
 	for _, cmd := range [][]string{
 		{"ip", "-d", "link"}, {"ip", "addr"},

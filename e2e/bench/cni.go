@@ -1,22 +1,18 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"net/netip"
-	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/containernetworking/cni/libcni"
 
 	"github.com/weftnet/weft/e2e/cluster"
+	"github.com/weftnet/weft/e2e/plugins"
 	"github.com/weftnet/weft/internal/testnet"
 )
 
@@ -116,7 +112,7 @@ func callers(ctx context.Context, o options) (all [parties]*caller, done func() 
 	all[weft] = &caller{cni: n.CNI(), list: list, node: n.NS}
 
 	bin := filepath.Join(o.dir, "bridge-bin")
-	if err := buildBridge(ctx, bin); err != nil {
+	if err := plugins.Build(ctx, bin); err != nil {
 		return all, done, err
 	}
 	node, err := testnet.Create("weft-bench")
@@ -124,12 +120,7 @@ func callers(ctx context.Context, o options) (all [parties]*caller, done func() 
 		return all, done, err
 	}
 	done = func() error { return errors.Join(node.Close(), c.Close()) }
-	list, err = libcni.ConfListFromBytes(fmt.Appendf(nil, `{
-		"cniVersion": "1.0.0", "name": "bench", "plugins": [{
-			"type": "bridge", "bridge": "cni0", "isGateway": true, "isDefaultGateway": true, "hairpinMode": true,
-			"ipam": {"type": "host-local", "dataDir": %q,
-				"ranges": [[{"subnet": "10.97.0.0/16"}], [{"subnet": "fd00:97::/64"}]]}}]}`,
-		filepath.Join(o.dir, "host-local")))
+	list, err = plugins.Bridge("10.97.0.0/16", "fd00:97::/64", filepath.Join(o.dir, "host-local"))
 	if err != nil {
 		return all, done, err
 	}
@@ -138,23 +129,6 @@ func callers(ctx context.Context, o options) (all [parties]*caller, done func() 
 		list: list, node: node,
 	}
 	return all, done, nil
-}
-
-// buildBridge builds the reference plugins in the version that go.mod names. They are a
-// module of their own: what they need does not become ours.
-func buildBridge(ctx context.Context, dir string) error {
-	const module = "github.com/containernetworking/plugins"
-	version, err := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Version}}", module).Output()
-	if err != nil {
-		return fmt.Errorf("find the version of %s: %w", module, err)
-	}
-	at := "@" + strings.TrimSpace(string(version))
-	cmd := exec.CommandContext(ctx, "go", "install", module+"/plugins/main/bridge"+at, module+"/plugins/ipam/host-local"+at)
-	cmd.Env = append(os.Environ(), "GOBIN="+dir, "CGO_ENABLED=0", "GOFLAGS=")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("build bridge and host-local: %w: %s", err, bytes.TrimSpace(out))
-	}
-	return nil
 }
 
 // churn adds n pods, some of them side by side, and deletes them; it returns each

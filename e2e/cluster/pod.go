@@ -81,6 +81,11 @@ func (p *Pod) Add(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("ADD %s: %w", p.Name, err)
 	}
+	return p.Take(r)
+}
+
+// Take takes over what the result of an ADD says.
+func (p *Pod) Take(r types.Result) (err error) {
 	if p.Result, err = types100.NewResultFromResult(r); err != nil {
 		return fmt.Errorf("read result: %w", err)
 	}
