@@ -45,8 +45,8 @@ func (e Event) String() string {
 // not read are merged into one; the channel is closed when ctx is done. Where the
 // kernel lost messages, [EventAll] is reported.
 //
-// What it cannot see is left to the periodic refresh: path MTU exceptions, and
-// changes of large legacy tables that keep their size (see legacyWatch).
+// What it cannot see is left to the periodic refresh: path MTU exceptions that end,
+// and changes of large legacy tables that keep their size (see legacyWatch).
 func Watch(ctx context.Context, log *slog.Logger) (<-chan Event, error) {
 	route, err := subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK, unix.RTNLGRP_NEIGH,
 		unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE,
@@ -82,6 +82,16 @@ func Watch(ctx context.Context, log *slog.Logger) (<-chan Event, error) {
 		read(nft, nftWatch{})
 	}
 	wg.Go(func() { legacy.run(ctx, box, log) })
+	for _, w := range []icmpWatch{{}, {v6: true}} {
+		f, err := w.open()
+		if err != nil {
+			log.Warn("path MTUs are not watched", "err", err)
+		}
+		if f != nil {
+			context.AfterFunc(ctx, func() { f.Close() })
+			wg.Go(func() { w.run(ctx, f, box, log) })
+		}
+	}
 	go func() {
 		wg.Wait()
 		close(box.ch)

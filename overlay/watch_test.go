@@ -205,3 +205,45 @@ func FuzzJudge(f *testing.F) {
 		blankCounters(append([]byte(nil), b...), true)
 	})
 }
+
+// The kernel notes a path's MTU without a netlink message.
+func TestWatchHearsThatPacketsAreTooBig(t *testing.T) {
+	newNetns(t)
+	ch := startWatch(t)
+	send := func(v6 bool, typ, code byte) {
+		t.Helper()
+		family, protocol := unix.AF_INET, unix.IPPROTO_ICMP
+		var to unix.Sockaddr = &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}
+		if v6 {
+			family, protocol = unix.AF_INET6, unix.IPPROTO_ICMPV6 // the kernel fills in the checksum
+			to = &unix.SockaddrInet6{Addr: [16]byte{15: 1}}
+		}
+		fd, err := unix.Socket(family, unix.SOCK_RAW, protocol)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Close(fd)
+		b := make([]byte, 8+48) // and the quoted packet, of which nothing is looked at
+		b[0], b[1], b[6], b[7], b[8] = typ, code, 1300>>8, 1300&255, 0x45
+		if !v6 {
+			sum := checksum(b)
+			b[2], b[3] = byte(sum>>8), byte(sum)
+		}
+		if err := unix.Sendto(fd, b, 0, to); err != nil {
+			t.Fatal(err)
+		}
+	}
+	sh(t, "ip link set lo up")
+	fence(t, ch)
+	send(false, icmpUnreachable, icmpFragNeeded)
+	await(t, ch, EventPaths)
+	send(true, icmpv6TooBig, 0)
+	await(t, ch, EventPaths)
+	send(false, icmpUnreachable, 3) // port unreachable
+	send(true, 1, 4)
+	select {
+	case e := <-ch:
+		t.Errorf("got %s for ICMP errors that say nothing of the size", e)
+	case <-time.After(300 * time.Millisecond): // nothing can be waited for
+	}
+}
