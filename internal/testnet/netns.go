@@ -111,14 +111,24 @@ func (n *NS) Sysctl(key, value string) error {
 	})
 }
 
-// Veth joins two namespaces by a pair of devices, which are up.
+// Veth joins two namespaces by a pair of devices, which are up. They do not look for
+// duplicates of their addresses, which would keep neighbour discovery from working
+// for a second or two.
 func Veth(a *NS, nameA string, b *NS, nameB string, mtu int) error {
 	if err := a.IP("link", "add", nameA, "mtu", fmt.Sprint(mtu), "type", "veth",
 		"peer", "name", nameB, "mtu", fmt.Sprint(mtu), "netns", b.Name); err != nil {
 		return err
 	}
-	if err := a.IP("link", "set", nameA, "up"); err != nil {
-		return err
+	for _, end := range []struct {
+		ns   *NS
+		name string
+	}{{a, nameA}, {b, nameB}} {
+		if err := end.ns.Sysctl("net/ipv6/conf/"+end.name+"/accept_dad", "0"); err != nil {
+			return err
+		}
+		if err := end.ns.IP("link", "set", end.name, "up"); err != nil {
+			return err
+		}
 	}
-	return b.IP("link", "set", nameB, "up")
+	return nil
 }
