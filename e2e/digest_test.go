@@ -37,8 +37,8 @@ func assertOneLayout(t *testing.T, n *cluster.Node) {
 	})
 }
 
-// noise is what changes by itself: counters, timers, indexes, cookies.
-var noise = regexp.MustCompile(`(?m)^#.*$|\[\d+:\d+\]|(expires|used|age|preferred_lft|valid_lft) \S+|packets \d+ bytes \d+|# handle \d+|\w+_timer +\S+`)
+// noise is what changes by itself: counters, timers, indexes, numbers of programs.
+var noise = regexp.MustCompile(`(?m)^#.*$|^\d+: |@if\d+|\(\d+\)|(prog_id|link_id) \d+|\[\d+:\d+\]|(expires|used|age|preferred_lft|valid_lft) \S+|packets \d+ bytes \d+|# handle \d+|\w+_timer +\S+`)
 
 // digest is the namespace's whole network state as text: links, addresses, routes,
 // rules, neighbours, qdiscs, TCX, packet filter, sysctls, and the named files.
@@ -53,7 +53,7 @@ func digest(t *testing.T, ns *testnet.NS, files ...string) string {
 	})
 	var b strings.Builder
 	for _, cmd := range [][]string{
-		{"ip", "-d", "link"}, {"ip", "addr"},
+		{"ip", "-o", "-d", "link"}, {"ip", "-o", "addr"},
 		{"ip", "-4", "route", "show", "table", "all"}, {"ip", "-6", "route", "show", "table", "all"},
 		{"ip", "-4", "rule"}, {"ip", "-6", "rule"},
 		{"ip", "neigh", "show", "nud", "permanent"},
@@ -66,7 +66,11 @@ func digest(t *testing.T, ns *testnet.NS, files ...string) string {
 		if err != nil {
 			t.Fatal(err)
 		}
-		fmt.Fprintf(&b, "== %s\n%s\n", strings.Join(cmd, " "), stable(out))
+		lines := stable(out)
+		if !strings.Contains(cmd[0], "tables") && cmd[0] != "nft" {
+			slices.Sort(lines) // the order is that of creation
+		}
+		fmt.Fprintf(&b, "== %s\n%s\n", strings.Join(cmd, " "), strings.Join(lines, "\n"))
 	}
 	for _, dir := range files {
 		fmt.Fprintf(&b, "== %s\n%s\n", dir, tree(t, dir))
@@ -74,8 +78,9 @@ func digest(t *testing.T, ns *testnet.NS, files ...string) string {
 	return b.String()
 }
 
-// stable drops what changes by itself and what the order of events decides.
-func stable(out string) string {
+// stable drops what changes by itself and what the order of events decides, and
+// returns the lines.
+func stable(out string) []string {
 	lines := strings.Split(noise.ReplaceAllString(out, ""), "\n")
 	keep := lines[:0]
 	for _, l := range lines {
@@ -86,7 +91,7 @@ func stable(out string) string {
 		}
 		keep = append(keep, l)
 	}
-	return strings.Join(keep, "\n")
+	return keep
 }
 
 // tree lists a folder's files with their sizes.
