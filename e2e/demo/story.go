@@ -10,6 +10,8 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/weftnet/weft/e2e/cluster"
 	"github.com/weftnet/weft/e2e/traffic"
 	"github.com/weftnet/weft/internal/testnet"
@@ -32,8 +34,13 @@ const picture = `
          └───── VXLAN, UDP 8872 ──┴──── a bridge ──────────┴──── outside
 `
 
+// title is bold on a terminal.
 func title(format string, args ...any) {
-	fmt.Printf("\n\033[1m"+format+"\033[0m\n", args...)
+	text := fmt.Sprintf(format, args...)
+	if _, err := unix.IoctlGetTermios(int(os.Stdout.Fd()), unix.TCGETS); err == nil {
+		text = "\033[1m" + text + "\033[0m"
+	}
+	fmt.Println("\n" + text)
 }
 
 func table(f func(w *tabwriter.Writer)) {
