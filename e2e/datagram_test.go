@@ -174,9 +174,14 @@ type sink struct{ conn *net.UDPConn }
 
 func listenUDP(t testing.TB, ns *testnet.NS, addr netip.Addr) sink {
 	t.Helper()
+	return listenAt(t, ns, netip.AddrPortFrom(addr, 0))
+}
+
+func listenAt(t testing.TB, ns *testnet.NS, at netip.AddrPort) sink {
+	t.Helper()
 	var s sink
 	err := ns.Do(func() (err error) {
-		s.conn, err = net.ListenUDP("udp", &net.UDPAddr{IP: addr.AsSlice()})
+		s.conn, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(at))
 		return err
 	})
 	if err != nil {
