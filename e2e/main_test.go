@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/weftnet/weft/e2e/cluster"
+	"github.com/weftnet/weft/e2e/load"
 	"github.com/weftnet/weft/internal/testnet"
 )
 
@@ -21,6 +22,7 @@ var bins string
 var crashBins string
 
 func TestMain(m *testing.M) {
+	load.Main()
 	os.Exit(run(m))
 }
 

@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -69,7 +70,7 @@ func capture(t *testing.T, ns *testnet.NS, filter string, do func() error, enoug
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
-	var out lockedBuffer
+	var out lockedText
 	cmd := exec.CommandContext(ctx, "tcpdump", "-nlvi", "eth0", "-T", "vxlan", filter)
 	cmd.Stdout = &out
 	if err := ns.Start(cmd); err != nil {
@@ -87,4 +88,22 @@ func capture(t *testing.T, ns *testnet.NS, filter string, do func() error, enoug
 	cancel()
 	cmd.Wait()
 	return out.String()
+}
+
+// lockedText is what a running program has written.
+type lockedText struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+func (l *lockedText) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedText) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
 }
