@@ -69,26 +69,29 @@ func addrFrom(a weftAddr) netip.Addr {
 	return netip.AddrFrom16(a.B).Unmap()
 }
 
+// dumpBatch is how many rows one system call reads (BPF_MAP_LOOKUP_BATCH, Linux 5.6;
+// for LPM tries 5.13). It is far more than a bucket of a hash holds, which must fit.
+const dumpBatch = 512
+
 // dump reads a whole map. We are the only writer; if a row goes while we iterate,
-// the kernel may start over, so it is tried again.
+// the kernel may start over, so a row may come twice.
 func dump[K, V comparable](d *Datapath, name string) (map[K]V, error) {
 	if err := d.repin(name); err != nil {
 		return nil, err
 	}
-	for try := 0; ; try++ {
-		rows := map[K]V{}
-		var k K
-		var v V
-		it := d.maps[name].Iterate()
-		for it.Next(&k, &v) {
-			rows[k] = v
+	rows := map[K]V{}
+	keys, values := make([]K, dumpBatch), make([]V, dumpBatch)
+	var at ebpf.MapBatchCursor
+	for {
+		n, err := d.maps[name].BatchLookup(&at, keys, values, nil)
+		for i := range n {
+			rows[keys[i]] = values[i]
 		}
-		if err := it.Err(); errors.Is(err, ebpf.ErrIterationAborted) && try < 5 {
-			continue
+		if errors.Is(err, ebpf.ErrKeyNotExist) { // that was the last
+			return rows, nil
 		} else if err != nil {
 			return nil, fmt.Errorf("read map %s: %w", name, err)
 		}
-		return rows, nil
 	}
 }
 
