@@ -81,6 +81,13 @@ func fullSize(t *testing.T, c *cluster.Cluster, mtu int) {
 			return tooBig(d.icmp(200*time.Millisecond), gw, mtu-less)
 		})
 		arrives(t, d, s, mtu-less)
+		if gw.Is4() { // without DF, routers on the way fragment
+			whole := sendTo(t, a.NS, s.addr())
+			whole.control(t, func(fd int) error {
+				return unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_INTERFACE)
+			})
+			arrives(t, whole, s, mtu)
+		}
 		transfer(t, a.NS, far.NS, far.Addrs()[i], 2<<20)
 	}
 }
