@@ -48,11 +48,12 @@ func Flannel() (*Lab, error) {
 }
 
 func flannelNode(n *testnet.NS, at, other int) error {
+	if err := sysctls(n, "net/bridge/bridge-nf-call-iptables=1", "net/bridge/bridge-nf-call-ip6tables=1",
+		// So that short connections do not fill its connection table.
+		"net/netfilter/nf_conntrack_tcp_timeout_time_wait=5", "net/netfilter/nf_conntrack_tcp_timeout_close=5"); err != nil {
+		return err
+	}
 	err := run(n, fmt.Sprintf(`
-		sysctl -qw net.bridge.bridge-nf-call-iptables=1
-		sysctl -qw net.bridge.bridge-nf-call-ip6tables=1
-		sysctl -qw net.netfilter.nf_conntrack_tcp_timeout_time_wait=5
-		sysctl -qw net.netfilter.nf_conntrack_tcp_timeout_close=5
 		ip link add cni0 mtu 1450 type bridge
 		ip link set cni0 up
 		ip addr add 10.244.%[1]d.1/24 dev cni0

@@ -59,6 +59,17 @@ func run(ns *testnet.NS, commands string) error {
 	return nil
 }
 
+// sysctls sets sysctls of a namespace, each as key=value.
+func sysctls(ns *testnet.NS, settings ...string) error {
+	for _, s := range settings {
+		key, value, _ := strings.Cut(s, "=")
+		if err := ns.Sysctl(key, value); err != nil {
+			return fmt.Errorf("set sysctl: %w", err)
+		}
+	}
+	return nil
+}
+
 // build makes a lab; a half-made one is removed.
 func build(f func(*Lab) error) (*Lab, error) {
 	l := &Lab{}
@@ -119,9 +130,10 @@ func (l *Lab) nodes() (nodes [2]*testnet.NS, err error) {
 		if err := run(bridge, "ip link set "+port+" master br0"); err != nil {
 			return nodes, err
 		}
+		if err := sysctls(nodes[i], "net/ipv4/ip_forward=1", "net/ipv6/conf/all/forwarding=1"); err != nil {
+			return nodes, err
+		}
 		if err := run(nodes[i], fmt.Sprintf(`
-			sysctl -qw net.ipv4.ip_forward=1
-			sysctl -qw net.ipv6.conf.all.forwarding=1
 			ip addr add 172.18.0.%[1]d/24 dev eth0
 			ip addr add fd18::%[1]d/64 dev eth0 nodad`, i+1)); err != nil {
 			return nodes, err
