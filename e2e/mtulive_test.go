@@ -204,3 +204,42 @@ func behindRouter(t testing.TB, c *cluster.Cluster, mtu int) {
 	n.Addrs = addrs
 	must(c.WriteNode(n))
 }
+
+// The narrow link is outside of the cluster: the router's answer goes to the node,
+// whose masquerade has to hand it to the pod.
+func TestNarrowPathOutside(t *testing.T) {
+	t.Parallel()
+	c := start(t, cluster.Spec{Nodes: 1})
+	beyond := testnet.New(t, "weft-beyond")
+	for _, err := range []error{
+		testnet.Veth(c.Outside, "beyond", beyond, "eth0", 1500),
+		c.Outside.IP("link", "set", "beyond", "mtu", "1300"),
+		c.Outside.IP("addr", "add", "203.0.113.1/24", "dev", "beyond"),
+		c.Outside.IP("addr", "add", "2001:db8:1::1/64", "dev", "beyond", "nodad"),
+		beyond.IP("addr", "add", "203.0.113.2/24", "dev", "eth0"),
+		beyond.IP("addr", "add", "2001:db8:1::2/64", "dev", "eth0", "nodad"),
+		beyond.IP("route", "add", "default", "via", "203.0.113.1"),
+		beyond.IP("route", "add", "default", "via", "2001:db8:1::1"),
+		c.Outside.Sysctl("net/ipv4/ip_forward", "1"),
+		c.Outside.Sysctl("net/ipv6/conf/all/forwarding", "1"),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	a := addPod(t, c.Nodes[0], "a")
+	_, router6 := cluster.HostAddrs(254)
+	router4, _ := cluster.HostAddrs(254)
+	for to, router := range map[string]netip.Addr{"203.0.113.2": router4, "2001:db8:1::2": router6} {
+		s := listenUDP(t, beyond, netip.MustParseAddr(to))
+		d := sendTo(t, a.NS, s.addr())
+		if err := d.send(1301); err != nil {
+			t.Fatal(err)
+		}
+		if err := tooBig(d.icmp(2*time.Second), router, 1300); err != nil {
+			t.Error(err)
+		}
+		arrives(t, d, s, 1300)
+		transfer(t, a.NS, beyond, netip.MustParseAddr(to), 2<<20)
+	}
+}
