@@ -14,6 +14,7 @@ needs() {
 		demo,test,bench iptables iptables
 		demo,test,bench nft nftables
 		test ethtool ethtool
+		test sysctl procps
 		test tcpdump tcpdump
 		test bpftool bpftool
 		test gcc gcc
