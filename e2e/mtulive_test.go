@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"testing"
@@ -146,8 +147,9 @@ func TestNarrowRouterBetween(t *testing.T) {
 						return err
 					}
 					err := d.icmp(200 * time.Millisecond)
-					if len(spec.Flags) > 0 { // direct: the router itself may be first
-						return nil
+					var e icmpError
+					if len(spec.Flags) > 0 && errors.As(err, &e) { // direct: the router itself may be first
+						gw = e.From
 					}
 					return tooBig(err, gw, mtu)
 				})
