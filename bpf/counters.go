@@ -25,6 +25,7 @@ var reasons = [weftReasonREASONS]string{
 	weftReasonDROP_NO_PEER:         "no-peer",
 	weftReasonDROP_NO_TUNNEL:       "no-tunnel-key",
 	weftReasonDROP_CONGESTION:      "congestion",
+	weftReasonDROP_OVERLAY_PORT:    "overlay-port",
 	weftReasonDROP_INTERNAL:        "internal",
 
 	weftReasonSTACK_TTL:      "ttl",

@@ -53,6 +53,9 @@ func TestPodCannotSpoofOrConfuse(t *testing.T) {
 	other := mac{2, 9, 9, 9, 9, 9}
 
 	check(t, a, []bad{
+		{"overlay packet of its own making", FromPod, from(with(h4, func(h *header) { h.dst = addr("192.0.2.7") }), udp(1, 8872, []byte("x"))), 0, tcxDrop, "drop overlay-port"},
+		{"overlay packet of its own making v6", FromPod, from(with(h6, func(h *header) { h.dst = addr("2001:db8::7") }), udp(1, 8872, []byte("x"))), 0, tcxDrop, "drop overlay-port"},
+		{"another port outside", FromPod, from(with(h4, func(h *header) { h.dst = addr("192.0.2.7") }), udp(1, 8871, []byte("x"))), 0, tcxNext, ""},
 		{"address of nobody", FromPod, from(with(h4, func(h *header) { h.src = addr("10.9.9.9") }), body), 0, tcxDrop, "drop spoofed-address"},
 		{"address of nobody v6", FromPod, from(with(h6, func(h *header) { h.src = addr("fd00::9") }), body), 0, tcxDrop, "drop spoofed-address"},
 		{"address of a neighbour pod", FromPod, from(with(h4, func(h *header) { h.src = a.sib4 }), body), 0, tcxDrop, "drop spoofed-address"},

@@ -82,17 +82,18 @@ const (
 	weftReasonDROP_NO_PEER         weftReason = 13
 	weftReasonDROP_NO_TUNNEL       weftReason = 14
 	weftReasonDROP_CONGESTION      weftReason = 15
-	weftReasonDROP_INTERNAL        weftReason = 16
-	weftReasonSTACK_FIRST          weftReason = 17
-	weftReasonSTACK_TTL            weftReason = 17
-	weftReasonSTACK_OPTIONS        weftReason = 18
-	weftReasonSTACK_TOO_BIG        weftReason = 19
-	weftReasonSTACK_FRAGMENT       weftReason = 20
-	weftReasonSTACK_LIMITED        weftReason = 21
-	weftReasonSTACK_SEGMENTS       weftReason = 22
-	weftReasonSTACK_NO_LINK        weftReason = 23
-	weftReasonSTACK_NO_ROOM        weftReason = 24
-	weftReasonREASONS              weftReason = 25
+	weftReasonDROP_OVERLAY_PORT    weftReason = 16
+	weftReasonDROP_INTERNAL        weftReason = 17
+	weftReasonSTACK_FIRST          weftReason = 18
+	weftReasonSTACK_TTL            weftReason = 18
+	weftReasonSTACK_OPTIONS        weftReason = 19
+	weftReasonSTACK_TOO_BIG        weftReason = 20
+	weftReasonSTACK_FRAGMENT       weftReason = 21
+	weftReasonSTACK_LIMITED        weftReason = 22
+	weftReasonSTACK_SEGMENTS       weftReason = 23
+	weftReasonSTACK_NO_LINK        weftReason = 24
+	weftReasonSTACK_NO_ROOM        weftReason = 25
+	weftReasonREASONS              weftReason = 26
 )
 
 // Names of all BPF objects in the ELF.

@@ -158,7 +158,7 @@ func (n *node) compile(paths bool) {
 	t.routes.Put(ownerSelf, overlay.SelfRoutes(s.self))
 	t.rows.Put(ownerSelf, selfRows(*s))
 	t.links.Put(ownerSelf, selfHooks(*s))
-	t.chains.Put(ownerSelf, overlay.SelfChains(s.self.PodCIDRs, s.cluster, n.cfg.Masquerade))
+	t.chains.Put(ownerSelf, overlay.SelfChains(s.self.PodCIDRs, s.cluster, n.cfg.Masquerade, n.cfg.Port))
 	t.offload.Put(ownerSelf, off(n.offload))
 
 	if n.cluster.peers != nil { // nil: the source has not spoken

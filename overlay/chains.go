@@ -54,7 +54,11 @@ type Chain struct {
 // cluster with the pod prefixes cluster (its own among them; see
 // [ClusterPrefixes]). A family without a pod prefix has no chains; without
 // masquerade there is none in nat. It is pure.
-func SelfChains(self, cluster []netip.Prefix, masquerade bool) map[ChainKey]Chain {
+//
+// Between pods, and to and from them, everything is forwarded but what a pod sends to
+// the overlay's UDP port outside of the cluster: masqueraded to this node's address it
+// would be believed to be this node's, whatever source a pod has put inside.
+func SelfChains(self, cluster []netip.Prefix, masquerade bool, port uint16) map[ChainKey]Chain {
 	chains := map[ChainKey]Chain{}
 	for _, v6 := range []bool{false, true} {
 		own, all := ofFamilyPrefixes(self, v6), ofFamilyPrefixes(cluster, v6)
@@ -62,7 +66,9 @@ func SelfChains(self, cluster []netip.Prefix, masquerade bool) map[ChainKey]Chai
 			continue
 		}
 		k := ChainKey{v6, TableFilter}
-		chains[k] = Chain{Rules: fmt.Sprintf("-A %[1]s -i weft+ -j ACCEPT\n-A %[1]s -o weft+ -j ACCEPT\n", k.chain())}
+		chains[k] = Chain{Rules: fmt.Sprintf("-A %[1]s -o weft+ -j ACCEPT\n"+
+			"-A %[1]s -i weft+ -p udp -m udp --dport %[2]d -j DROP\n"+
+			"-A %[1]s -i weft+ -j ACCEPT\n", k.chain(), port)}
 		if !masquerade {
 			continue
 		}

@@ -24,7 +24,8 @@ func mustPrefixes(t *testing.T, s ...string) []netip.Prefix {
 }
 
 func TestSelfChains(t *testing.T) {
-	const forward = "-A WEFT-FORWARD -i weft+ -j ACCEPT\n-A WEFT-FORWARD -o weft+ -j ACCEPT\n"
+	const forward = "-A WEFT-FORWARD -o weft+ -j ACCEPT\n" +
+		"-A WEFT-FORWARD -i weft+ -p udp -m udp --dport 8872 -j DROP\n-A WEFT-FORWARD -i weft+ -j ACCEPT\n"
 	f4, f6 := ChainKey{false, TableFilter}, ChainKey{true, TableFilter}
 	n4, n6 := ChainKey{false, TableNAT}, ChainKey{true, TableNAT}
 	tests := []struct {
@@ -54,7 +55,7 @@ func TestSelfChains(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			got := SelfChains(mustPrefixes(t, tt.self...), mustPrefixes(t, tt.cluster...), tt.masquerade)
+			got := SelfChains(mustPrefixes(t, tt.self...), mustPrefixes(t, tt.cluster...), tt.masquerade, DefaultPort)
 			if d := cmp.Diff(got, tt.want); d != "" {
 				t.Errorf("got - want +\n%s", d)
 			}
@@ -69,7 +70,7 @@ func wantedChains(t *testing.T) map[ChainKey]Chain {
 	for i := range 100 {
 		cluster = append(cluster, fmt.Sprintf("10.244.%d.0/24", 2*i+1))
 	}
-	return SelfChains(mustPrefixes(t, "10.244.1.0/24", "fd00:244:1::/64"), mustPrefixes(t, cluster...), true)
+	return SelfChains(mustPrefixes(t, "10.244.1.0/24", "fd00:244:1::/64"), mustPrefixes(t, cluster...), true, DefaultPort)
 }
 
 // markBackend does what the kubelet does, so that this back end is chosen, and

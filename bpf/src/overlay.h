@@ -25,6 +25,25 @@ static __always_inline int to_local(struct __sk_buff *skb, const struct endpoint
 	return enter(skb, to, ip->v6);
 }
 
+/* To what is no pod: the stack's. But not to the overlay's port: masquerade would make
+ * such a packet one of this node, and what a pod puts into it would be believed. What
+ * this look cannot see (options, later fragments, translation) meets WEFT-FORWARD.
+ */
+static __always_inline int to_outside(struct __sk_buff *skb, const struct ip *ip)
+{
+	struct iphdr *h = data_of(skb) + ETH_HLEN;
+	struct udphdr *udp;
+
+	if (likely(ip->proto != IPPROTO_UDP))
+		return TCX_NEXT;
+	udp = (void *)h + (ip->v6 ? sizeof(struct ipv6hdr) : sizeof(*h));
+	if ((void *)(udp + 1) > end_of(skb) || udp->dest != htons(config.port))
+		return TCX_NEXT;
+	if (!ip->v6 && (ip->options || h->frag_off & htons(0x1fff)))
+		return TCX_NEXT;
+	return give_up(DROP_OVERLAY_PORT);
+}
+
 /* To a pod of another node. */
 static __always_inline int to_peer(struct __sk_buff *skb, const struct peer *peer,
 				   const struct ip *ip)

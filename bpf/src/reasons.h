@@ -22,6 +22,7 @@ enum reason {
 	DROP_NO_PEER,
 	DROP_NO_TUNNEL,
 	DROP_CONGESTION,
+	DROP_OVERLAY_PORT,
 	DROP_INTERNAL,
 
 	/* Left to the stack. */

@@ -45,7 +45,7 @@ int from_pod(struct __sk_buff *skb)
 		return to_local(skb, to, &ip);
 	peer = peer_of(&ip.dst);
 	if (!peer)
-		return TCX_NEXT;
+		return to_outside(skb, &ip);
 	return to_peer(skb, peer, &ip);
 }
 
