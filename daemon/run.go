@@ -34,7 +34,7 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 
 	dp, err := bpf.Open(bpf.Options{
 		Dir: cfg.BPFDir, Config: bpf.Config{VNI: cfg.VNI, Port: cfg.Port},
-		MaxEndpoints: cfg.MaxPods + hostRows, MaxPeers: cfg.MaxNodes, Log: log,
+		MaxEndpoints: families*cfg.MaxPods + hostRows, MaxPeers: families * cfg.MaxNodes, Log: log,
 	})
 	if err != nil {
 		return fmt.Errorf("open datapath: %w", err)
@@ -102,6 +102,10 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	})
 	return ignoreDone(ctx, group.Wait())
 }
+
+// families is how many addresses a pod has at most, and pod prefixes a node: as many
+// rows they take in the maps.
+const families = 2
 
 // hostRows is the room in the map of endpoints for the node's own addresses.
 const hostRows = 16

@@ -31,8 +31,8 @@ func (c *Config) settings(fs *pflag.FlagSet) {
 	fs.IntVar(&c.MTU, "mtu", c.MTU, "MTU of the pods in bytes; 0 follows the uplinks")
 	fs.BoolVar(&c.Masquerade, "masquerade", c.Masquerade, "give what leaves the cluster the node's address")
 	fs.DurationVar(&c.ReuseDelay, "reuse-delay", c.ReuseDelay, "how long a released address is left alone")
-	fs.Uint32Var(&c.MaxPods, "max-pods", c.MaxPods, "most addresses of pods on this node (size of a BPF map)")
-	fs.Uint32Var(&c.MaxNodes, "max-nodes", c.MaxNodes, "most pod prefixes of other nodes (size of a BPF map)")
+	fs.Uint32Var(&c.MaxPods, "max-pods", c.MaxPods, "most pods on this node (sizes a BPF map)")
+	fs.Uint32Var(&c.MaxNodes, "max-nodes", c.MaxNodes, "most other nodes (sizes a BPF map)")
 	fs.StringVar(&c.MetricsAddress, "metrics-address", c.MetricsAddress, "ADDRESS:PORT on which metrics are served besides the socket; empty: nowhere")
 	fs.StringVar(&c.LogLevel, "log-level", c.LogLevel, "debug, info, warn or error")
 }
