@@ -53,6 +53,8 @@ func TestBrokenFileKeepsItsLastGoodObjects(t *testing.T) {
 		"no name": {strings.Replace(whole, "  name: node-a\n", "", 1), "nodes.yaml: document 1: Node: metadata.name: missing"},
 		"path as a name": {strings.Replace(whole, "name: node-a\n", "name: ../node-a\n", 1),
 			`nodes.yaml: document 1: Node: metadata.name: "../node-a" is not a name (a-z, 0-9, - and . only)`},
+		"cut between two lines": {whole[:strings.LastIndex(whole, "status:")],
+			"nodes.yaml: Node: node-b: no InternalIP in status.addresses any more; to remove a node, remove its object"},
 		"no kind":  {"a: b\n", "nodes.yaml: document 1: kind: missing; this is not a Kubernetes object"},
 		"a scalar": {"hello\n", "nodes.yaml: document 1: got string, want an object"},
 		"twice a key": {"a: b\na: c\n",

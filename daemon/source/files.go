@@ -122,6 +122,9 @@ func (f *file) read(path string, force bool, now time.Time) (changed, gone bool)
 	}
 	f.sum = sum
 	got, err := decode(data)
+	if err == nil && f.good {
+		err = f.objects.lost(got)
+	}
 	switch {
 	case err == nil:
 		f.objects, f.good, f.err = got, true, nil
@@ -131,6 +134,20 @@ func (f *file) read(path string, force bool, now time.Time) (changed, gone bool)
 	}
 	f.fail(err, now)
 	return true, false
+}
+
+// lost says which node had what its peers need and has it no more. A file that was cut
+// short between two lines is YAML all the same; that no node is left without pod CIDRs
+// or address on purpose but by removing its object makes the two tell apart.
+func (o objects) lost(now objects) error {
+	for _, was := range o.nodes {
+		for _, n := range now.nodes {
+			if n.Name == was.Name && was.Problem == "" && n.Problem != "" {
+				return fmt.Errorf("Node: %s: %s any more; to remove a node, remove its object", n.Name, n.Problem)
+			}
+		}
+	}
+	return nil
 }
 
 func (f *file) fail(err error, now time.Time) (changed bool) {

@@ -8,8 +8,8 @@
 // interface it attached, with the addresses.
 //
 // A file is the unit of trust: while it cannot be read, what it said last stays, and
-// the reason is a Problem. When it is removed, its objects are gone. While the whole
-// folder is missing everything stays as it was.
+// the reason is a Problem; so it is if a Node loses its pod CIDRs or its address. When a
+// file is removed, its objects are gone. While the whole folder is missing everything stays as it was.
 package source
 
 import (
