@@ -74,6 +74,9 @@ func everyWay(t *testing.T, c *cluster.Cluster) {
 		answers(t, name+" host to local pod", nodeA.NS, a1.NS, addr, gw)
 		answers(t, name+" host to pod on another node", nodeA.NS, b1.NS, b1.Addrs()[i], gw)
 		answers(t, name+" pod to its gateway", a1.NS, nodeA.NS, gw, addr)
+		far := overlay.GatewayAddrs(nodeB.PodCIDRs)[i]
+		answers(t, name+" pod to another node's gateway", a1.NS, nodeB.NS, far, addr)
+		answers(t, name+" host to another node's gateway", nodeA.NS, nodeB.NS, far, gw)
 		own, okOwn := family(nodeA.Addrs, v4)
 		other, okOther := family(nodeB.Addrs, v4)
 		if okOwn && okOther {
@@ -121,5 +124,23 @@ func TestAbsentPodIsUnreachable(t *testing.T) {
 		if took := time.Since(begin); err == nil || took > 4*time.Second {
 			t.Errorf("%s: got %v after %s, want an ICMP error at once", addr, err, took)
 		}
+	}
+}
+
+// Two nodes that prefer different families agree on one; the device of one of them
+// then has not the MAC that the other computes.
+func TestNodesThatPreferDifferentFamilies(t *testing.T) {
+	t.Parallel()
+	for _, odd := range []int{0, 1} {
+		c := prepare(t, cluster.Spec{Nodes: 2})
+		n := c.Nodes[odd]
+		n.Addrs[0], n.Addrs[1] = n.Addrs[1], n.Addrs[0]
+		if err := c.WriteNode(n); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Start(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		everyWay(t, c)
 	}
 }

@@ -72,6 +72,7 @@ enum {
 
 enum {
 	PACKET_HOST = 0,
+	PACKET_OTHERHOST = 3,
 };
 
 /* struct __sk_buff up to the last field that is used. */
@@ -147,6 +148,7 @@ static long (*const bpf_skb_set_tunnel_key)(struct __sk_buff *skb, struct bpf_tu
 static long (*const bpf_redirect)(__u32 ifindex, __u64 flags) = (void *)23;
 static long (*const bpf_csum_diff)(const __u32 *from, __u32 from_size, const __u32 *to,
 				   __u32 to_size, __u32 seed) = (void *)28;
+static long (*const bpf_skb_change_type)(struct __sk_buff *skb, __u32 type) = (void *)32;
 static __u32 (*const bpf_get_hash_recalc)(struct __sk_buff *skb) = (void *)34;
 static long (*const bpf_skb_pull_data)(struct __sk_buff *skb, __u32 len) = (void *)39;
 static long (*const bpf_csum_update)(struct __sk_buff *skb, __u32 csum) = (void *)40;

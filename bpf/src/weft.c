@@ -101,6 +101,11 @@ int from_overlay(struct __sk_buff *skb)
 	peer = peer_of(&ip.src);
 	if (unlikely(!is_sender(peer, &sender)))
 		return give_up(DROP_UNKNOWN_SENDER);
+	/* The device has one MAC, that of the node's first address; peers that know the
+	 * node by another compute another.
+	 */
+	if (unlikely(skb->pkt_type == PACKET_OTHERHOST))
+		bpf_skb_change_type(skb, PACKET_HOST);
 	to = endpoint_of(&ip.dst);
 	if (unlikely(skb->pkt_type != PACKET_HOST || !to || to->flags & EP_HOST))
 		return TCX_NEXT;
