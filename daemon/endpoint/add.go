@@ -187,7 +187,7 @@ func (m *Manager) lease(ctx context.Context, a api.Attach, rec record) (l ipam.L
 	l, err = m.IPAM.Allocate(req)
 	if errors.Is(err, ipam.ErrPoolEmpty) {
 		// Perhaps some of those that hold addresses are dead, and it was seen before.
-		if err := m.releaseDead(ctx); err != nil {
+		if err := m.releaseDead(ctx, nil); err != nil {
 			m.Log.Warn("look for dead attachments", "err", err)
 		}
 		l, err = m.IPAM.Allocate(req)

@@ -236,6 +236,26 @@ func TestAddAndDelInParallel(t *testing.T) {
 	}
 }
 
+// Whoever knows the address may send to it as soon as ADD has answered.
+func TestPodHasItsAddressesWhenAddAnswers(t *testing.T) {
+	n := newNode(t)
+	for i := range 40 {
+		a := attach(t)
+		addrs := n.mustAdd(a)
+		pod, err := openNetns(a.Netns)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, addr := range addrs {
+			replies, err := pod.exec(routeMessage(addr))
+			if err != nil || !isLocal(replies[0]) {
+				t.Errorf("pod %d: %s is not the pod's yet: %v, %v", i, addr, err, replies)
+			}
+		}
+		pod.close()
+	}
+}
+
 // ADD's cost is what the daemon promises least noisily: how many questions it asks
 // the kernel, whatever else is on the node.
 func TestAddCostDoesNotGrow(t *testing.T) {
@@ -246,11 +266,19 @@ func TestAddCostDoesNotGrow(t *testing.T) {
 		n.mustAdd(a)
 		return sentMessages.Load() - m, sentBatches.Load() - b
 	}
-	m1, b1 := cost()
-	for range 20 {
-		cost()
+	// The least of some: now and then the kernel is asked again for an address that
+	// its work queue was slow with.
+	least := func(times int) (m, b uint64) {
+		for i := range times {
+			if mi, bi := cost(); i == 0 || mi < m {
+				m, b = mi, bi
+			}
+		}
+		return m, b
 	}
-	m2, b2 := cost()
+	m1, b1 := least(3)
+	least(16)
+	m2, b2 := least(3)
 	if m1 != m2 || b1 != b2 {
 		t.Errorf("first pod: %d messages in %d calls; 22nd: %d in %d", m1, b1, m2, b2)
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -195,6 +196,33 @@ func routeMessage(addr netip.Addr) *message {
 	native.PutUint32(header[8:], unix.RTM_F_FIB_MATCH)
 	return newMessage(unix.RTM_GETROUTE, 0, header).attr(unix.RTA_DST, addr.AsSlice())
 }
+
+// awaitLocal waits until the namespace takes packets for the address; r is the first
+// answer to its routeMessage. The kernel adds the local route of an IPv6 address from a
+// work queue, also without duplicate address detection (net/ipv6/addrconf.c,
+// addrconf_dad_start): a packet that comes before is lost.
+func (c *conn) awaitLocal(a netip.Addr, r reply) error {
+	for deadline := time.Now().Add(localWithin); !isLocal(r); {
+		if time.Now().After(deadline) {
+			return fmt.Errorf("the pod does not have %s after %s: %v", a, localWithin, r.err)
+		}
+		time.Sleep(200 * time.Microsecond)
+		replies, err := c.exec(routeMessage(a))
+		if err != nil {
+			return err
+		}
+		r = replies[0]
+	}
+	return nil
+}
+
+// isLocal reads the answer to a routeMessage.
+func isLocal(r reply) bool {
+	return r.err == nil && len(r.parts) == 1 && len(r.parts[0].data) >= unix.SizeofRtMsg && r.parts[0].data[7] == unix.RTN_LOCAL
+}
+
+// localWithin is far more than a work queue takes.
+const localWithin = 2 * time.Second
 
 // neighbourMessage asks for one neighbour entry.
 func neighbourMessage(index int, addr netip.Addr) *message {

@@ -146,7 +146,7 @@ func (m *Manager) Sweep(ctx context.Context) error {
 			errs = append(errs, m.Repair(ctx, o))
 		}
 	}
-	errs = append(errs, m.releaseDead(ctx), m.removeOrphans(ctx, host, devices))
+	errs = append(errs, m.releaseDead(ctx, byName), m.removeOrphans(ctx, host, devices))
 	for i := range min(thorough, len(list)) {
 		errs = append(errs, m.Repair(ctx, list[(m.turn+i)%len(list)]))
 	}
@@ -166,8 +166,9 @@ func (m *Manager) changed(o ipam.Owner, l link, offer Net) bool {
 }
 
 // releaseDead releases what has been dead in two observations, deadAfter apart, and
-// notes what is dead for the first time.
-func (m *Manager) releaseDead(ctx context.Context) error {
+// notes what is dead for the first time. Only what is not among the devices, by name,
+// is looked at.
+func (m *Manager) releaseDead(ctx context.Context, devices map[string]link) error {
 	host, err := dial()
 	if err != nil {
 		return err
@@ -179,7 +180,14 @@ func (m *Manager) releaseDead(ctx context.Context) error {
 			continue
 		}
 		a := m.get(o)
-		if a == nil || !m.observe(host, a) {
+		if a == nil {
+			continue
+		}
+		if _, there := devices[hostName(o)]; there {
+			m.update(a, func(a *attachment) { a.dead = time.Time{} })
+			continue
+		}
+		if !m.observe(host, a) {
 			continue
 		}
 		errs = append(errs, m.removeIf(ctx, o, func() bool { return m.get(o) == a && m.observe(host, a) }))

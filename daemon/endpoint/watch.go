@@ -31,15 +31,33 @@ type event struct {
 }
 
 // Watch repairs pods as soon as something of them changes, in the host's namespace
-// or in theirs, until ctx ends. It begins with a look at all of them. Other namespaces are heard by one socket
-// (NETLINK_LISTEN_ALL_NSID, which needs CAP_NET_BROADCAST); each pod's has an id
-// here, because the other end of its veth is here.
+// or in theirs, until ctx ends. It begins with a look at all of them. Other
+// namespaces are heard by one socket (NETLINK_LISTEN_ALL_NSID, which needs
+// CAP_NET_BROADCAST); each pod's has an id here, because the other end of its veth
+// is here.
 func (m *Manager) Watch(ctx context.Context) error {
 	fd, err := listen()
 	if err != nil {
 		return err
 	}
 	defer unix.Close(fd)
+	end, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
+	if err != nil {
+		return fmt.Errorf("make event descriptor: %w", err)
+	}
+	defer unix.Close(end)
+	woken := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(woken)
+		if _, err := unix.Write(end, []byte{1, 0, 0, 0, 0, 0, 0, 0}); err != nil {
+			m.Log.Warn("end the watch of pods", "err", err)
+		}
+	})
+	defer func() {
+		if !stop() {
+			<-woken // before the descriptor is closed
+		}
+	}()
 	dirty := map[ipam.Owner]bool{}
 	for _, o := range m.all() {
 		dirty[o] = true // what changed while nobody listened
@@ -47,8 +65,11 @@ func (m *Manager) Watch(ctx context.Context) error {
 	buf := make([]byte, 64<<10)
 	var since time.Time
 	for ctx.Err() == nil {
-		// The read's timeout is the loop's clock.
-		events, err := readEvents(fd, buf)
+		wait := -1 // nothing to do before something happens: an idle node stays asleep
+		if len(dirty) > 0 {
+			wait = int(settle.Milliseconds())
+		}
+		events, err := readEvents(fd, end, wait, buf)
 		if err != nil {
 			return err
 		}
@@ -67,7 +88,7 @@ func (m *Manager) Watch(ctx context.Context) error {
 			if m.adding(o) {
 				continue
 			}
-			if err := m.Repair(ctx, o); err != nil {
+			if err := m.Repair(ctx, o); err != nil && ctx.Err() == nil {
 				m.Log.Warn("repair pod, will retry", "err", err, "ifname", o.IfName)
 			}
 		}
@@ -77,7 +98,7 @@ func (m *Manager) Watch(ctx context.Context) error {
 }
 
 func listen() (int, error) {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_ROUTE)
 	if err != nil {
 		return -1, fmt.Errorf("open netlink socket: %w", err)
 	}
@@ -91,10 +112,6 @@ func listen() (int, error) {
 	// Forced: pods come and go in bursts. Where that is not allowed, events are
 	// lost earlier, and then everything is looked at.
 	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 4<<20)
-	timeout := unix.Timeval{Usec: settle.Microseconds()}
-	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &timeout); err != nil {
-		return fail("set netlink timeout", err)
-	}
 	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
 		return fail("bind netlink socket", err)
 	}
@@ -106,8 +123,13 @@ func listen() (int, error) {
 	return fd, nil
 }
 
-// readEvents waits a little for one datagram. None is no error.
-func readEvents(fd int, buf []byte) ([]event, error) {
+// readEvents waits at most so many milliseconds (-1: for ever) for one datagram, or
+// until end can be read. None is no error.
+func readEvents(fd, end, wait int, buf []byte) ([]event, error) {
+	_, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}, {Fd: int32(end), Events: unix.POLLIN}}, wait)
+	if err != nil && !errors.Is(err, unix.EINTR) {
+		return nil, fmt.Errorf("wait for netlink events: %w", err)
+	}
 	oob := make([]byte, unix.CmsgSpace(4))
 	n, oobn, _, _, err := unix.Recvmsg(fd, buf, oob, 0)
 	switch {

@@ -187,13 +187,16 @@ func setupPod(pod *netns, l link, w wiring) error {
 	for i, s := range steps {
 		msgs[i] = s.msg
 	}
+	for _, a := range w.addrs {
+		msgs = append(msgs, routeMessage(a))
+	}
 	replies, err := pod.exec(msgs...)
 	crash.Point("endpoint: set up pod")
 	if err != nil {
 		return err
 	}
 	var errs []error
-	for i, r := range replies {
+	for i, r := range replies[:len(steps)] {
 		if i >= first && r.err != nil { // EEXIST, or no way to a gateway whose route was refused so
 			r.err = pod.renewRoute(routes[i-first])
 		}
@@ -201,7 +204,15 @@ func setupPod(pod *netns, l link, w wiring) error {
 			errs = append(errs, fmt.Errorf("%s: %w", steps[i].what, r.err))
 		}
 	}
-	return errors.Join(errs...)
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	for i, r := range replies[len(steps):] {
+		if err := pod.awaitLocal(w.addrs[i], r); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // podRoutes: the gateway is on the link, and leads everywhere.
