@@ -278,9 +278,9 @@ func TestAddCostDoesNotGrow(t *testing.T) {
 	}
 	m1, b1 := least(3)
 	least(16)
-	m2, b2 := least(3)
-	if m1 != m2 || b1 != b2 {
-		t.Errorf("first pod: %d messages in %d calls; 22nd: %d in %d", m1, b1, m2, b2)
+	m2, b2 := least(10)
+	if m2 > m1 || b2 > b1 {
+		t.Errorf("first pods: %d messages in %d calls; after 20: %d in %d", m1, b1, m2, b2)
 	}
 	t.Logf("%d messages in %d calls", m2, b2)
 	if b2 > 6 {
