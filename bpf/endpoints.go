@@ -24,15 +24,9 @@ type endpoints struct{ d *Datapath }
 func (d *Datapath) Endpoints() reconcile.Target[netip.Addr, Endpoint] { return endpoints{d} }
 
 func (t endpoints) Dump() (map[netip.Addr]Endpoint, error) {
-	rows, err := dump[weftAddr, weftEndpoint](t.d, weftMapEndpoints)
-	if err != nil {
-		return nil, err
-	}
-	out := make(map[netip.Addr]Endpoint, len(rows))
-	for k, v := range rows {
-		out[addrFrom(k)] = v.row()
-	}
-	return out, nil
+	return dump(t.d, weftMapEndpoints, func(k weftAddr, v weftEndpoint) (netip.Addr, Endpoint) {
+		return addrFrom(k), v.row()
+	})
 }
 
 func (t endpoints) Get(a netip.Addr) (Endpoint, bool, error) {
@@ -73,19 +67,21 @@ func addrFrom(a weftAddr) netip.Addr {
 // for LPM tries 5.13). It is far more than a bucket of a hash holds, which must fit.
 const dumpBatch = 512
 
-// dump reads a whole map. We are the only writer; if a row goes while we iterate,
-// the kernel may start over, so a row may come twice.
-func dump[K, V comparable](d *Datapath, name string) (map[K]V, error) {
+// dump reads a whole map, row by row into what the table holds. We are the only
+// writer; if a row goes while we iterate, the kernel may start over, so a row may come
+// twice.
+func dump[K, V, RowK, RowV comparable](d *Datapath, name string, row func(K, V) (RowK, RowV)) (map[RowK]RowV, error) {
 	if err := d.repin(name); err != nil {
 		return nil, err
 	}
-	rows := map[K]V{}
+	rows := map[RowK]RowV{}
 	keys, values := make([]K, dumpBatch), make([]V, dumpBatch)
 	var at ebpf.MapBatchCursor
 	for {
 		n, err := d.maps[name].BatchLookup(&at, keys, values, nil)
 		for i := range n {
-			rows[keys[i]] = values[i]
+			k, v := row(keys[i], values[i])
+			rows[k] = v
 		}
 		if errors.Is(err, ebpf.ErrKeyNotExist) { // that was the last
 			return rows, nil

@@ -18,15 +18,9 @@ type peers struct{ d *Datapath }
 func (d *Datapath) Peers() reconcile.Target[netip.Prefix, Peer] { return peers{d} }
 
 func (t peers) Dump() (map[netip.Prefix]Peer, error) {
-	rows, err := dump[weftPrefix, weftPeer](t.d, weftMapPeers)
-	if err != nil {
-		return nil, err
-	}
-	out := make(map[netip.Prefix]Peer, len(rows))
-	for k, v := range rows {
-		out[prefixFrom(k)] = v.row()
-	}
-	return out, nil
+	return dump(t.d, weftMapPeers, func(k weftPrefix, v weftPeer) (netip.Prefix, Peer) {
+		return prefixFrom(k), v.row()
+	})
 }
 
 func (t peers) Set(p netip.Prefix, v Peer) error {
