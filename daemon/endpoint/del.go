@@ -80,16 +80,21 @@ func (m *Manager) remove(o ipam.Owner) error {
 	m.Rows.Put(owner, nil)
 	m.Neighs.Put(owner, nil)
 	m.Routes.Put(owner, nil)
-	// First the rows, so that nothing is sent to the device any more; the others
-	// name the device and would go with it, but not their owners' memory of them.
+	// First the rows, so that nothing is sent to the device any more; then the device,
+	// with which the others go, so that their tables have but to forget them. To detach
+	// the program before would have the kernel wait for an RCU grace period, and again
+	// for the device (kernel/bpf/tcx.c, tcx_entry_sync).
 	var errs []error
-	for _, prune := range []func(string) error{
-		m.Rows.PruneOwner, m.Links.PruneOwner, m.Neighs.PruneOwner, m.Routes.PruneOwner,
+	for _, remove := range []func() error{
+		func() error { return m.Rows.PruneOwner(owner) },
+		func() error { return m.removeDevices(o) },
+		func() error { return m.Links.PruneOwner(owner) },
+		func() error { return m.Neighs.PruneOwner(owner) },
+		func() error { return m.Routes.PruneOwner(owner) },
 	} {
-		errs = append(errs, prune(owner))
+		errs = append(errs, remove())
 		crash.Point("endpoint: delete rows")
 	}
-	errs = append(errs, m.removeDevices(o))
 	if err := errors.Join(errs...); err != nil {
 		if known != nil {
 			m.update(known, func(a *attachment) { a.state = "being removed: " + err.Error() })
