@@ -48,5 +48,26 @@ func acquire(stateDir string) (*lock, error) {
 	return &lock{f}, nil
 }
 
+// acquireDir takes the folder of pins, which it makes if need be: two daemons that
+// have it in common by mistake would remove each other's rows. [errRunning] if it is
+// taken.
+func acquireDir(dir string) (*lock, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make bpf-dir: %w", err)
+	}
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil, fmt.Errorf("open bpf-dir: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, fmt.Errorf("%w: bpf-dir %s is its; set another", errRunning, dir)
+		}
+		return nil, fmt.Errorf("lock %s: %w", dir, err)
+	}
+	return &lock{f}, nil
+}
+
 // release lets the lock go. The file stays: removing it would let two have it.
 func (l *lock) release() { l.f.Close() }

@@ -31,6 +31,11 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 		return err
 	}
 	defer lock.release()
+	pins, err := acquireDir(cfg.BPFDir)
+	if err != nil {
+		return err
+	}
+	defer pins.release()
 
 	dp, err := bpf.Open(bpf.Options{
 		Dir: cfg.BPFDir, Config: bpf.Config{VNI: cfg.VNI, Port: cfg.Port},

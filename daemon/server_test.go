@@ -105,3 +105,20 @@ func TestServerFinishesWhatItBegan(t *testing.T) {
 		t.Errorf("serve: %v", err)
 	}
 }
+
+func TestPinsOfAnotherDaemonAreRefused(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "pins")
+	first, err := acquireDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := acquireDir(dir); !errors.Is(err, errRunning) || !strings.Contains(err.Error(), dir) {
+		t.Errorf("second: got %v, want errRunning with the folder", err)
+	}
+	first.release()
+	again, err := acquireDir(dir)
+	if err != nil {
+		t.Fatalf("after the first has ended: %v", err)
+	}
+	again.release()
+}

@@ -49,6 +49,7 @@ func TestMistakesAreExplained(t *testing.T) {
 	}{
 		{"no root", asNobody(daemon()), []string{"run as root"}},
 		{"second daemon", daemon(), []string{fmt.Sprint(n.PID())}},
+		{"another node with our pins", daemon("--state-dir", t.TempDir()), []string{"another weftd", n.BPFDir}},
 		{"no BPF file system", daemon("--bpf-dir", t.TempDir(), "--state-dir", t.TempDir()), []string{"not on a BPF file system", "mount -t bpf"}},
 		{"unknown flag", daemon("--prot", "1"), []string{"--prot"}},
 		{"bad value", daemon("--mtu", "12", "--overlay", "geneve"), []string{"mtu: 12", "overlay:", "vxlan, direct, auto"}},
