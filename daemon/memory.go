@@ -4,12 +4,36 @@ import (
 	"context"
 	"os"
 	"runtime/debug"
+	gometrics "runtime/metrics"
 	"time"
 )
 
-// gcPercent collects earlier than Go's default of 100: the live heap of a node
-// with 250 pods and 1,000 peers is a few MiB, and the daemon idles.
-const gcPercent = 20
+// gcPercent collects earlier than Go's default of 100: the live heap of a node with
+// 250 pods and 1,000 peers is 7 MiB, of which the daemon may add half. Less makes the
+// collector a good part of what an idle daemon costs.
+const gcPercent = 50
+
+// Where the live heap is greater than bigHeap, with thousands of Services, half would be
+// too much to add.
+const (
+	bigHeap      = 32 << 20
+	bigGCPercent = 20
+)
+
+// gcPercentFor is what suits a live heap of so many bytes.
+func gcPercentFor(live uint64) int {
+	if live > bigHeap {
+		return bigGCPercent
+	}
+	return gcPercent
+}
+
+// liveHeap is what the last collection left, in bytes.
+func liveHeap() uint64 {
+	sample := []gometrics.Sample{{Name: "/gc/heap/live:bytes"}}
+	gometrics.Read(sample)
+	return sample[0].Value.Uint64()
+}
 
 // limitMemory sets what a daemon with these limits should have, unless whoever
 // started it has said otherwise (GOGC).
@@ -24,10 +48,22 @@ func limitMemory() {
 const settled = 5 * time.Second
 
 // giveBack returns unused memory to the system once the node has settled. The runtime
-// would do it too, over minutes.
+// would do it too, over minutes. From then on it looks once a minute what limit suits.
 func giveBack(ctx context.Context) error {
-	if sleep(ctx, settled) {
-		debug.FreeOSMemory()
+	if !sleep(ctx, settled) {
+		return nil
 	}
-	return nil
+	debug.FreeOSMemory()
+	if os.Getenv("GOGC") != "" {
+		return nil
+	}
+	for now := gcPercent; ; {
+		if p := gcPercentFor(liveHeap()); p != now {
+			now = p
+			debug.SetGCPercent(now)
+		}
+		if !sleep(ctx, time.Minute) {
+			return nil
+		}
+	}
 }

@@ -38,6 +38,11 @@ func leaseName(o Owner) string {
 	return hex.EncodeToString(sum[:]) + suffix
 }
 
+// Path is the file of an owner's lease, whether it has one or not.
+func (m *Manager) Path(o Owner) string {
+	return filepath.Join(m.store.dir, attachmentsDir, leaseName(o))
+}
+
 // releasedName is the file name of released addresses, so that the same addresses
 // always overwrite their last note.
 func releasedName(addrs []netip.Addr) string {

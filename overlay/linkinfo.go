@@ -2,12 +2,13 @@ package overlay
 
 import "golang.org/x/sys/unix"
 
-// linkInfo asks for devices by ioctl, each index once. A netlink answer for one
+// linkInfo asks for devices by ioctl, for name and MTU each once. A netlink answer for one
 // device is some kilobytes, and package net asks for all of them; on a node with
 // hundreds of pods that is what would cost most here.
 type linkInfo struct {
 	sock  int
 	names map[int]string
+	mtus  map[string]int
 }
 
 func newLinkInfo() *linkInfo {
@@ -15,7 +16,14 @@ func newLinkInfo() *linkInfo {
 	if err != nil {
 		s = -1 // then no device exists
 	}
-	return &linkInfo{sock: s, names: map[int]string{}}
+	return &linkInfo{sock: s, names: map[int]string{}, mtus: map[string]int{}}
+}
+
+// LinkIndex is the index of a device, 0 if there is none.
+func LinkIndex(name string) int {
+	l := newLinkInfo()
+	defer l.close()
+	return l.index(name)
 }
 
 func (l *linkInfo) close() {
@@ -44,7 +52,14 @@ func (l *linkInfo) name(index int) string {
 func (l *linkInfo) index(name string) int { return int(l.ask(name, unix.SIOCGIFINDEX)) }
 
 // mtu returns the MTU of a device, 0 if there is none.
-func (l *linkInfo) mtu(name string) int { return int(l.ask(name, unix.SIOCGIFMTU)) }
+func (l *linkInfo) mtu(name string) int {
+	mtu, ok := l.mtus[name]
+	if !ok {
+		mtu = int(l.ask(name, unix.SIOCGIFMTU))
+		l.mtus[name] = mtu
+	}
+	return mtu
+}
 
 // flags returns the flags of a device (IFF_…), 0 if there is none.
 func (l *linkInfo) flags(name string) uint32 { return l.ask(name, unix.SIOCGIFFLAGS) & 0xffff }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -126,11 +127,15 @@ type handler interface {
 	message(h unix.NlMsghdr, payload []byte) Event
 }
 
+// gather is how long messages are left in the socket after some were read: an ADD makes
+// some 15, and to wake up for each would take its CPU time.
+const gather = 25 * time.Millisecond
+
 // readLoop reads until f is closed.
 func readLoop(ctx context.Context, f *os.File, h handler, box *mailbox, log *slog.Logger) {
 	buf := make([]byte, 1<<16)
-	for {
-		n, err := f.Read(buf)
+	for ctx.Err() == nil {
+		e, err := readAll(f, h, buf)
 		switch {
 		case ctx.Err() != nil || errors.Is(err, os.ErrClosed):
 			return
@@ -140,13 +145,46 @@ func readLoop(ctx context.Context, f *os.File, h handler, box *mailbox, log *slo
 			if err := h.reset(f); err != nil {
 				log.Warn("cannot list the links to watch", "err", err)
 			}
-			box.raise(EventAll)
+			e = EventAll
 		case err != nil:
 			log.Error("the kernel's changes are no longer watched", "err", err)
 			return
 		}
-		box.raise(judge(h, buf[:max(n, 0)]))
+		box.raise(e)
+		select {
+		case <-ctx.Done():
+		case <-time.After(gather):
+		}
 	}
+}
+
+// readAll waits for a message, and judges it and all that are there, up to a number: in
+// a storm what they say is to be heard, too.
+func readAll(f *os.File, h handler, buf []byte) (e Event, err error) {
+	conn, err := f.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	some := false
+	waitErr := conn.Read(func(fd uintptr) bool {
+		for range 1 << 12 {
+			var n int
+			n, err = unix.Read(int(fd), buf)
+			switch {
+			case errors.Is(err, unix.EINTR):
+				continue
+			case errors.Is(err, unix.EAGAIN):
+				err = nil
+				return some
+			case err != nil:
+				return true
+			}
+			some = true
+			e |= judge(h, buf[:n])
+		}
+		return true
+	})
+	return e, errors.Join(err, waitErr)
 }
 
 // judge takes one datagram apart.

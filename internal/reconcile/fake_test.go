@@ -74,3 +74,28 @@ func (g *getter) Get(k int) (string, bool, error) {
 	v, ok := g.rows[k]
 	return v, ok, nil
 }
+
+// ranger is a fake that tells its rows one by one: some twice, first with a value that
+// is old, and with dumpErr only the first.
+type ranger struct{ *fake }
+
+func (r ranger) Range(f func(int, string)) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.dumps++
+	for k, v := range r.rows {
+		if k%3 == 0 {
+			f(k, "old")
+		}
+		f(k, v)
+		if k%2 == 0 {
+			f(k, v)
+		}
+		if r.dumpErr != nil {
+			break
+		}
+	}
+	return r.dumpErr
+}
+
+func (r ranger) Dump() (map[int]string, error) { return nil, errors.New("Range is there to be used") }

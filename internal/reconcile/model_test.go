@@ -23,8 +23,11 @@ func TestConverges(t *testing.T) {
 			}
 		}
 		var target Target[int, string] = f
-		if seed%3 == 0 {
+		switch seed % 3 {
+		case 0:
 			target = &getter{fake: f}
+		case 1:
+			target = ranger{f}
 		}
 		m := &model{Table: New("t", target), f: f, wants: map[string]rows{}}
 		for range steps {

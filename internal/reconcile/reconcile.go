@@ -26,6 +26,14 @@ type Getter[K, V comparable] interface {
 	Get(K) (v V, ok bool, err error)
 }
 
+// Ranger is a [Target] that can tell its rows one by one. [Table.Refresh] uses it
+// instead of Dump, so that to look through a large table takes no memory.
+type Ranger[K, V comparable] interface {
+	// Range calls f with each row that Dump would return, in any order. A row may
+	// come twice; what comes last holds. After an error some may have been left out.
+	Range(f func(K, V)) error
+}
+
 // Stats is what a table tells about itself.
 type Stats struct {
 	Name    string

@@ -8,30 +8,57 @@ import (
 )
 
 // Refresh reads the target and compares: what differs is repaired by the next
-// Write and Prune. If the dump fails the table goes on with what it believed.
+// Write and Prune. If it cannot be read to its end the table goes on with what it
+// believed of the rows that it has not seen.
 func (t *Table[K, V]) Refresh() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	rows, err := t.target.Dump()
+	t.round++
+	seen := 0 // rows, each counted once
+	err := t.read(func(k K, v V) {
+		h, known := t.have[k]
+		if !known || h.round != t.round {
+			seen++
+		}
+		if _, pending := t.pending[k]; known && !pending && h.value == v {
+			t.have[k] = held[V]{v, t.round} // all is as it was
+			return
+		}
+		t.found(k, v, true)
+	})
 	if err != nil {
 		t.dumpErr = fmt.Errorf("dump: %w", err)
 		return t.join([]error{t.dumpErr})
 	}
 	t.dumpErr = nil
-	for k := range t.have { // what vanished
-		if _, ok := rows[k]; !ok {
-			t.found(k, *new(V), false)
+	if seen < len(t.have) {
+		for k, h := range t.have { // what vanished
+			if h.round != t.round {
+				t.found(k, *new(V), false)
+			}
 		}
 	}
 	for k := range t.pending { // what nobody wants and is not there after all
-		if _, ok := rows[k]; !ok && len(t.want[k]) == 0 {
+		if _, ok := t.have[k]; !ok && len(t.want[k]) == 0 {
 			t.settle(k)
 		}
 	}
-	for k, v := range rows {
-		t.found(k, v, true)
-	}
 	t.dumped = true
+	return nil
+}
+
+// read calls f with all rows of the target.
+func (t *Table[K, V]) read(f func(K, V)) error {
+	if r, ok := t.target.(Ranger[K, V]); ok {
+		return r.Range(f)
+	}
+	rows, err := t.target.Dump()
+	if err != nil {
+		return err
+	}
+	for k, v := range rows {
+		f(k, v)
+	}
 	return nil
 }
 
@@ -43,7 +70,7 @@ func (t *Table[K, V]) RefreshOwner(owner string) error {
 	defer t.mu.Unlock()
 	get, ok := t.target.(Getter[K, V])
 	var errs []error
-	for k := range t.owners[owner] {
+	for _, k := range t.owners[owner] {
 		if !ok {
 			delete(t.have, k)
 			t.pending[k] = struct{}{}
@@ -65,7 +92,7 @@ func (t *Table[K, V]) found(k K, v V, there bool) {
 	_, pending := t.pending[k]
 	cs := t.want[k]
 	if there {
-		t.have[k] = v
+		t.have[k] = held[V]{v, t.round}
 	} else {
 		delete(t.have, k)
 	}

@@ -17,10 +17,11 @@ type Table[K, V comparable] struct {
 	target Target[K, V]
 
 	mu      sync.Mutex
-	owners  map[string]map[K]V
+	owners  map[string][]K
 	want    map[K][]claim[V] // sorted by owner; the first is in force
 	clash   map[K]struct{}   // keys whose claims differ
-	have    map[K]V          // what the target is believed to hold
+	have    map[K]held[V]    // what the target is believed to hold
+	round   uint64           // of Refresh
 	pending map[K]struct{}   // keys to be set, or deleted if nobody wants them
 	failed  map[K]error      // pending keys whose last try failed
 	gone    map[string]map[K]struct{}
@@ -36,15 +37,21 @@ type claim[V comparable] struct {
 	value V
 }
 
+// held is a row of the target, and the round in which Refresh saw it last.
+type held[V comparable] struct {
+	value V
+	round uint64
+}
+
 // New returns a table for t, of which nothing is known yet and nothing wanted.
 func New[K, V comparable](name string, t Target[K, V]) *Table[K, V] {
 	return &Table[K, V]{
 		name:    name,
 		target:  t,
-		owners:  map[string]map[K]V{},
+		owners:  map[string][]K{},
 		want:    map[K][]claim[V]{},
 		clash:   map[K]struct{}{},
-		have:    map[K]V{},
+		have:    map[K]held[V]{},
 		pending: map[K]struct{}{},
 		failed:  map[K]error{},
 		gone:    map[string]map[K]struct{}{},
@@ -64,26 +71,39 @@ func (t *Table[K, V]) AllowPrune() {
 }
 
 // Put says that owner wants exactly these rows; nil or empty: none. It only
-// marks what changed. The map is copied. Its cost follows the owner's rows.
+// marks what changed. The map is not kept. Its cost follows the owner's rows.
 func (t *Table[K, V]) Put(owner string, rows map[K]V) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	old := t.owners[owner]
-	for k := range old {
-		if _, ok := rows[k]; !ok {
+	old, kept := t.owners[owner], 0
+	for _, k := range old {
+		if _, ok := rows[k]; ok {
+			kept++
+		} else {
 			t.drop(owner, k)
 		}
 	}
 	for k, v := range rows {
-		if was, ok := old[k]; !ok || was != v {
+		if was, ok := t.claimed(owner, k); !ok || was != v {
 			t.claim(owner, k, v)
 		}
 	}
-	if len(rows) == 0 {
+	switch {
+	case len(rows) == 0:
 		delete(t.owners, owner)
-		return
+	case kept < len(old) || kept < len(rows):
+		t.owners[owner] = slices.AppendSeq(make([]K, 0, len(rows)), maps.Keys(rows))
 	}
-	t.owners[owner] = maps.Clone(rows)
+}
+
+// claimed is what owner wants k to be; ok is false if it does not want it.
+func (t *Table[K, V]) claimed(owner string, k K) (v V, ok bool) {
+	for _, c := range t.want[k] {
+		if c.owner == owner {
+			return c.value, true
+		}
+	}
+	return v, false
 }
 
 // claim records that owner wants k to be v.
@@ -135,7 +155,7 @@ func (t *Table[K, V]) mark(k K) {
 			t.clash[k] = struct{}{}
 		}
 	}
-	if v, ok := t.have[k]; ok && v == cs[0].value {
+	if h, ok := t.have[k]; ok && h.value == cs[0].value {
 		t.settle(k)
 		return
 	}
@@ -174,7 +194,7 @@ func (t *Table[K, V]) WriteOwner(owner string) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	var errs []error
-	for k := range t.owners[owner] {
+	for _, k := range t.owners[owner] {
 		errs = append(errs, t.set(k))
 	}
 	return t.join(errs)
@@ -223,7 +243,7 @@ func (t *Table[K, V]) set(k K) error {
 		t.failed[k] = err
 		return err
 	}
-	t.have[k] = cs[0].value
+	t.have[k] = held[V]{cs[0].value, t.round}
 	t.settle(k)
 	return nil
 }

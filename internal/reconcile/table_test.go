@@ -309,3 +309,75 @@ func TestConcurrentOwners(t *testing.T) {
 	ok(t, Group{tab}.Sync(true))
 	want(t, f, rows{})
 }
+
+// steady tells the rows of a fake once each.
+type steady struct{ *fake }
+
+func (s steady) Range(f func(int, string)) error {
+	for k, v := range s.rows {
+		f(k, v)
+	}
+	return s.dumpErr
+}
+
+func TestRefreshByRangeFindsWhatDiffers(t *testing.T) {
+	f := newFake()
+	tab := New("t", steady{f})
+	tab.Put("a", rows{1: "x", 2: "y", 3: "z"})
+	tab.AllowPrune()
+	ok(t, (Group{tab}).Sync(true))
+	for _, step := range []struct {
+		name    string
+		rows    rows
+		repairs uint64
+	}{
+		{"nothing", rows{1: "x", 2: "y", 3: "z"}, 0},
+		{"missing", rows{1: "x", 3: "z"}, 1},
+		{"wrong", rows{1: "x", 2: "w", 3: "z"}, 1},
+		{"left over", rows{1: "x", 2: "y", 3: "z", 4: "v"}, 1},
+		{"one for the other", rows{1: "x", 2: "y", 4: "z"}, 2},
+		{"all gone", rows{}, 3},
+		{"nothing again", rows{1: "x", 2: "y", 3: "z"}, 0},
+	} {
+		t.Run(step.name, func(t *testing.T) {
+			before := tab.Stats().Repairs
+			f.rows = step.rows
+			ok(t, (Group{tab}).Sync(true))
+			want(t, f, rows{1: "x", 2: "y", 3: "z"})
+			if got := tab.Stats().Repairs - before; got != step.repairs {
+				t.Errorf("got %d repairs, want %d", got, step.repairs)
+			}
+		})
+	}
+}
+
+func TestRangeThatBreaksOffSaysNothingOfTheRest(t *testing.T) {
+	f := newFake()
+	tab := New("t", steady{f})
+	tab.Put("a", rows{1: "x", 2: "y"})
+	ok(t, tab.Write())
+	f.rows, f.dumpErr = rows{1: "drift"}, errFake
+	if err := tab.Refresh(); !errors.Is(err, errFake) {
+		t.Fatalf("got error %v, want %v", err, errFake)
+	}
+	f.takeSets()
+	ok(t, tab.Write())
+	if got := f.takeSets(); got != 1 {
+		t.Errorf("got %d sets, want 1: of the row that was seen", got)
+	}
+}
+
+func BenchmarkRefreshOfWhatIsRight(b *testing.B) {
+	f := newFake()
+	all := rows{}
+	for k := range 2000 {
+		all[k] = "x"
+	}
+	tab := New("t", steady{f})
+	tab.Put("a", all)
+	_ = tab.Write()
+	b.ReportAllocs()
+	for b.Loop() {
+		_ = tab.Refresh()
+	}
+}
