@@ -1,15 +1,19 @@
-// Package bpf is the datapath: four programs, loaded once per node, and the maps
+// Package bpf is the datapath: its programs, loaded once per node, and the maps
 // they read. It pins everything, adopts what a former daemon left, and gives the
 // maps and links to the reconcile engine as typed tables.
 //
 // Pins, below Options.Dir:
 //
 //	<layout>/endpoints, peers, counters   the maps; <layout> names their form
+//	lasting/<map>-<form>                  the maps that programs write, whatever the layout
 //	links/<program>-<ifindex>             one TCX link each, whatever its layout
+//	links/<program>-cgroup                one link of a program of sockets each
+//
+// from_pod is in no link but in a filter on each pod's device, which needs no pin.
 //
 // A restarted daemon with the same layout finds its rows; one with another layout
 // fills its own maps while the links still run the former programs, and moves the
-// links at [Datapath.Commit]. At no time is a device without its program.
+// links and filters at [Datapath.Commit]. At no time is a device without its program.
 package bpf
 
 import (
@@ -17,8 +21,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync/atomic"
 
 	"github.com/cilium/ebpf"
@@ -32,14 +38,24 @@ type Options struct {
 	Config       Config
 	MaxEndpoints uint32 // rows of `endpoints`; 0: DefaultMaxEndpoints
 	MaxPeers     uint32 // rows of `peers`, one per pod prefix; 0: DefaultMaxPeers
-	Log          *slog.Logger
+	MaxSockets   uint32 // rows of `sockets` and of `datagrams`; 0: DefaultMaxSockets
+	MaxFlows     uint32 // rows of `live`, two a flow; 0: DefaultMaxFlows
+	// MaxBriefFlows: rows of `brief`, two for each flow that is new or has ended; 0:
+	// DefaultMaxBriefFlows.
+	MaxBriefFlows uint32
+	Log           *slog.Logger
 }
 
 // Map sizes where Options say none. `endpoints` is allocated at once (about 100
-// bytes a row), `peers` row by row.
+// bytes a row), `peers` row by row; `sockets` and `datagrams` at once (about 130 bytes
+// a row of each), `live` row by row and `brief` at once (about 150 bytes a row).
 const (
 	DefaultMaxEndpoints = 1024
 	DefaultMaxPeers     = 8192
+	DefaultMaxSockets   = 65536
+
+	DefaultMaxFlows      = 262144
+	DefaultMaxBriefFlows = 65536
 )
 
 // Validate says what is wrong with the options.
@@ -65,6 +81,7 @@ type Datapath struct {
 	programs map[Program]*ebpf.Program
 	ids      map[Program]ebpf.ProgramID
 	maps     map[string]*ebpf.Map
+	pins     map[string]string // where each map is pinned, by name
 
 	// From Commit on, a link must run exactly our program; before, a former
 	// daemon's will do.
@@ -90,8 +107,15 @@ func Open(o Options) (*Datapath, error) {
 		programs: map[Program]*ebpf.Program{},
 		ids:      map[Program]ebpf.ProgramID{},
 		maps:     map[string]*ebpf.Map{},
+		pins:     map[string]string{},
 	}
-	for _, dir := range []string{d.dir, d.pin(), d.linkDir()} {
+	for _, name := range pinnedMaps {
+		d.pins[name] = d.pin(name)
+	}
+	for _, name := range lastingMaps {
+		d.pins[name] = filepath.Join(lastingDir(d.dir), lastingPin(name, spec.Maps[name]))
+	}
+	for _, dir := range []string{d.dir, d.pin(), lastingDir(d.dir), d.linkDir()} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return nil, fmt.Errorf("make folder for pins: %w", err)
 		}
@@ -106,7 +130,7 @@ func Open(o Options) (*Datapath, error) {
 
 // load fills programs, ids and maps.
 func (d *Datapath) load(spec *ebpf.CollectionSpec) error {
-	for _, name := range pinnedMaps {
+	for name := range d.pins {
 		m, err := d.adopt(name, spec.Maps[name])
 		if err != nil {
 			return err
@@ -118,7 +142,7 @@ func (d *Datapath) load(spec *ebpf.CollectionSpec) error {
 		return fmt.Errorf("load programs: %w", err)
 	}
 	defer c.Close()
-	for name := range attachTypes {
+	for _, name := range slices.Concat(slices.Collect(maps.Keys(attachTypes)), slices.Collect(maps.Keys(socketTypes))) {
 		p := c.DetachProgram(string(name))
 		d.programs[name] = p
 		info, err := p.Info()
@@ -137,7 +161,7 @@ func (d *Datapath) load(spec *ebpf.CollectionSpec) error {
 // adopt returns the pinned map, or makes and pins a new one. A pin that holds
 // another kind of map is not ours to read: it is replaced.
 func (d *Datapath) adopt(name string, spec *ebpf.MapSpec) (*ebpf.Map, error) {
-	path := d.pin(name)
+	path := d.pins[name]
 	m, err := ebpf.LoadPinnedMap(path, nil)
 	if err == nil {
 		if err = spec.Compatible(m); err == nil {

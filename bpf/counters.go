@@ -2,6 +2,7 @@ package bpf
 
 import (
 	"fmt"
+	"path/filepath"
 
 	"github.com/weftnet/weft/internal/crash"
 )
@@ -10,23 +11,35 @@ import (
 var reasons = [weftReasonREASONS]string{
 	weftReasonOK: "",
 
-	weftReasonDROP_TRUNCATED:       "truncated",
-	weftReasonDROP_BAD_HEADER:      "bad-header",
-	weftReasonDROP_BAD_LENGTH:      "bad-length",
-	weftReasonDROP_BAD_CHECKSUM:    "bad-checksum",
-	weftReasonDROP_NOT_IP:          "not-ip",
-	weftReasonDROP_SPOOFED_ADDRESS: "spoofed-address",
-	weftReasonDROP_SPOOFED_MAC:     "spoofed-mac",
-	weftReasonDROP_LINK_LOCAL:      "link-local",
-	weftReasonDROP_BAD_NEIGHBOUR:   "bad-neighbour",
-	weftReasonDROP_VXLAN_FLAGS:     "vxlan-flags",
-	weftReasonDROP_VXLAN_VNI:       "vxlan-vni",
-	weftReasonDROP_UNKNOWN_SENDER:  "unknown-sender",
-	weftReasonDROP_NO_PEER:         "no-peer",
-	weftReasonDROP_NO_TUNNEL:       "no-tunnel-key",
-	weftReasonDROP_CONGESTION:      "congestion",
-	weftReasonDROP_OVERLAY_PORT:    "overlay-port",
-	weftReasonDROP_INTERNAL:        "internal",
+	weftReasonDROP_TRUNCATED:        "truncated",
+	weftReasonDROP_BAD_HEADER:       "bad-header",
+	weftReasonDROP_BAD_LENGTH:       "bad-length",
+	weftReasonDROP_BAD_CHECKSUM:     "bad-checksum",
+	weftReasonDROP_NOT_IP:           "not-ip",
+	weftReasonDROP_SPOOFED_ADDRESS:  "spoofed-address",
+	weftReasonDROP_SPOOFED_MAC:      "spoofed-mac",
+	weftReasonDROP_LINK_LOCAL:       "link-local",
+	weftReasonDROP_BAD_NEIGHBOUR:    "bad-neighbour",
+	weftReasonDROP_VXLAN_FLAGS:      "vxlan-flags",
+	weftReasonDROP_VXLAN_VNI:        "vxlan-vni",
+	weftReasonDROP_UNKNOWN_SENDER:   "unknown-sender",
+	weftReasonDROP_NO_PEER:          "no-peer",
+	weftReasonDROP_NO_TUNNEL:        "no-tunnel-key",
+	weftReasonDROP_CONGESTION:       "congestion",
+	weftReasonDROP_OVERLAY_PORT:     "overlay-port",
+	weftReasonDROP_FRAGMENT:         "service-fragment",
+	weftReasonDROP_SOURCE_RANGE:     "source-range",
+	weftReasonDROP_NO_LOCAL_BACKEND: "no-local-backend",
+	weftReasonDROP_FLOWS_FULL:       "flows-full",
+	weftReasonDROP_PORTS_FULL:       "ports-full",
+	weftReasonDROP_NO_ROUTE:         "no-route",
+	weftReasonDROP_SERVICE_PROTOCOL: "service-protocol",
+	weftReasonDROP_INTERNAL:         "internal",
+
+	weftReasonREJECT_NO_BACKEND:   "no-backend",
+	weftReasonREJECT_NO_PORT:      "no-port",
+	weftReasonREJECT_BACKEND_GONE: "backend-gone",
+	weftReasonREJECT_TOO_BIG:      "too-big-for-backend",
 
 	weftReasonSTACK_TTL:      "ttl",
 	weftReasonSTACK_OPTIONS:  "options",
@@ -52,8 +65,11 @@ func (d *Datapath) Counters() ([]Counter, error) {
 			return nil, fmt.Errorf("read counter %s: %w", name, err)
 		}
 		c := Counter{Kind: "drop", Reason: name}
-		if weftReason(r) >= weftReasonSTACK_FIRST {
+		switch {
+		case weftReason(r) >= weftReasonSTACK_FIRST:
 			c.Kind = "stack"
+		case weftReason(r) >= weftReasonREJECT_FIRST:
+			c.Kind = "reject"
 		}
 		for _, n := range perCPU {
 			c.Count += n
@@ -66,7 +82,7 @@ func (d *Datapath) Counters() ([]Counter, error) {
 // repin puts back the pin of a map that someone has removed: without it, the next
 // daemon would begin with empty maps.
 func (d *Datapath) repin(name string) error {
-	path := d.pin(name)
+	path := d.pins[name]
 	if exists(path) {
 		return nil
 	}
@@ -76,7 +92,7 @@ func (d *Datapath) repin(name string) error {
 		return fmt.Errorf("pin map %s again: %w", name, err)
 	}
 	defer m.Close()
-	if err := mkdir(d.pin()); err != nil {
+	if err := mkdir(filepath.Dir(path)); err != nil {
 		return err
 	}
 	if err := m.Pin(path); err != nil {

@@ -24,9 +24,11 @@ type endpoints struct{ d *Datapath }
 func (d *Datapath) Endpoints() reconcile.Target[netip.Addr, Endpoint] { return endpoints{d} }
 
 func (t endpoints) Dump() (map[netip.Addr]Endpoint, error) {
-	return dump(t.d, weftMapEndpoints, func(k weftAddr, v weftEndpoint) (netip.Addr, Endpoint) {
-		return addrFrom(k), v.row()
-	})
+	return gather(t.Range)
+}
+
+func (t endpoints) Range(f func(netip.Addr, Endpoint)) error {
+	return scan(t.d, weftMapEndpoints, func(k *weftAddr, v *weftEndpoint) { f(addrFrom(*k), v.row()) })
 }
 
 func (t endpoints) Get(a netip.Addr) (Endpoint, bool, error) {
@@ -44,7 +46,7 @@ func (t endpoints) Delete(a netip.Addr) error {
 	return remove(t.d, weftMapEndpoints, toAddr(a))
 }
 
-func (v weftEndpoint) row() Endpoint {
+func (v *weftEndpoint) row() Endpoint {
 	return Endpoint{IfIndex: v.Ifindex, MAC: v.Mac.B, HostMAC: v.HostMac.B, Flags: v.Flags}
 }
 
@@ -63,32 +65,38 @@ func addrFrom(a weftAddr) netip.Addr {
 	return netip.AddrFrom16(a.B).Unmap()
 }
 
-// dumpBatch is how many rows one system call reads (BPF_MAP_LOOKUP_BATCH, Linux 5.6;
+// scanBatch is how many rows one system call reads (BPF_MAP_LOOKUP_BATCH, Linux 5.6;
 // for LPM tries 5.13). It is far more than a bucket of a hash holds, which must fit.
-const dumpBatch = 512
+const scanBatch = 128
 
-// dump reads a whole map, row by row into what the table holds. We are the only
-// writer; if a row goes while we iterate, the kernel may start over, so a row may come
-// twice.
-func dump[K, V, RowK, RowV comparable](d *Datapath, name string, row func(K, V) (RowK, RowV)) (map[RowK]RowV, error) {
+// scan reads a whole map, row by row. We are the only writer; if a row goes while we
+// iterate, the kernel may start over, so a row may come twice.
+func scan[K, V comparable](d *Datapath, name string, row func(*K, *V)) error {
 	if err := d.repin(name); err != nil {
-		return nil, err
+		return err
 	}
-	rows := map[RowK]RowV{}
-	keys, values := make([]K, dumpBatch), make([]V, dumpBatch)
+	keys, values := make([]K, scanBatch), make([]V, scanBatch)
 	var at ebpf.MapBatchCursor
 	for {
 		n, err := d.maps[name].BatchLookup(&at, keys, values, nil)
 		for i := range n {
-			k, v := row(keys[i], values[i])
-			rows[k] = v
+			row(&keys[i], &values[i])
 		}
 		if errors.Is(err, ebpf.ErrKeyNotExist) { // that was the last
-			return rows, nil
+			return nil
 		} else if err != nil {
-			return nil, fmt.Errorf("read map %s: %w", name, err)
+			return fmt.Errorf("read map %s: %w", name, err)
 		}
 	}
+}
+
+// gather makes a table of what ranges tells.
+func gather[K, V comparable](ranges func(func(K, V)) error) (map[K]V, error) {
+	rows := map[K]V{}
+	if err := ranges(func(k K, v V) { rows[k] = v }); err != nil {
+		return nil, err
+	}
+	return rows, nil
 }
 
 func get[K, V comparable](d *Datapath, name string, key K) (V, bool, error) {

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"io"
 	"regexp"
 
 	"github.com/cilium/ebpf"
@@ -13,15 +14,44 @@ import (
 // abi is raised when the meaning of a map's bytes changes and its form does not.
 const abi = 1
 
-// pinnedMaps are the maps that outlive a daemon.
-var pinnedMaps = []string{weftMapCounters, weftMapEndpoints, weftMapPeers}
+// lastingABI is the same for the lasting maps.
+const lastingABI = 1
 
-// attachTypes are the programs, and where each is attached.
+// pinnedMaps are the maps that outlive a daemon.
+var pinnedMaps = []string{
+	weftMapCounters, weftMapEndpoints, weftMapPeers,
+	weftMapAlive, weftMapBackends, weftMapMaglev, weftMapRanges, weftMapSets, weftMapFrontends,
+	weftMapOwn,
+}
+
+// lastingMaps outlive a layout too: the programs write them, and nobody could fill
+// them again. Each is pinned by its own form.
+var lastingMaps = []string{
+	weftMapSockets, weftMapDatagrams, weftMapAffinity,
+	weftMapLive, weftMapBrief, weftMapClients, weftMapFragments,
+}
+
+// attachTypes are the programs of devices, and where each is attached.
 var attachTypes = map[Program]ebpf.AttachType{
 	FromPod:     ebpf.AttachTCXIngress,
+	ToPod:       ebpf.AttachTCXEgress,
 	FromUplink:  ebpf.AttachTCXIngress,
+	ToUplink:    ebpf.AttachTCXEgress,
 	ToOverlay:   ebpf.AttachTCXEgress,
 	FromOverlay: ebpf.AttachTCXIngress,
+}
+
+// socketTypes are the programs of sockets, and where each is attached.
+var socketTypes = map[Program]ebpf.AttachType{
+	SockConnect4: ebpf.AttachCGroupInet4Connect,
+	SockConnect6: ebpf.AttachCGroupInet6Connect,
+	SockSend4:    ebpf.AttachCGroupUDP4Sendmsg,
+	SockSend6:    ebpf.AttachCGroupUDP6Sendmsg,
+	SockRecv4:    ebpf.AttachCGroupUDP4Recvmsg,
+	SockRecv6:    ebpf.AttachCGroupUDP6Recvmsg,
+	SockPeer4:    ebpf.AttachCgroupInet4GetPeername,
+	SockPeer6:    ebpf.AttachCgroupInet6GetPeername,
+	SockRelease:  ebpf.AttachCgroupInetSockRelease,
 }
 
 // layoutName is what [layout] returns, and no other entry of the pin folder.
@@ -35,7 +65,17 @@ func specs(o Options) (*ebpf.CollectionSpec, error) {
 	}
 	spec.Maps[weftMapEndpoints].MaxEntries = cmp.Or(o.MaxEndpoints, DefaultMaxEndpoints)
 	spec.Maps[weftMapPeers].MaxEntries = cmp.Or(o.MaxPeers, DefaultMaxPeers)
-	config := weftConfig{Vni: o.Config.VNI, Port: o.Config.Port}
+	sockets := cmp.Or(o.MaxSockets, DefaultMaxSockets)
+	spec.Maps[weftMapSockets].MaxEntries = sockets
+	spec.Maps[weftMapDatagrams].MaxEntries = sockets
+	spec.Maps[weftMapLive].MaxEntries = cmp.Or(o.MaxFlows, DefaultMaxFlows)
+	spec.Maps[weftMapBrief].MaxEntries = cmp.Or(o.MaxBriefFlows, DefaultMaxBriefFlows)
+	config := weftConfig{Vni: o.Config.VNI, Port: o.Config.Port, NetnsCookie: o.Config.NetnsCookie}
+	if config.NetnsCookie == 0 {
+		if config.NetnsCookie, err = netnsCookie(); err != nil {
+			return nil, err
+		}
+	}
 	if err := spec.Variables[weftVarConfig].Set(config); err != nil {
 		return nil, fmt.Errorf("set configuration of the programs: %w", err)
 	}
@@ -47,8 +87,19 @@ func layout(spec *ebpf.CollectionSpec) string {
 	h := sha256.New()
 	fmt.Fprintln(h, "abi", abi)
 	for _, name := range pinnedMaps {
-		m := spec.Maps[name]
-		fmt.Fprintln(h, name, m.Type, m.KeySize, m.ValueSize, m.MaxEntries, m.Flags)
+		writeForm(h, name, spec.Maps[name])
 	}
 	return hex.EncodeToString(h.Sum(nil))[:12]
+}
+
+// lastingPin is the name of a lasting map's pin: another form has another.
+func lastingPin(name string, m *ebpf.MapSpec) string {
+	h := sha256.New()
+	fmt.Fprintln(h, "abi", lastingABI)
+	writeForm(h, name, m)
+	return name + "-" + hex.EncodeToString(h.Sum(nil))[:12]
+}
+
+func writeForm(w io.Writer, name string, m *ebpf.MapSpec) {
+	fmt.Fprintln(w, name, m.Type, m.KeySize, m.ValueSize, m.MaxEntries, m.Flags)
 }

@@ -38,6 +38,18 @@ func hooks(hs ...Hook) map[Hook]struct{} {
 	return m
 }
 
+// passAll is a program of that name that leaves every packet to the next.
+func passAll(t *testing.T, name string) *ebpf.Program {
+	t.Helper()
+	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Name: name, Type: ebpf.SchedCLS, AttachType: ebpf.AttachTCXIngress, License: "GPL",
+		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, -1), asm.Return()},
+	})
+	must(t, err)
+	t.Cleanup(func() { p.Close() })
+	return p
+}
+
 func TestLinksAreSetFoundAndRemoved(t *testing.T) {
 	ns := newNS(t)
 	dev := veth(t, ns, newNS(t), "weft0", "eth0")
@@ -56,12 +68,15 @@ func TestLinksAreSetFoundAndRemoved(t *testing.T) {
 		if got := running(t, ifindex, ebpf.AttachTCXEgress); len(got) != 1 || got[0] != d.ids[ToOverlay] {
 			t.Errorf("on egress runs %v, want %d", got, d.ids[ToOverlay])
 		}
-		if got := running(t, ifindex, ebpf.AttachTCXIngress); len(got) != 3 {
-			t.Errorf("on ingress run %v, want three", got)
+		if got := running(t, ifindex, ebpf.AttachTCXIngress); len(got) != 2 {
+			t.Errorf("on ingress run %v, want two", got)
+		}
+		if got := filterOf(t, ifindex); !got.runs(FromPod) || got.program != d.ids[FromPod] || !got.direct {
+			t.Errorf("filter %+v, want ours with program %d", got, d.ids[FromPod])
 		}
 		must(t, d.Close()) // a daemon's end changes nothing
-		if got := running(t, ifindex, ebpf.AttachTCXIngress); len(got) != 3 {
-			t.Errorf("after the daemon's end run %v, want three", got)
+		if got := running(t, ifindex, ebpf.AttachTCXIngress); len(got) != 2 {
+			t.Errorf("after the daemon's end run %v, want two", got)
 		}
 		again := open(t, o)
 		if diff := cmp.Diff(dumpLinks(t, again), all); diff != "" {
@@ -73,6 +88,9 @@ func TestLinksAreSetFoundAndRemoved(t *testing.T) {
 		}
 		if got := running(t, ifindex, ebpf.AttachTCXIngress); len(got) != 0 {
 			t.Errorf("after deletion run %v", got)
+		}
+		if got := sh(t, ns, "tc qdisc show dev weft0 clsact"); got != "" {
+			t.Errorf("after deletion there is %s", got)
 		}
 		if err := again.Links().Set(Hook{FromPod, 12345}, struct{}{}); err == nil {
 			t.Error("attaching to a device that is not there succeeded")
@@ -86,15 +104,10 @@ func TestLinksAreSetFoundAndRemoved(t *testing.T) {
 func TestDriftOfLinksIsSeen(t *testing.T) {
 	ns := newNS(t)
 	dev := veth(t, ns, newNS(t), "weft0", "eth0")
-	h := Hook{FromPod, dev.Attrs().Index}
+	h := Hook{FromUplink, dev.Attrs().Index}
 	d := open(t, Options{})
 	must(t, d.Commit())
-	foreign, err := ebpf.NewProgram(&ebpf.ProgramSpec{
-		Name: "from_pod", Type: ebpf.SchedCLS, AttachType: ebpf.AttachTCXIngress, License: "GPL",
-		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, -1), asm.Return()},
-	})
-	must(t, err)
-	defer foreign.Close()
+	foreign := passAll(t, string(FromUplink))
 	in(t, ns, func() {
 		for name, harm := range map[string]func(){
 			"program replaced": func() {
@@ -128,8 +141,8 @@ func TestDriftOfLinksIsSeen(t *testing.T) {
 			if diff := cmp.Diff(dumpLinks(t, d), hooks(h)); diff != "" {
 				t.Errorf("%s: links after repair (-got +want):\n%s", name, diff)
 			}
-			if got := running(t, h.IfIndex, ebpf.AttachTCXIngress); len(got) != 1 || got[0] != d.ids[FromPod] {
-				t.Errorf("%s: runs %v, want only %d", name, got, d.ids[FromPod])
+			if got := running(t, h.IfIndex, ebpf.AttachTCXIngress); len(got) != 1 || got[0] != d.ids[FromUplink] {
+				t.Errorf("%s: runs %v, want only %d", name, got, d.ids[FromUplink])
 			}
 		}
 		// The device goes: so does the pin.
@@ -146,7 +159,7 @@ func TestDriftOfLinksIsSeen(t *testing.T) {
 func TestUpgradeMovesLinksAndBack(t *testing.T) {
 	ns := newNS(t)
 	dev := veth(t, ns, newNS(t), "weft0", "eth0")
-	h := Hook{FromPod, dev.Attrs().Index}
+	h := Hook{FromUplink, dev.Attrs().Index}
 	o := Options{Dir: bpffs(t)}
 	in(t, ns, func() {
 		var before []ebpf.ProgramID
@@ -166,8 +179,8 @@ func TestUpgradeMovesLinksAndBack(t *testing.T) {
 			must(t, d.Commit())
 			must(t, d.Commit())
 			before = running(t, h.IfIndex, ebpf.AttachTCXIngress)
-			if len(before) != 1 || before[0] != d.ids[FromPod] {
-				t.Errorf("upgrade %d: runs %v, want only %d", i, before, d.ids[FromPod])
+			if len(before) != 1 || before[0] != d.ids[FromUplink] {
+				t.Errorf("upgrade %d: runs %v, want only %d", i, before, d.ids[FromUplink])
 			}
 			if n, err := removeLayouts(o.Dir, d.Layout()); n != 0 || err != nil {
 				t.Errorf("upgrade %d: %d layouts were left, error %v", i, n, err)

@@ -78,7 +78,9 @@ type node struct {
 func addr(s string) netip.Addr { return netip.MustParseAddr(s) }
 
 // newNode makes node n (1 or 2).
-func newNode(t testing.TB, n byte) *node {
+func newNode(t testing.TB, n byte) *node { return newNodeWith(t, n, Options{}) }
+
+func newNodeWith(t testing.TB, n byte, o Options) *node {
 	t.Helper()
 	v4 := func(last byte) netip.Addr { return netip.AddrFrom4([4]byte{10, 244, n, last}) }
 	v6 := func(last byte) netip.Addr {
@@ -87,7 +89,7 @@ func newNode(t testing.TB, n byte) *node {
 	out6 := addr("2001:db8::").As16()
 	out6[15] = n
 	d := &node{
-		Datapath: open(t, Options{}),
+		Datapath: open(t, o),
 		outer4:   netip.AddrFrom4([4]byte{192, 0, 2, n}), outer6: netip.AddrFrom16(out6),
 		gw4: v4(1), gw6: v6(1), pod4: v4(5), pod6: v6(5), sib4: v4(6), sib6: v6(6),
 		podMAC: mac{2, 0, 0, n, 0, 5}, sibMAC: mac{2, 0, 0, n, 0, 6}, sibHost: mac{2, 0, 0, n, 1, 6},

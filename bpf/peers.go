@@ -18,9 +18,11 @@ type peers struct{ d *Datapath }
 func (d *Datapath) Peers() reconcile.Target[netip.Prefix, Peer] { return peers{d} }
 
 func (t peers) Dump() (map[netip.Prefix]Peer, error) {
-	return dump(t.d, weftMapPeers, func(k weftPrefix, v weftPeer) (netip.Prefix, Peer) {
-		return prefixFrom(k), v.row()
-	})
+	return gather(t.Range)
+}
+
+func (t peers) Range(f func(netip.Prefix, Peer)) error {
+	return scan(t.d, weftMapPeers, func(k *weftPrefix, v *weftPeer) { f(prefixFrom(*k), v.row()) })
 }
 
 func (t peers) Set(p netip.Prefix, v Peer) error {
@@ -40,7 +42,7 @@ func (t peers) Delete(p netip.Prefix) error {
 	return remove(t.d, weftMapPeers, toPrefix(p))
 }
 
-func (v weftPeer) row() Peer {
+func (v *weftPeer) row() Peer {
 	return Peer{
 		Remote: addrFrom(v.Remote), Local: addrFrom(v.Local), NextHop: addrFrom(v.NextHop),
 		MAC: v.Mac.B, LinkIndex: v.Ifindex, MTU: v.Mtu, Flags: v.Flags,

@@ -6,6 +6,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"runtime"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
@@ -38,6 +39,9 @@ func Preflight(dir string) error {
 	if err := features.HaveProgramHelper(ebpf.SchedCLS, asm.FnRedirectPeer); err != nil {
 		return fmt.Errorf("kernel %s has no bpf_redirect_peer: Linux 6.6 or later is needed: %w", release(), err)
 	}
+	if err := features.HaveProgramType(ebpf.CGroupSockAddr); err != nil {
+		return fmt.Errorf("kernel %s has no BPF programs for sockets of a cgroup: it needs CONFIG_CGROUP_BPF: %w", release(), err)
+	}
 	// No device has this index, so nothing is attached: the kernel that knows TCX
 	// says so, the kernel that does not is told apart by the library.
 	l, err := link.AttachTCX(link.TCXOptions{
@@ -52,6 +56,36 @@ func Preflight(dir string) error {
 		return fmt.Errorf("attach a BPF program: %w: run as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON", err)
 	case !errors.Is(err, unix.ENODEV):
 		return fmt.Errorf("attach a BPF program: %w", err)
+	}
+	return haveClsact(prog)
+}
+
+// haveClsact checks that a program can be run in a filter, on the loopback device of a
+// network namespace of its own, which goes at once. Where none may be made, nothing is
+// said.
+func haveClsact(prog *ebpf.Program) error {
+	runtime.LockOSThread()
+	home, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		runtime.UnlockOSThread()
+		return fmt.Errorf("open own network namespace: %w", err)
+	}
+	defer home.Close()
+	if unix.Unshare(unix.CLONE_NEWNET) != nil {
+		runtime.UnlockOSThread()
+		return nil
+	}
+	c, err := openTC()
+	if err == nil {
+		err = c.setFilter(Hook{Program: FromPod, IfIndex: 1}, prog)
+		c.close()
+	}
+	if back := unix.Setns(int(home.Fd()), unix.CLONE_NEWNET); back != nil {
+		return fmt.Errorf("leave network namespace: %w", back) // the thread is not used again
+	}
+	runtime.UnlockOSThread()
+	if err != nil {
+		return fmt.Errorf("kernel %s cannot run a BPF program in a tc filter: it needs CONFIG_NET_SCH_INGRESS and CONFIG_NET_CLS_BPF (modprobe sch_ingress cls_bpf): %w", release(), err)
 	}
 	return nil
 }

@@ -7,13 +7,12 @@ import (
 	"path/filepath"
 	"syscall"
 
-	"github.com/cilium/ebpf/link"
-
 	"github.com/weftnet/weft/internal/crash"
 )
 
-// Remove is for uninstalling: it detaches all our links and removes all layouts, and
-// then dir itself, unless it is a mount point or holds something that is not ours.
+// Remove is for uninstalling: it detaches all our links, removes our filters from the
+// devices of the calling thread's network namespace, and all layouts, and then dir
+// itself, unless it is a mount point or holds something that is not ours.
 func Remove(dir string) error {
 	linkDir := filepath.Join(dir, "links")
 	entries, err := os.ReadDir(linkDir)
@@ -24,9 +23,10 @@ func Remove(dir string) error {
 	for _, e := range entries {
 		errs = append(errs, detach(filepath.Join(linkDir, e.Name())))
 	}
+	errs = append(errs, removeFilters())
 	_, err = removeLayouts(dir, "")
-	errs = append(errs, err)
-	for _, d := range []string{linkDir, dir} {
+	errs = append(errs, err, removeLasting(dir, nil))
+	for _, d := range []string{linkDir, lastingDir(dir), dir} {
 		err := os.Remove(d)
 		if err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, syscall.ENOTEMPTY) && !errors.Is(err, syscall.EBUSY) {
 			errs = append(errs, fmt.Errorf("remove folder of pins: %w", err))
@@ -35,23 +35,18 @@ func Remove(dir string) error {
 	return errors.Join(errs...)
 }
 
-// detach ends a pinned link at once, whoever else holds it, and removes its pin.
-func detach(path string) error {
-	l, err := link.LoadPinnedLink(path, nil)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
+func removeFilters() error {
+	c, err := openTC()
+	if err != nil {
+		return err
 	}
-	if err == nil {
-		// The link of a device that is gone cannot be detached, and need not be.
-		_ = l.Detach()
-		l.Close()
-		crash.Point("bpf detach link")
+	defer c.close()
+	filters, err := c.allFilters()
+	errs := []error{err}
+	for h := range filters {
+		errs = append(errs, c.deleteFilter(h))
 	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("remove pin: %w", err)
-	}
-	crash.Point("bpf unpin link")
-	return nil
+	return errors.Join(errs...)
 }
 
 // removeLayouts removes all layouts but one, and returns how many.
@@ -76,6 +71,34 @@ func removeLayouts(dir, keep string) (int, error) {
 		n++
 	}
 	return n, errors.Join(errs...)
+}
+
+func lastingDir(dir string) string { return filepath.Join(dir, "lasting") }
+
+// removeLasting removes the lasting maps whose pins are not among those to keep.
+func removeLasting(dir string, keep map[string]string) error {
+	entries, err := os.ReadDir(lastingDir(dir))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	} else if err != nil {
+		return fmt.Errorf("read lasting maps: %w", err)
+	}
+	kept := map[string]bool{}
+	for _, path := range keep {
+		kept[path] = true
+	}
+	var errs []error
+	for _, e := range entries {
+		path := filepath.Join(lastingDir(dir), e.Name())
+		if kept[path] {
+			continue
+		}
+		if err := os.RemoveAll(path); err != nil {
+			errs = append(errs, fmt.Errorf("remove lasting map: %w", err))
+		}
+		crash.Point("bpf remove lasting map")
+	}
+	return errors.Join(errs...)
 }
 
 func exists(path string) bool {

@@ -49,12 +49,28 @@ type Program string
 // The programs and where they are attached (TCX).
 const (
 	FromPod     Program = "from_pod"     // ingress of the host end of a pod's veth
+	ToPod       Program = "to_pod"       // egress of it
 	FromUplink  Program = "from_uplink"  // ingress of the devices that carry the node's addresses
+	ToUplink    Program = "to_uplink"    // egress of them
 	ToOverlay   Program = "to_overlay"   // egress of weft-vxlan
 	FromOverlay Program = "from_overlay" // ingress of weft-vxlan
 )
 
-// Hook is one program on one device.
+// The programs of sockets, attached to a cgroup. The kernel keeps 15 bytes of a name.
+const (
+	SockConnect4 Program = "sock_connect4" // connect
+	SockConnect6 Program = "sock_connect6"
+	SockSend4    Program = "sock_send4" // sendto, sendmsg
+	SockSend6    Program = "sock_send6"
+	SockRecv4    Program = "sock_recv4" // recvfrom, recvmsg
+	SockRecv6    Program = "sock_recv6"
+	SockPeer4    Program = "sock_peer4" // getpeername
+	SockPeer6    Program = "sock_peer6"
+	SockRelease  Program = "sock_release" // the last close
+)
+
+// Hook is one program on one device. (Of programs of sockets it names the link: they
+// have no device, and their table is keyed by [Program].)
 type Hook struct {
 	Program Program
 	IfIndex int
@@ -64,6 +80,9 @@ type Hook struct {
 type Config struct {
 	VNI  uint32 // of the overlay, 24 bits
 	Port uint16 // UDP port of the overlay
+	// NetnsCookie (SO_NETNS_COOKIE) is that of the node's own network namespace; 0: the
+	// one that the caller of Open is in.
+	NetnsCookie uint64
 }
 
 // Counter is a number of packets since the layout was created.

@@ -23,7 +23,7 @@ const (
 // and no counter.
 func (d *Datapath) SelfTest() error {
 	errs := []error{d.passes()}
-	spec, err := specs(Options{Config: d.config, MaxEndpoints: 2, MaxPeers: 2})
+	spec, err := specs(Options{Config: d.config, MaxEndpoints: 2, MaxPeers: 2, MaxSockets: 2, MaxFlows: 2, MaxBriefFlows: 2})
 	if err != nil {
 		return err
 	}

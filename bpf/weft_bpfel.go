@@ -18,11 +18,83 @@ type weftAddr struct {
 	B [16]uint8
 }
 
-type weftConfig struct {
+type weftAffinity struct {
+	_          structs.HostLayout
+	Addr       weftAddr
+	Port       uint16
+	Pad        uint16
+	Generation uint32
+	Until      uint32
+	Pad2       uint32
+}
+
+type weftAffinityKey struct {
+	_      structs.HostLayout
+	Set    uint64
+	Client weftAddr
+}
+
+type weftAliveKey struct {
+	_     structs.HostLayout
+	Addr  weftAddr
+	Port  uint16
+	Proto uint8
+	Pad   uint8
+	Pad2  uint32
+}
+
+type weftBackend struct {
+	_          structs.HostLayout
+	Addr       weftAddr
+	Port       uint16
+	Pad        uint16
+	Generation uint32
+}
+
+type weftBackendKey struct {
 	_    structs.HostLayout
-	Vni  uint32
-	Port uint16
-	Pad  uint16
+	Set  uint64
+	Slot uint32
+	Pad  uint32
+}
+
+type weftConfig struct {
+	_           structs.HostLayout
+	Vni         uint32
+	Port        uint16
+	Pad         uint16
+	NetnsCookie uint64
+}
+
+type weftConnected struct {
+	_           structs.HostLayout
+	Service     weftAddr
+	Backend     weftAddr
+	ServicePort uint16
+	BackendPort uint16
+	Generation  uint32
+	Netns       uint64
+	Proto       uint8
+	Family      uint8
+	Pad         [6]uint8
+}
+
+type weftDatagram struct {
+	_          structs.HostLayout
+	Addr       weftAddr
+	Port       uint16
+	Pad        uint16
+	Generation uint32
+}
+
+type weftDatagramKey struct {
+	_         structs.HostLayout
+	Cookie    uint64
+	Addr      weftAddr
+	Port      uint16
+	Direction uint8
+	Pad       uint8
+	Pad2      uint32
 }
 
 type weftEndpoint struct {
@@ -37,6 +109,62 @@ type weftEndpoint struct {
 		B [6]uint8
 	}
 	Flags uint32
+}
+
+type weftFlow struct {
+	_          structs.HostLayout
+	Src        weftAddr
+	Dst        weftAddr
+	Sport      uint16
+	Dport      uint16
+	Generation uint32
+	Seen       uint32
+	Flags      uint32
+}
+
+type weftFragment struct {
+	_     structs.HostLayout
+	Sport uint16
+	Dport uint16
+}
+
+type weftFragmentKey struct {
+	_     structs.HostLayout
+	Src   weftAddr
+	Dst   weftAddr
+	Id    uint32
+	Proto uint8
+	Pad   [3]uint8
+}
+
+type weftFrontend struct {
+	_        structs.HostLayout
+	Inside   uint64
+	Outside  uint64
+	Ranges   uint64
+	Affinity uint32
+	Pad      uint32
+}
+
+type weftFrontendKey struct {
+	_     structs.HostLayout
+	Addr  weftAddr
+	Port  uint16
+	Proto uint8
+	Pad   uint8
+	Pad2  uint32
+}
+
+type weftMaglev struct {
+	_    structs.HostLayout
+	Slot [64]uint16
+}
+
+type weftMaglevKey struct {
+	_     structs.HostLayout
+	Set   uint64
+	Block uint32
+	Pad   uint32
 }
 
 type weftPeer struct {
@@ -63,51 +191,114 @@ type weftPrefix struct {
 	Addr [16]uint8
 }
 
+type weftRangeKey struct {
+	_      structs.HostLayout
+	Bits   uint32
+	Ranges [8]uint8
+	Addr   [16]uint8
+}
+
 type weftReason uint32
 
 const (
-	weftReasonOK                   weftReason = 0
-	weftReasonDROP_TRUNCATED       weftReason = 1
-	weftReasonDROP_BAD_HEADER      weftReason = 2
-	weftReasonDROP_BAD_LENGTH      weftReason = 3
-	weftReasonDROP_BAD_CHECKSUM    weftReason = 4
-	weftReasonDROP_NOT_IP          weftReason = 5
-	weftReasonDROP_SPOOFED_ADDRESS weftReason = 6
-	weftReasonDROP_SPOOFED_MAC     weftReason = 7
-	weftReasonDROP_LINK_LOCAL      weftReason = 8
-	weftReasonDROP_BAD_NEIGHBOUR   weftReason = 9
-	weftReasonDROP_VXLAN_FLAGS     weftReason = 10
-	weftReasonDROP_VXLAN_VNI       weftReason = 11
-	weftReasonDROP_UNKNOWN_SENDER  weftReason = 12
-	weftReasonDROP_NO_PEER         weftReason = 13
-	weftReasonDROP_NO_TUNNEL       weftReason = 14
-	weftReasonDROP_CONGESTION      weftReason = 15
-	weftReasonDROP_OVERLAY_PORT    weftReason = 16
-	weftReasonDROP_INTERNAL        weftReason = 17
-	weftReasonSTACK_FIRST          weftReason = 18
-	weftReasonSTACK_TTL            weftReason = 18
-	weftReasonSTACK_OPTIONS        weftReason = 19
-	weftReasonSTACK_TOO_BIG        weftReason = 20
-	weftReasonSTACK_FRAGMENT       weftReason = 21
-	weftReasonSTACK_LIMITED        weftReason = 22
-	weftReasonSTACK_SEGMENTS       weftReason = 23
-	weftReasonSTACK_NO_LINK        weftReason = 24
-	weftReasonSTACK_NO_ROOM        weftReason = 25
-	weftReasonREASONS              weftReason = 26
+	weftReasonOK                    weftReason = 0
+	weftReasonDROP_TRUNCATED        weftReason = 1
+	weftReasonDROP_BAD_HEADER       weftReason = 2
+	weftReasonDROP_BAD_LENGTH       weftReason = 3
+	weftReasonDROP_BAD_CHECKSUM     weftReason = 4
+	weftReasonDROP_NOT_IP           weftReason = 5
+	weftReasonDROP_SPOOFED_ADDRESS  weftReason = 6
+	weftReasonDROP_SPOOFED_MAC      weftReason = 7
+	weftReasonDROP_LINK_LOCAL       weftReason = 8
+	weftReasonDROP_BAD_NEIGHBOUR    weftReason = 9
+	weftReasonDROP_VXLAN_FLAGS      weftReason = 10
+	weftReasonDROP_VXLAN_VNI        weftReason = 11
+	weftReasonDROP_UNKNOWN_SENDER   weftReason = 12
+	weftReasonDROP_NO_PEER          weftReason = 13
+	weftReasonDROP_NO_TUNNEL        weftReason = 14
+	weftReasonDROP_CONGESTION       weftReason = 15
+	weftReasonDROP_OVERLAY_PORT     weftReason = 16
+	weftReasonDROP_FRAGMENT         weftReason = 17
+	weftReasonDROP_SOURCE_RANGE     weftReason = 18
+	weftReasonDROP_NO_LOCAL_BACKEND weftReason = 19
+	weftReasonDROP_FLOWS_FULL       weftReason = 20
+	weftReasonDROP_PORTS_FULL       weftReason = 21
+	weftReasonDROP_NO_ROUTE         weftReason = 22
+	weftReasonDROP_SERVICE_PROTOCOL weftReason = 23
+	weftReasonDROP_INTERNAL         weftReason = 24
+	weftReasonREJECT_FIRST          weftReason = 25
+	weftReasonREJECT_NO_BACKEND     weftReason = 25
+	weftReasonREJECT_NO_PORT        weftReason = 26
+	weftReasonREJECT_BACKEND_GONE   weftReason = 27
+	weftReasonREJECT_TOO_BIG        weftReason = 28
+	weftReasonSTACK_FIRST           weftReason = 29
+	weftReasonSTACK_TTL             weftReason = 29
+	weftReasonSTACK_OPTIONS         weftReason = 30
+	weftReasonSTACK_TOO_BIG         weftReason = 31
+	weftReasonSTACK_FRAGMENT        weftReason = 32
+	weftReasonSTACK_LIMITED         weftReason = 33
+	weftReasonSTACK_SEGMENTS        weftReason = 34
+	weftReasonSTACK_NO_LINK         weftReason = 35
+	weftReasonSTACK_NO_ROOM         weftReason = 36
+	weftReasonREASONS               weftReason = 37
+	weftReasonNOT_OURS              weftReason = 38
 )
+
+type weftSet struct {
+	_      structs.HostLayout
+	Count  uint32
+	Maglev uint32
+	Flags  uint32
+	Pad    uint32
+}
+
+type weftTuple struct {
+	_     structs.HostLayout
+	Src   weftAddr
+	Dst   weftAddr
+	Sport uint16
+	Dport uint16
+	Proto uint8
+	Pad   [3]uint8
+}
 
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	weftMapCounters     = "counters"
-	weftMapEndpoints    = "endpoints"
-	weftMapPeers        = "peers"
-	weftProgFromOverlay = "from_overlay"
-	weftProgFromPod     = "from_pod"
-	weftProgFromUplink  = "from_uplink"
-	weftProgToOverlay   = "to_overlay"
-	weftVarConfig       = "config"
+	weftMapAffinity      = "affinity"
+	weftMapAlive         = "alive"
+	weftMapBackends      = "backends"
+	weftMapBrief         = "brief"
+	weftMapClients       = "clients"
+	weftMapCounters      = "counters"
+	weftMapDatagrams     = "datagrams"
+	weftMapEndpoints     = "endpoints"
+	weftMapFragments     = "fragments"
+	weftMapFrontends     = "frontends"
+	weftMapLive          = "live"
+	weftMapMaglev        = "maglev"
+	weftMapOwn           = "own"
+	weftMapPeers         = "peers"
+	weftMapRanges        = "ranges"
+	weftMapSets          = "sets"
+	weftMapSockets       = "sockets"
+	weftProgFromOverlay  = "from_overlay"
+	weftProgFromPod      = "from_pod"
+	weftProgFromUplink   = "from_uplink"
+	weftProgSockConnect4 = "sock_connect4"
+	weftProgSockConnect6 = "sock_connect6"
+	weftProgSockPeer4    = "sock_peer4"
+	weftProgSockPeer6    = "sock_peer6"
+	weftProgSockRecv4    = "sock_recv4"
+	weftProgSockRecv6    = "sock_recv6"
+	weftProgSockRelease  = "sock_release"
+	weftProgSockSend4    = "sock_send4"
+	weftProgSockSend6    = "sock_send6"
+	weftProgToOverlay    = "to_overlay"
+	weftProgToPod        = "to_pod"
+	weftProgToUplink     = "to_uplink"
+	weftVarConfig        = "config"
 )
 
 // loadWeft returns the embedded CollectionSpec for weft.
@@ -152,19 +343,44 @@ type weftSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type weftProgramSpecs struct {
-	FromOverlay *ebpf.ProgramSpec `ebpf:"from_overlay"`
-	FromPod     *ebpf.ProgramSpec `ebpf:"from_pod"`
-	FromUplink  *ebpf.ProgramSpec `ebpf:"from_uplink"`
-	ToOverlay   *ebpf.ProgramSpec `ebpf:"to_overlay"`
+	FromOverlay  *ebpf.ProgramSpec `ebpf:"from_overlay"`
+	FromPod      *ebpf.ProgramSpec `ebpf:"from_pod"`
+	FromUplink   *ebpf.ProgramSpec `ebpf:"from_uplink"`
+	SockConnect4 *ebpf.ProgramSpec `ebpf:"sock_connect4"`
+	SockConnect6 *ebpf.ProgramSpec `ebpf:"sock_connect6"`
+	SockPeer4    *ebpf.ProgramSpec `ebpf:"sock_peer4"`
+	SockPeer6    *ebpf.ProgramSpec `ebpf:"sock_peer6"`
+	SockRecv4    *ebpf.ProgramSpec `ebpf:"sock_recv4"`
+	SockRecv6    *ebpf.ProgramSpec `ebpf:"sock_recv6"`
+	SockRelease  *ebpf.ProgramSpec `ebpf:"sock_release"`
+	SockSend4    *ebpf.ProgramSpec `ebpf:"sock_send4"`
+	SockSend6    *ebpf.ProgramSpec `ebpf:"sock_send6"`
+	ToOverlay    *ebpf.ProgramSpec `ebpf:"to_overlay"`
+	ToPod        *ebpf.ProgramSpec `ebpf:"to_pod"`
+	ToUplink     *ebpf.ProgramSpec `ebpf:"to_uplink"`
 }
 
 // weftMapSpecs contains maps before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type weftMapSpecs struct {
+	Affinity  *ebpf.MapSpec `ebpf:"affinity"`
+	Alive     *ebpf.MapSpec `ebpf:"alive"`
+	Backends  *ebpf.MapSpec `ebpf:"backends"`
+	Brief     *ebpf.MapSpec `ebpf:"brief"`
+	Clients   *ebpf.MapSpec `ebpf:"clients"`
 	Counters  *ebpf.MapSpec `ebpf:"counters"`
+	Datagrams *ebpf.MapSpec `ebpf:"datagrams"`
 	Endpoints *ebpf.MapSpec `ebpf:"endpoints"`
+	Fragments *ebpf.MapSpec `ebpf:"fragments"`
+	Frontends *ebpf.MapSpec `ebpf:"frontends"`
+	Live      *ebpf.MapSpec `ebpf:"live"`
+	Maglev    *ebpf.MapSpec `ebpf:"maglev"`
+	Own       *ebpf.MapSpec `ebpf:"own"`
 	Peers     *ebpf.MapSpec `ebpf:"peers"`
+	Ranges    *ebpf.MapSpec `ebpf:"ranges"`
+	Sets      *ebpf.MapSpec `ebpf:"sets"`
+	Sockets   *ebpf.MapSpec `ebpf:"sockets"`
 }
 
 // weftVariableSpecs contains global variables before they are loaded into the kernel.
@@ -194,16 +410,44 @@ func (o *weftObjects) Close() error {
 //
 // It can be passed to loadWeftObjects or ebpf.CollectionSpec.LoadAndAssign.
 type weftMaps struct {
+	Affinity  *ebpf.Map `ebpf:"affinity"`
+	Alive     *ebpf.Map `ebpf:"alive"`
+	Backends  *ebpf.Map `ebpf:"backends"`
+	Brief     *ebpf.Map `ebpf:"brief"`
+	Clients   *ebpf.Map `ebpf:"clients"`
 	Counters  *ebpf.Map `ebpf:"counters"`
+	Datagrams *ebpf.Map `ebpf:"datagrams"`
 	Endpoints *ebpf.Map `ebpf:"endpoints"`
+	Fragments *ebpf.Map `ebpf:"fragments"`
+	Frontends *ebpf.Map `ebpf:"frontends"`
+	Live      *ebpf.Map `ebpf:"live"`
+	Maglev    *ebpf.Map `ebpf:"maglev"`
+	Own       *ebpf.Map `ebpf:"own"`
 	Peers     *ebpf.Map `ebpf:"peers"`
+	Ranges    *ebpf.Map `ebpf:"ranges"`
+	Sets      *ebpf.Map `ebpf:"sets"`
+	Sockets   *ebpf.Map `ebpf:"sockets"`
 }
 
 func (m *weftMaps) Close() error {
 	return _WeftClose(
+		m.Affinity,
+		m.Alive,
+		m.Backends,
+		m.Brief,
+		m.Clients,
 		m.Counters,
+		m.Datagrams,
 		m.Endpoints,
+		m.Fragments,
+		m.Frontends,
+		m.Live,
+		m.Maglev,
+		m.Own,
 		m.Peers,
+		m.Ranges,
+		m.Sets,
+		m.Sockets,
 	)
 }
 
@@ -218,10 +462,21 @@ type weftVariables struct {
 //
 // It can be passed to loadWeftObjects or ebpf.CollectionSpec.LoadAndAssign.
 type weftPrograms struct {
-	FromOverlay *ebpf.Program `ebpf:"from_overlay"`
-	FromPod     *ebpf.Program `ebpf:"from_pod"`
-	FromUplink  *ebpf.Program `ebpf:"from_uplink"`
-	ToOverlay   *ebpf.Program `ebpf:"to_overlay"`
+	FromOverlay  *ebpf.Program `ebpf:"from_overlay"`
+	FromPod      *ebpf.Program `ebpf:"from_pod"`
+	FromUplink   *ebpf.Program `ebpf:"from_uplink"`
+	SockConnect4 *ebpf.Program `ebpf:"sock_connect4"`
+	SockConnect6 *ebpf.Program `ebpf:"sock_connect6"`
+	SockPeer4    *ebpf.Program `ebpf:"sock_peer4"`
+	SockPeer6    *ebpf.Program `ebpf:"sock_peer6"`
+	SockRecv4    *ebpf.Program `ebpf:"sock_recv4"`
+	SockRecv6    *ebpf.Program `ebpf:"sock_recv6"`
+	SockRelease  *ebpf.Program `ebpf:"sock_release"`
+	SockSend4    *ebpf.Program `ebpf:"sock_send4"`
+	SockSend6    *ebpf.Program `ebpf:"sock_send6"`
+	ToOverlay    *ebpf.Program `ebpf:"to_overlay"`
+	ToPod        *ebpf.Program `ebpf:"to_pod"`
+	ToUplink     *ebpf.Program `ebpf:"to_uplink"`
 }
 
 func (p *weftPrograms) Close() error {
@@ -229,7 +484,18 @@ func (p *weftPrograms) Close() error {
 		p.FromOverlay,
 		p.FromPod,
 		p.FromUplink,
+		p.SockConnect4,
+		p.SockConnect6,
+		p.SockPeer4,
+		p.SockPeer6,
+		p.SockRecv4,
+		p.SockRecv6,
+		p.SockRelease,
+		p.SockSend4,
+		p.SockSend6,
 		p.ToOverlay,
+		p.ToPod,
+		p.ToUplink,
 	)
 }
 

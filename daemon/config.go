@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -37,6 +38,10 @@ type Config struct {
 	MTU        int // 0: follow the uplinks
 	Masquerade bool
 
+	Services          bool
+	NodePortAddresses string // prefixes with commas between; empty: all
+	Cgroup            string // empty: the highest that there is; none
+
 	ReuseDelay time.Duration
 	MaxPods    uint32
 	MaxNodes   uint32
@@ -64,6 +69,7 @@ func DefaultConfig() Config {
 		VNI:        overlay.DefaultVNI,
 		Port:       overlay.DefaultPort,
 		Masquerade: true,
+		Services:   true,
 		ReuseDelay: 30 * time.Second,
 		MaxPods:    1024,
 		MaxNodes:   4096,
@@ -125,6 +131,12 @@ func (c Config) Validate() error {
 	if c.MTU != 0 && (c.MTU < minMTU || c.MTU > maxMTU) {
 		bad("mtu", "%d is not in %d…%d: use 0 to follow the uplinks", c.MTU, minMTU, maxMTU)
 	}
+	if _, err := c.nodePortPrefixes(); err != nil {
+		bad("nodeport-addresses", "%w", err)
+	}
+	if c.Cgroup != "" && c.Cgroup != noSockets && !filepath.IsAbs(c.Cgroup) {
+		bad("cgroup", "%q is neither none nor an absolute path: begin it with /", c.Cgroup)
+	}
 	if c.ReuseDelay < 0 || c.ReuseDelay > maxDelay {
 		bad("reuse-delay", "%s is not in 0s…%s", c.ReuseDelay, maxDelay)
 	}
@@ -166,6 +178,22 @@ func (c Config) sourceDir() (string, error) {
 		return "", fmt.Errorf("%q is not an absolute path: use dir:/PATH", dir)
 	}
 	return filepath.Clean(dir), nil
+}
+
+// nodePortPrefixes are the prefixes of nodeport-addresses; none: all addresses.
+func (c Config) nodePortPrefixes() ([]netip.Prefix, error) {
+	if c.NodePortAddresses == "" {
+		return nil, nil
+	}
+	var out []netip.Prefix
+	for text := range strings.SplitSeq(c.NodePortAddresses, ",") {
+		p, err := netip.ParsePrefix(strings.TrimSpace(text))
+		if err != nil || p.Addr().Is4In6() {
+			return nil, fmt.Errorf("%q is no prefix: write them as in 192.0.2.0/24,2001:db8::/64", text)
+		}
+		out = append(out, p.Masked())
+	}
+	return out, nil
 }
 
 // mode is the overlay mode of a validated configuration.

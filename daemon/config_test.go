@@ -9,6 +9,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/spf13/pflag"
+
+	"github.com/weftnet/weft/bpf"
 )
 
 // load is what weftd does with its arguments and its file.
@@ -50,6 +52,9 @@ func TestSettingsComeFromFlagsThenFileThenDefaults(t *testing.T) {
 		{"big number", "max-pods: 1000000", nil, with(func(c *Config) { c.MaxPods = 1000000 })},
 		{"duration", "reuse-delay: 1m30s", nil, with(func(c *Config) { c.ReuseDelay = 90 * time.Second })},
 		{"boolean", "masquerade: false", nil, with(func(c *Config) { c.Masquerade = false })},
+		{"services", "services: false\nnodeport-addresses: 192.0.2.0/24, 2001:db8::/64", nil, with(func(c *Config) {
+			c.Services, c.NodePortAddresses = false, "192.0.2.0/24, 2001:db8::/64"
+		})},
 		{"quoted", `masquerade: "false"`, nil, with(func(c *Config) { c.Masquerade = false })},
 		{"number as text", "node-name: 7", []string{}, base},
 		{"text", "source: dir:/x\noverlay: auto", nil, with(func(c *Config) { c.Source, c.Overlay = "dir:/x", "auto" })},
@@ -93,6 +98,8 @@ func TestBadSettingsSayWhatToDo(t *testing.T) {
 		{"long socket", "socket: /" + strings.Repeat("x", 120), nil, []string{"socket: the path has 121 bytes"}},
 		{"overlay", "overlay: ipip", nil, []string{`"ipip" is none of vxlan, direct, auto`}},
 		{"empty overlay", `overlay: ""`, nil, []string{`"" is none of vxlan, direct, auto`}},
+		{"node port addresses", "nodeport-addresses: 192.0.2.1", nil, []string{`nodeport-addresses: "192.0.2.1" is no prefix`, "192.0.2.0/24,"}},
+		{"relative cgroup", "cgroup: x", nil, []string{`cgroup: "x" is neither none nor an absolute path`}},
 		{"small mtu", "mtu: 100", nil, []string{"mtu: 100 is not in 576…65535: use 0"}},
 		{"negative delay", "reuse-delay: -1s", nil, []string{"reuse-delay: -1s"}},
 		{"delay without unit", "reuse-delay: 30", nil, []string{"reuse-delay:", "30"}},
@@ -111,6 +118,25 @@ func TestBadSettingsSayWhatToDo(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// Whose sockets are served: the highest cgroup's, those of one that is named, or none.
+func TestWhoseSocketsAreServed(t *testing.T) {
+	highest, err := bpf.FindCgroup()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for file, want := range map[string]string{
+		"": highest, "cgroup: /some/where": "/some/where", "cgroup: none": "", "services: false": "",
+	} {
+		c, err := load(t, file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := c.cgroup(); got != want || err != nil {
+			t.Errorf("with %q: cgroup %q, %v, want %q", file, got, err, want)
+		}
 	}
 }
 

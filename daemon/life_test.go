@@ -116,17 +116,11 @@ func TestTwoNodesJoinTheirPods(t *testing.T) {
 	})
 }
 
-func TestMetricsAreServed(t *testing.T) {
-	l := newLab(t)
-	a := l.add()
-	a.cfg.MetricsAddress = "127.0.0.1:9087"
-	a.usual()
-	a.start()
-	a.ready()
-	a.attach()
-	var text string
-	l.must(a.Do(func() error {
-		conn, err := net.Dial("tcp", a.cfg.MetricsAddress)
+// metrics is what the daemon serves at its metrics address.
+func (m *machine) metrics() (text string) {
+	m.lab.t.Helper()
+	m.lab.must(m.Do(func() error {
+		conn, err := net.Dial("tcp", m.cfg.MetricsAddress)
 		if err != nil {
 			return err
 		}
@@ -136,6 +130,18 @@ func TestMetricsAreServed(t *testing.T) {
 		text = string(b)
 		return err
 	}))
+	return text
+}
+
+func TestMetricsAreServed(t *testing.T) {
+	l := newLab(t)
+	a := l.add()
+	a.cfg.MetricsAddress = "127.0.0.1:9087"
+	a.usual()
+	a.start()
+	a.ready()
+	a.attach()
+	text := a.metrics()
 	for _, line := range []string{
 		`weft_cni_calls_total{code="0",verb="add"} 1`,
 		`weft_cni_duration_seconds_count{verb="add"} 1`,
@@ -147,6 +153,10 @@ func TestMetricsAreServed(t *testing.T) {
 		`weft_table_repairs_total{table="routes"} 0`,
 		`weft_table_failing{table="chains"} 0`,
 		`weft_build_info{`,
+		`weft_services 0`,
+		`weft_service_backends 0`,
+		`weft_service_problems 0`,
+		`weft_service_program_seconds_count 0`,
 	} {
 		if !strings.Contains(text, "\n"+line) {
 			t.Errorf("no line %q", line)
@@ -227,6 +237,14 @@ func TestUninstallLeavesNoTrace(t *testing.T) {
 		return out.String()
 	}
 	l.must(os.Mkdir(filepath.Join(l.dir, a.name()), 0o755))
+	testnet.Until(t, 5*time.Second, func() error { // the kernel gives addresses their routes when it likes
+		for _, addr := range []string{"2001:db8::1", "fe80::"} {
+			if out, err := a.Output("ip", "-6", "route", "show", "table", "local", "type", "local"); err != nil || !strings.Contains(out, addr) {
+				return fmt.Errorf("no local route of %s yet: %v", addr, err)
+			}
+		}
+		return nil
+	})
 	before := digest()
 	a.start()
 	a.ready()

@@ -13,6 +13,10 @@ import (
 const (
 	// debounce is how long events are collected before something is done.
 	debounce = 75 * time.Millisecond
+	// serviceDebounce is the same for Services, which may not wait for the rest of a
+	// pass either. A change of theirs costs what changed, so that resting as long as it
+	// took is enough.
+	serviceDebounce = 2 * time.Millisecond
 	// restFactor bounds the loop's share of a CPU under a storm of events, our own
 	// among them: after a pass it rests this many times as long as the pass took.
 	restFactor = 20
@@ -26,6 +30,10 @@ const (
 	quickEvery = 8 * time.Second
 	// fullEvery is how often everything is read, events or not.
 	fullEvery = 60 * time.Second
+	// pathsEvery is at how many of these times the ways to all peers are asked for too.
+	// Whatever changes them is told but the end of a path MTU exception, which the
+	// kernel keeps for ten minutes anyway (net.ipv4.route.mtu_expires).
+	pathsEvery = 5
 	// retryFirst and retryMost bound the wait before what failed is tried again.
 	retryFirst = 250 * time.Millisecond
 	retryMost  = 10 * time.Second
@@ -36,7 +44,7 @@ type work struct {
 	source bool          // what the source says changed
 	event  overlay.Event // what the kernel says changed
 	quick  bool          // read the silent tables
-	full   bool          // read everything
+	full   bool          // read everything; the ways to the peers only if event says so
 	retry  bool          // write what failed
 }
 
@@ -50,7 +58,8 @@ func (w work) drift() bool { return w == work{event: w.event, quick: w.quick} }
 // being, at the start as on any change.
 func (n *node) pass(w work) error {
 	if w.full {
-		w.source, w.event = true, overlay.EventAll
+		w.source = true
+		w.event |= overlay.EventAll &^ overlay.EventPaths
 	}
 	if w.source {
 		n.observe()
@@ -70,6 +79,9 @@ func (n *node) pass(w work) error {
 	}
 	if w.source || w.event.Has(overlay.EventLinks|overlay.EventAddrs|overlay.EventPaths) {
 		n.compile(w.event.Has(overlay.EventPaths))
+	}
+	if w.source {
+		n.updateServices()
 	}
 	switch {
 	case w.full:
@@ -110,11 +122,18 @@ func (n *node) loop(ctx context.Context, events <-chan overlay.Event) error {
 	retry := time.NewTimer(time.Hour)
 	retry.Stop()
 	defer retry.Stop()
+	services := time.NewTimer(0) // likewise, for Services
+	services.Stop()
+	defer services.Stop()
 	var (
-		todo    = work{source: true} // tells the world that all is in force
-		rested  time.Time            // no pass before
-		since   time.Time            // when todo came to be
-		backoff = retryFirst
+		asked    time.Time // when Services changed; zero: they did not
+		served   time.Time // no change of Services before
+		retrying bool
+		todo     = work{source: true} // tells the world that all is in force
+		rested   time.Time            // no pass before
+		since    time.Time            // when todo came to be
+		backoff  = retryFirst
+		laps     int // full passes
 	)
 	mark := func(wait time.Duration) {
 		due.Reset(max(wait, time.Until(rested)))
@@ -125,7 +144,20 @@ func (n *node) loop(ctx context.Context, events <-chan overlay.Event) error {
 		case <-ctx.Done():
 			return nil
 		case <-n.source.Changed():
-			todo.source = true
+			if asked.IsZero() {
+				asked = time.Now()
+				services.Reset(max(serviceDebounce, time.Until(served)))
+			}
+		case <-services.C:
+			start := time.Now()
+			more, err := n.changeServices(asked)
+			todo.source = todo.source || more
+			asked, served = time.Time{}, time.Now().Add(time.Since(start))
+			n.log.Debug("services", "took", time.Since(start), "err", err)
+			if failed := n.review(); failed && !retrying {
+				retrying = true
+				retry.Reset(backoff)
+			}
 		case e, ok := <-events:
 			if !ok {
 				events = nil // ctx is done
@@ -136,10 +168,13 @@ func (n *node) loop(ctx context.Context, events <-chan overlay.Event) error {
 			todo.quick = true
 		case <-full.C:
 			todo.full = true
+			if laps++; laps%pathsEvery == 0 {
+				todo.event |= overlay.EventPaths
+			}
 		case <-n.poke:
 			todo.event |= overlay.EventLinks
 		case <-retry.C:
-			todo.retry = true
+			todo.retry, retrying = true, false
 		case <-due.C:
 			start := time.Now()
 			if todo.drift() && start.Sub(since) < patience && start.UnixNano()-n.called.Load() < int64(calm) {
@@ -150,7 +185,7 @@ func (n *node) loop(ctx context.Context, events <-chan overlay.Event) error {
 			n.log.Debug("pass", "event", todo.event, "source", todo.source, "full", todo.full, "took", time.Since(start), "err", err)
 			todo, before = work{}, true
 			rested = time.Now().Add(min(restFactor*time.Since(start), restMost))
-			if n.review() {
+			if retrying = n.review(); retrying {
 				retry.Reset(backoff)
 				backoff = min(2*backoff, retryMost)
 			} else {
@@ -184,7 +219,7 @@ func (n *node) firstSync(ctx context.Context) error {
 		n.observe()
 		n.publish() // says why not
 	}
-	err := n.pass(work{full: true})
+	err := n.pass(work{full: true, event: overlay.EventAll})
 	n.review()
 	if err != nil {
 		n.log.Warn("first synchronisation is not complete, will retry", "err", err)

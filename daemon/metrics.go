@@ -31,7 +31,7 @@ func newMetrics(n *node, dp *bpf.Datapath) *metrics {
 		}, []string{"verb"}),
 	}
 	m.registry.MustRegister(
-		m.calls, m.durations,
+		m.calls, m.durations, n.programmed,
 		&collector{n: n, dp: dp},
 		collectors.NewGoCollector(
 			collectors.WithGoCollectorMemStatsMetricsDisabled(), collectors.WithoutGoCollectorRuntimeMetrics()),
@@ -65,6 +65,10 @@ var (
 	descRows    = desc("table_rows", "Rows wanted in a kernel table.", "table")
 	descRepairs = desc("table_repairs_total", "Rows found missing, wrong or left over.", "table")
 	descBad     = desc("table_failing", "1 if rows of a table cannot be written.", "table")
+	descServed  = desc("services", "Services that are served.")
+	descServers = desc("service_backends", "Backends in the sets of Services.")
+	descFlows   = desc("flows", "Live flows that are translated per packet, at the last look.")
+	descTrouble = desc("service_problems", "Services and host ports that cannot be served as they want.")
 	descUsed    = desc("pool_used", "Addresses leased.", "pool")
 	descCooling = desc("pool_cooling", "Addresses released, within the reuse delay.", "pool")
 	descSize    = desc("pool_size", "Addresses that can be leased.", "pool")
@@ -105,6 +109,11 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 		count(descRepairs, s.Repairs, s.Name)
 		gauge(descBad, truth(s.Err != nil), s.Name)
 	}
+	served, backends, troubled := c.n.services.count()
+	gauge(descServed, float64(served))
+	gauge(descServers, float64(backends))
+	gauge(descFlows, float64(c.n.liveFlows.Load()))
+	gauge(descTrouble, float64(troubled))
 	for _, p := range c.n.pools.Pools() {
 		name := p.Prefix.String()
 		gauge(descUsed, float64(p.Used), name)

@@ -4,13 +4,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/netip"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/weftnet/weft/bpf"
 	"github.com/weftnet/weft/daemon/endpoint"
@@ -28,7 +29,10 @@ type node struct {
 	pools    *ipam.Manager
 	source   *source.Dir
 	problems *problems
+	services *services
 	since    time.Time
+	// programmed is how long changes of Services took from the source to the kernel.
+	programmed prometheus.Histogram
 
 	// offer is what ADD and the pods' repairs go by.
 	offer atomic.Pointer[endpoint.Net]
@@ -36,13 +40,19 @@ type node struct {
 	remake chan struct{}
 	// poke makes the loop pass: something was found out that it must take up.
 	poke chan struct{}
+	// backendsChanged asks for sockets to be ended whose backends are gone.
+	backendsChanged chan struct{}
+	liveFlows       atomic.Int64 // translated per packet, at the last look
 	// gateways has those of the probes' server when they change.
 	gateways chan []netip.Addr
+
+	statuses *statuses
 
 	// called is when the last CNI call ended (Unix time, ns).
 	called atomic.Int64
 
-	mu      sync.Mutex // guards what follows
+	mu      sync.Mutex   // guards what follows
+	seen    source.State // what observe took up last
 	cluster cluster
 	around  surroundings
 	book    *book
@@ -55,13 +65,20 @@ type node struct {
 func newNode(cfg Config, log *slog.Logger, t *tables, pools *ipam.Manager, src *source.Dir) *node {
 	n := &node{
 		cfg: cfg, log: log, tables: t, pools: pools, source: src, since: time.Now(),
-		problems: newProblems(log), remake: make(chan struct{}, 1), poke: make(chan struct{}, 1), gateways: make(chan []netip.Addr, 1),
+		problems: newProblems(log), remake: make(chan struct{}, 1), poke: make(chan struct{}, 1), backendsChanged: make(chan struct{}, 1), gateways: make(chan []netip.Addr, 1),
 	}
+	n.services = newServices(cfg, t, n.problems)
+	n.programmed = prometheus.NewHistogram(prometheus.HistogramOpts{
+		Name: "weft_service_program_seconds", Help: "Time from a change of Services in the source to its being in the kernel.",
+		Buckets: prometheus.ExponentialBuckets(0.0005, 2, 14), // 0.5 ms to 4 s
+	})
+	n.statuses = newStatuses()
 	n.book = newBook(overlay.LookupPaths, func(name string, rows map[netip.Prefix]bpf.Peer, routes map[overlay.RouteKey]overlay.Route) {
 		t.peers.Put(ownerNode(name), rows)
 		t.routes.Put(ownerNode(name), routes)
 	})
 	n.around = surroundings{cfg: cfg, self: remembered(cfg.StateDir)}
+	n.services.remembered(n.around.self)
 	n.offload = t.turnedOff()
 	n.offer.Store(&endpoint.Net{
 		Gateways: overlay.GatewayAddrs(n.around.self.PodCIDRs),
@@ -83,6 +100,9 @@ func (n *node) known() bool {
 // observe takes up what the source says. It compiles nothing.
 func (n *node) observe() {
 	state := n.source.Snapshot()
+	n.mu.Lock()
+	n.seen = source.State{Nodes: state.Nodes, Complete: state.Complete}
+	n.mu.Unlock()
 	if !state.Complete {
 		n.problems.set(problemNotSynced, fmt.Sprintf("%s was not read completely yet", n.cfg.Source))
 		return
@@ -109,6 +129,37 @@ func (n *node) observe() {
 		n.problems.err(problemCorruptState, remember(n.cfg.StateDir, c.self))
 	}
 	n.around.self = c.self
+}
+
+// changeServices takes up what changed of Services in the source, at the time that is
+// given, and makes the kernel serve it. It says whether more of the source changed, which
+// is left to [node.pass].
+func (n *node) changeServices(at time.Time) (more bool, err error) {
+	state := n.source.Snapshot()
+	n.mu.Lock()
+	self := n.around.self
+	more = state.Complete != n.seen.Complete || !slices.Equal(state.Nodes, n.seen.Nodes)
+	n.mu.Unlock()
+	owners := n.services.update(state, self)
+	if len(owners) == 0 {
+		return more, nil
+	}
+	err = n.services.write(owners)
+	offerLatest(n.backendsChanged, struct{}{})
+	n.programmed.Observe(time.Since(at).Seconds())
+	return more, err
+}
+
+// updateServices says in the tables what the source wants of Services, unless a daemon
+// that has just started does not know all of it yet.
+func (n *node) updateServices() {
+	state := n.source.Snapshot()
+	n.mu.Lock()
+	self, started := n.around.self, n.started
+	n.mu.Unlock()
+	if state.Complete || started {
+		n.services.update(state, self)
+	}
 }
 
 // overlayNodes is the source's nodes as the overlay knows them.
@@ -145,7 +196,7 @@ func (n *node) compile(paths bool) {
 	t := n.tables
 	t.device.Put(ownerSelf, selfDevice(*s))
 	deviceErr := t.device.Write()
-	s.device = linkIndex(overlay.DeviceName)
+	s.device = overlay.LinkIndex(overlay.DeviceName)
 	if deviceErr == nil && s.device == 0 && s.mtu != 0 {
 		deviceErr = fmt.Errorf("device %s is not there", overlay.DeviceName)
 	}
@@ -157,6 +208,7 @@ func (n *node) compile(paths bool) {
 	t.addrs.Put(ownerSelf, overlay.SelfAddrs(s.overlayConfig(), s.self))
 	t.routes.Put(ownerSelf, overlay.SelfRoutes(s.self))
 	t.rows.Put(ownerSelf, selfRows(*s))
+	t.own.Put(ownerSelf, selfStands(*s))
 	t.links.Put(ownerSelf, selfHooks(*s))
 	t.chains.Put(ownerSelf, overlay.SelfChains(s.self.PodCIDRs, s.cluster, n.cfg.Masquerade, n.cfg.Port))
 	t.offload.Put(ownerSelf, off(n.offload))
@@ -243,15 +295,6 @@ func off(links []string) map[string]bool {
 		rows[l] = false
 	}
 	return rows
-}
-
-// linkIndex is 0 if there is no such device.
-func linkIndex(name string) int {
-	l, err := net.InterfaceByName(name)
-	if err != nil {
-		return 0
-	}
-	return l.Index
 }
 
 // nodes is this node and its peers, as `weft nodes` shows them.

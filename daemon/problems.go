@@ -29,6 +29,11 @@ const (
 	problemProbeServer  = "probe-server"   // probes of other nodes cannot be answered
 	problemTable        = "table"          // a kernel table cannot be written
 	problemTableClash   = "table-conflict" // two wants for one row
+	problemService      = "service"        // a Service or a host port cannot be served as it wants
+	problemFlows        = "flows"          // flows cannot be looked through
+	problemSockets      = "sockets"        // connections to backends that are gone cannot be ended
+	problemCgroup       = "cgroup"         // no sockets are served: there is no cgroup2
+	problemHealthCheck  = "health-check"   // the health check of a Service cannot be answered
 	problemPods         = "pods"           // pods cannot be looked after
 	problemInstall      = "install"        // CNI binary or configuration cannot be written
 	problemCorruptState = "corrupt-state"  // files of the state folder were moved aside

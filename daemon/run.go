@@ -45,7 +45,8 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 		return fmt.Errorf("open datapath: %w", err)
 	}
 	defer dp.Close()
-	t := newTables(cfg.StateDir, dp)
+	cgroup, cgroupErr := cfg.cgroup()
+	t := newTables(cfg.StateDir, cgroup, dp)
 	pools, err := ipam.Open(cfg.StateDir, ipam.Options{ReuseDelay: reuseDelay(cfg), Log: log})
 	if err != nil {
 		return fmt.Errorf("open leases: %w", err)
@@ -58,19 +59,33 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 		return err
 	}
 	n := newNode(cfg, log, t, pools, src)
+	n.problems.err(problemCgroup, cgroupErr)
+	if cgroup != "" {
+		t.sockets.Put(ownerSelf, bpf.SocketPrograms())
+	}
 	pods = endpoint.New(endpoint.Deps{
 		IPAM: pools, Routes: t.routes, Neighs: t.neighs, Rows: t.rows, Links: t.links,
 		RowTarget: t.rowTarget, LinkTarget: t.linkTarget,
-		Net: n.net, Changed: n.podChanged, Log: log, StateDir: cfg.StateDir,
+		Net: n.net, Changed: n.statuses.put, Ports: n.services.setPorts, Log: log, StateDir: cfg.StateDir,
 	})
 	hadGateways := len(n.net().Gateways) > 0
 	if err := pods.Restore(ctx); err != nil {
 		n.problems.err(problemPods, err)
 	}
 
+	syncPods := func() {
+		if err := src.SyncPods(pods.List()); err != nil {
+			log.Warn("write status files, will retry", "err", err)
+		}
+	}
+	if hadGateways { // before Services are made of what the source says: our pods are backends
+		syncPods()
+	}
+
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return src.Run(ctx) })
 	group.Go(func() error { return n.serve(ctx, dp, pods) })
+	group.Go(func() error { return n.writeStatuses(ctx) })
 	group.Go(func() error {
 		events, err := overlay.Watch(ctx, log)
 		if err != nil {
@@ -81,9 +96,10 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 		}
 		if !hadGateways { // only now is it known what the pods' rows are
 			n.problems.err(problemPods, pods.Restore(ctx))
+			syncPods()
 		}
 		t.all().AllowPrune()
-		if err := n.pass(work{retry: true}); err != nil {
+		if err := n.pass(work{retry: true, source: !hadGateways}); err != nil {
 			log.Warn("synchronisation is not complete, will retry", "err", err)
 		}
 		if err := dp.SelfTest(); err != nil {
@@ -92,20 +108,22 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 		if err := dp.Commit(); err != nil {
 			return fmt.Errorf("put datapath in force: %w", err)
 		}
-		if err := src.SyncPods(pods.List()); err != nil {
-			log.Warn("write status files, will retry", "err", err)
-		}
 		n.begin()
 		group.Go(func() error { return n.loop(ctx, events) })
 		group.Go(func() error { return n.lookAfter(ctx, pods) })
 		group.Go(func() error { return n.watchPods(ctx, pods) })
 		group.Go(func() error { return n.probe(ctx) })
 		group.Go(func() error { return n.serveProbes(ctx) })
+		group.Go(func() error { return n.services.serveHealth(ctx) })
+		group.Go(func() error { return n.collectFlows(ctx, dp) })
+		group.Go(func() error { return n.endSockets(ctx, dp, pods) })
 		group.Go(func() error { return n.install(ctx) })
 		group.Go(func() error { return giveBack(ctx) })
 		return nil
 	})
-	return ignoreDone(ctx, group.Wait())
+	err = group.Wait()
+	n.flushStatuses() // of the calls that ended last
+	return ignoreDone(ctx, err)
 }
 
 // families is how many addresses a pod has at most, and pod prefixes a node: as many
@@ -143,11 +161,4 @@ func reuseDelay(cfg Config) time.Duration {
 		return -1
 	}
 	return cfg.ReuseDelay
-}
-
-// podChanged writes an attachment to the source's status folder.
-func (n *node) podChanged(e api.Endpoint, gone bool) {
-	if err := n.source.WritePod(e, gone); err != nil {
-		n.log.Debug("write status file, will retry", "err", err, "pod", e.PodName)
-	}
 }

@@ -48,7 +48,7 @@ func TestMain(m *testing.M) {
 
 // lab is some nodes on one wire, and the folder of their objects.
 type lab struct {
-	t     *testing.T
+	t     testing.TB
 	dir   string
 	bpf   string
 	wire  *testnet.NS
@@ -83,7 +83,7 @@ func (l *lockedBuffer) String() string {
 	return l.b.String()
 }
 
-func newLab(t *testing.T) *lab {
+func newLab(t testing.TB) *lab {
 	t.Helper()
 	testnet.Require(t, "iptables")
 	// A unix socket's path is short, and t.TempDir has the test's name in it.
@@ -129,6 +129,7 @@ func (l *lab) add() *machine {
 	home := filepath.Join(l.dir, m.name())
 	m.cfg = DefaultConfig()
 	m.cfg.NodeName = m.name()
+	m.cfg.Cgroup = noSockets // machines share a kernel; sockets are tested in package bpf and in e2e
 	m.cfg.Source = "dir:" + filepath.Join(l.dir, "objects")
 	m.cfg.Socket = filepath.Join(home, "s.sock")
 	m.cfg.StateDir = filepath.Join(home, "state")

@@ -46,11 +46,32 @@ func selfRows(s surroundings) map[netip.Addr]bpf.Endpoint {
 	return rows
 }
 
+// selfStands is the addresses that stand in for clients of Services: towards pods the
+// gateway, which leads back here through the overlay, towards nodes the first address.
+func selfStands(s surroundings) map[bpf.Stand]netip.Addr {
+	rows := map[bpf.Stand]netip.Addr{}
+	first := func(nodes bool, addrs []netip.Addr) {
+		for _, a := range addrs {
+			a = a.Unmap()
+			k := bpf.Stand{Nodes: nodes, IPv6: a.Is6()}
+			if _, ok := rows[k]; !ok {
+				rows[k] = a
+			}
+		}
+	}
+	first(false, overlay.GatewayAddrs(s.self.PodCIDRs))
+	first(true, s.self.Addrs)
+	return rows
+}
+
 // selfHooks is the programs on the uplinks and on the VXLAN device.
 func selfHooks(s surroundings) map[bpf.Hook]struct{} {
 	hooks := map[bpf.Hook]struct{}{}
 	for _, u := range s.uplinks {
 		hooks[bpf.Hook{Program: bpf.FromUplink, IfIndex: u.Index}] = struct{}{}
+		if s.cfg.Services {
+			hooks[bpf.Hook{Program: bpf.ToUplink, IfIndex: u.Index}] = struct{}{}
+		}
 	}
 	if s.device != 0 {
 		hooks[bpf.Hook{Program: bpf.ToOverlay, IfIndex: s.device}] = struct{}{}

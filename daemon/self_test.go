@@ -117,7 +117,10 @@ func TestOwnRows(t *testing.T) {
 	if d := cmp.Diff(wantRows, selfRows(s), compareIP); d != "" {
 		t.Errorf("endpoints (-want +got):\n%s", d)
 	}
-	wantHooks := map[bpf.Hook]struct{}{{Program: bpf.FromUplink, IfIndex: 2}: {}, {Program: bpf.FromUplink, IfIndex: 3}: {}}
+	wantHooks := map[bpf.Hook]struct{}{
+		{Program: bpf.FromUplink, IfIndex: 2}: {}, {Program: bpf.FromUplink, IfIndex: 3}: {},
+		{Program: bpf.ToUplink, IfIndex: 2}: {}, {Program: bpf.ToUplink, IfIndex: 3}: {},
+	}
 	if d := cmp.Diff(wantHooks, selfHooks(s)); d != "" {
 		t.Errorf("hooks without device (-want +got):\n%s", d)
 	}
@@ -126,6 +129,13 @@ func TestOwnRows(t *testing.T) {
 	wantHooks[bpf.Hook{Program: bpf.FromOverlay, IfIndex: 9}] = struct{}{}
 	if d := cmp.Diff(wantHooks, selfHooks(s)); d != "" {
 		t.Errorf("hooks (-want +got):\n%s", d)
+	}
+	wantStands := map[bpf.Stand]netip.Addr{
+		{}: addr("10.0.1.1"), {IPv6: true}: addr("fd00:1::1"),
+		{Nodes: true}: addr("192.0.2.1"), {Nodes: true, IPv6: true}: addr("2001:db8::1"),
+	}
+	if d := cmp.Diff(wantStands, selfStands(s), compareIP); d != "" {
+		t.Errorf("addresses that stand in (-want +got):\n%s", d)
 	}
 	wantDevice := map[string]overlay.DeviceSpec{
 		overlay.DeviceName: {MAC: overlay.NodeMAC(addr("192.0.2.1")), MTU: 1450, Port: overlay.DefaultPort},

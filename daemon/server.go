@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -193,7 +194,33 @@ type info struct {
 
 var _ server.Info = (*info)(nil)
 
-func (i *info) Nodes() []api.Node         { return i.node.nodes() }
+func (i *info) Nodes() []api.Node { return i.node.nodes() }
+func (i *info) Services(name string) ([]api.Service, error) {
+	list, err := i.node.services.show(name)
+	if err != nil || name == "" {
+		return list, err
+	}
+	flows, err := i.dp.BackendFlows()
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range list {
+		for j := range s.Backends {
+			b := &s.Backends[j]
+			at, err := netip.ParseAddrPort(b.Addr)
+			if err != nil {
+				return nil, fmt.Errorf("backend of Service %s: %w", s.Name, err)
+			}
+			for _, p := range []bpf.Protocol{bpf.TCP, bpf.UDP, bpf.SCTP} {
+				if p.String() == b.Protocol {
+					b.Flows = flows[bpf.Place{Addr: at.Addr(), Port: at.Port(), Protocol: p}]
+				}
+			}
+		}
+	}
+	return list, nil
+}
+
 func (i *info) Endpoints() []api.Endpoint { return i.pods.List() }
 
 func (i *info) Status() api.Status {

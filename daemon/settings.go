@@ -18,7 +18,7 @@ import (
 // keys of the file are this one list.
 func (c *Config) settings(fs *pflag.FlagSet) {
 	fs.StringVar(&c.NodeName, "node-name", c.NodeName, "metadata.name of this machine's Node object")
-	fs.StringVar(&c.Source, "source", c.Source, "where Nodes, Pods and Namespaces come from: dir:PATH, a folder of YAML")
+	fs.StringVar(&c.Source, "source", c.Source, "where Nodes, Pods, Services and the like come from: dir:PATH, a folder of YAML")
 	fs.StringVar(&c.Socket, "socket", c.Socket, "unix socket for weft-cni and weft; root's alone")
 	fs.StringVar(&c.StateDir, "state-dir", c.StateDir, "folder of what outlives the daemon: attachments, former sysctls")
 	fs.StringVar(&c.BPFDir, "bpf-dir", c.BPFDir, "folder of pinned BPF maps and links, on a BPF file system")
@@ -30,6 +30,9 @@ func (c *Config) settings(fs *pflag.FlagSet) {
 	fs.Uint16Var(&c.Port, "port", c.Port, "UDP port of the overlay; the same on all nodes")
 	fs.IntVar(&c.MTU, "mtu", c.MTU, "MTU of the pods in bytes; 0 follows the uplinks")
 	fs.BoolVar(&c.Masquerade, "masquerade", c.Masquerade, "give what leaves the cluster the node's address")
+	fs.BoolVar(&c.Services, "services", c.Services, "serve Services in the datapath; false: another program does (kube-proxy). Host ports are served anyway")
+	fs.StringVar(&c.NodePortAddresses, "nodeport-addresses", c.NodePortAddresses, "prefixes, separated by commas: node ports and host ports are served on the addresses of the Node object in them; empty: on all of them")
+	fs.StringVar(&c.Cgroup, "cgroup", c.Cgroup, "folder of the cgroup2 whose processes reach Services at the socket; empty: the highest; none: no sockets, only what pods and others send is translated, packet by packet")
 	fs.DurationVar(&c.ReuseDelay, "reuse-delay", c.ReuseDelay, "how long a released address is left alone")
 	fs.Uint32Var(&c.MaxPods, "max-pods", c.MaxPods, "most pods on this node (sizes a BPF map)")
 	fs.Uint32Var(&c.MaxNodes, "max-nodes", c.MaxNodes, "most other nodes (sizes a BPF map)")

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/weftnet/weft/bpf"
+	"github.com/weftnet/weft/internal/api"
 	"github.com/weftnet/weft/internal/reconcile"
 	"github.com/weftnet/weft/overlay"
 )
@@ -19,25 +20,41 @@ type tables struct {
 	chainer   *overlay.Chains  // also tells which back end is in use
 	offloader *overlay.Offload // also remembers what was turned off
 
-	device  *reconcile.Table[string, overlay.DeviceSpec]
-	sysctl  *reconcile.Table[string, string]
-	addrs   *reconcile.Table[overlay.AddrKey, struct{}]
-	routes  *reconcile.Table[overlay.RouteKey, overlay.Route]
-	neighs  *reconcile.Table[overlay.NeighKey, overlay.NeighMAC]
-	rows    *reconcile.Table[netip.Addr, bpf.Endpoint]
-	peers   *reconcile.Table[netip.Prefix, bpf.Peer]
-	links   *reconcile.Table[bpf.Hook, struct{}]
+	device *reconcile.Table[string, overlay.DeviceSpec]
+	sysctl *reconcile.Table[string, string]
+	addrs  *reconcile.Table[overlay.AddrKey, struct{}]
+	routes *reconcile.Table[overlay.RouteKey, overlay.Route]
+	neighs *reconcile.Table[overlay.NeighKey, overlay.NeighMAC]
+	rows   *reconcile.Table[netip.Addr, bpf.Endpoint]
+	peers  *reconcile.Table[netip.Prefix, bpf.Peer]
+	links  *reconcile.Table[bpf.Hook, struct{}]
+	// Of Services and host ports; their targets are in served.
+	alive     *reconcile.Table[bpf.Place, uint32]
+	backends  *reconcile.Table[bpf.Slot, bpf.Backend]
+	maglev    *reconcile.Table[bpf.Block, bpf.MaglevRow]
+	ranges    *reconcile.Table[bpf.Range, struct{}]
+	sets      *reconcile.Table[bpf.SetID, bpf.Set]
+	frontends *reconcile.Table[bpf.Place, bpf.Frontend]
+
+	own     *reconcile.Table[bpf.Stand, netip.Addr]
+	sockets *reconcile.Table[bpf.Program, struct{}]
+
 	chains  *reconcile.Table[overlay.ChainKey, overlay.Chain]
 	offload *reconcile.Table[string, bool]
 
 	rowTarget  reconcile.Target[netip.Addr, bpf.Endpoint]
 	linkTarget reconcile.Target[bpf.Hook, struct{}]
+	served     bpf.Services
 }
 
 // Owners of rows. Pods' are "pod:<containerID>/<ifname>" (daemon/endpoint).
 const ownerSelf = "self"
 
 func ownerNode(name string) string { return "node:" + name }
+
+func ownerService(k serviceName) string { return "svc:" + k.String() }
+
+func ownerPorts(r api.Ref) string { return "hostport:" + r.String() }
 
 // Files below the state folder; see docs/ARCHITECTURE.md, "Ownership".
 const (
@@ -47,13 +64,14 @@ const (
 	lockFile    = "weftd.lock"
 )
 
-// newTables opens the tables of this network namespace. Nothing is read or written.
-func newTables(stateDir string, dp *bpf.Datapath) *tables {
+// newTables opens the tables of this network namespace, and of the cgroup whose sockets
+// are served. Nothing is read or written.
+func newTables(stateDir, cgroup string, dp *bpf.Datapath) *tables {
 	sysctls := overlay.NewSysctls(filepath.Join(stateDir, sysctlFile))
 	chains := overlay.NewChains()
 	offload := overlay.NewOffload(filepath.Join(stateDir, offloadFile))
 	rows, links := dp.Endpoints(), dp.Links()
-	return &tables{
+	t := &tables{
 		sysctls: sysctls, chainer: chains, offloader: offload,
 		rowTarget: rows, linkTarget: links,
 
@@ -65,9 +83,24 @@ func newTables(stateDir string, dp *bpf.Datapath) *tables {
 		rows:    reconcile.New("endpoints", rows),
 		peers:   reconcile.New("peers", dp.Peers()),
 		links:   reconcile.New("links", links),
+		own:     reconcile.New("own", dp.Own()),
+		sockets: reconcile.New("sockets", dp.SocketHooks(cgroup)),
 		chains:  reconcile.New("chains", chains),
 		offload: reconcile.New("offload", offload),
 	}
+	t.serve(dp.Services())
+	return t
+}
+
+// serve opens the tables of Services.
+func (t *tables) serve(s bpf.Services) {
+	t.served = s
+	t.alive = reconcile.New("alive", s.Alive)
+	t.backends = reconcile.New("backends", s.Backends)
+	t.maglev = reconcile.New("maglev", s.Maglev)
+	t.ranges = reconcile.New("ranges", s.Ranges)
+	t.sets = reconcile.New("sets", s.Sets)
+	t.frontends = reconcile.New("frontends", s.Frontends)
 }
 
 // ourLink says whether permanent neighbours on a device are ours.
@@ -77,15 +110,23 @@ func ourLink(name string) bool { return strings.HasPrefix(name, "weft") }
 // prefer them, rows before the programs that read them, chains (so that nothing
 // leaves with a pod's address) before the pods can send.
 func (t *tables) all() reconcile.Group {
-	return reconcile.Group{
-		t.device, t.sysctl, t.addrs, t.chains, t.routes, t.neighs, t.rows, t.peers, t.links, t.offload,
-	}
+	return slices.Concat(
+		reconcile.Group{t.device, t.sysctl, t.addrs, t.chains, t.routes, t.neighs, t.rows, t.peers},
+		t.services(),
+		reconcile.Group{t.own, t.links, t.sockets, t.offload},
+	)
+}
+
+// services is those of Services, in the order of reference.
+func (t *tables) services() reconcile.Group {
+	return reconcile.Group{t.alive, t.backends, t.maglev, t.ranges, t.sets, t.frontends}
 }
 
 // silent is the tables whose changes nobody tells us of. They are read every few
-// seconds, the others on events and at the full resync.
+// seconds, the others on events and at the full resync. Those of Services are too big
+// for that: they are read at the full resync only.
 func (t *tables) silent() reconcile.Group {
-	g := reconcile.Group{t.sysctl, t.rows, t.peers, t.links}
+	g := reconcile.Group{t.sysctl, t.rows, t.peers, t.own, t.links, t.sockets}
 	if t.chainer.Backend() == "legacy" { // only nftables has notifications
 		g = append(g, t.chains)
 	}
@@ -93,7 +134,7 @@ func (t *tables) silent() reconcile.Group {
 }
 
 // concerned is the tables that an event may have changed. A device that went down
-// takes its IPv4 routes with it without a word about them; a program's link goes with
+// takes its IPv4 routes with it without a word about them; a program goes with
 // its device, whose successor has another index.
 func (t *tables) concerned(e overlay.Event) reconcile.Group {
 	var g reconcile.Group
@@ -121,6 +162,8 @@ func (t *tables) clashes() []reconcile.Conflict {
 	return slices.Concat(
 		t.addrs.Conflicts(), t.routes.Conflicts(), t.neighs.Conflicts(),
 		t.rows.Conflicts(), t.peers.Conflicts(), t.links.Conflicts(),
+		t.alive.Conflicts(), t.backends.Conflicts(), t.maglev.Conflicts(),
+		t.ranges.Conflicts(), t.sets.Conflicts(), t.frontends.Conflicts(),
 	)
 }
 

@@ -23,6 +23,7 @@ var crashBins string
 
 func TestMain(m *testing.M) {
 	load.Main()
+	cluster.Main()
 	os.Exit(run(m))
 }
 

@@ -28,6 +28,29 @@ static __always_inline void *end_of(struct __sk_buff *skb)
 	return (void *)(long)skb->data_end;
 }
 
+/* The same two, read anew: across a branch the compiler may keep their lower halves
+ * only, which the verifier does not know as pointers any more.
+ */
+static __always_inline void *fresh_data(struct __sk_buff *skb)
+{
+	void *at;
+
+	asm volatile("%0 = *(u32 *)(%1 + %2)"
+		     : "=r"(at)
+		     : "r"(skb), "i"(__builtin_offsetof(struct __sk_buff, data)));
+	return at;
+}
+
+static __always_inline void *fresh_end(struct __sk_buff *skb)
+{
+	void *at;
+
+	asm volatile("%0 = *(u32 *)(%1 + %2)"
+		     : "=r"(at)
+		     : "r"(skb), "i"(__builtin_offsetof(struct __sk_buff, data_end)));
+	return at;
+}
+
 static __always_inline __u16 fold(__u64 sum)
 {
 	sum = (sum & 0xffffffff) + (sum >> 32);

@@ -18,6 +18,7 @@ typedef __u8 bool;
 
 #define SEC(name)	__attribute__((section(name), used))
 #define __always_inline inline __attribute__((always_inline))
+#define __noinline	__attribute__((noinline))
 #define likely(x)	__builtin_expect(!!(x), 1)
 #define unlikely(x)	__builtin_expect(!!(x), 0)
 /* Map attributes travel as types in BTF. */
@@ -39,12 +40,21 @@ enum {
 
 enum {
 	BPF_MAP_TYPE_HASH = 1,
+	BPF_MAP_TYPE_ARRAY = 2,
 	BPF_MAP_TYPE_PERCPU_ARRAY = 6,
+	BPF_MAP_TYPE_LRU_HASH = 9,
 	BPF_MAP_TYPE_LPM_TRIE = 11,
 };
 
 enum {
 	BPF_F_NO_PREALLOC = 1 << 0,
+};
+
+/* bpf_l4_csum_replace */
+enum {
+	BPF_F_PSEUDO_HDR = 1 << 4,
+	BPF_F_MARK_MANGLED_0 = 1 << 5,
+	BPF_F_IPV6 = 1 << 7,
 };
 
 /* bpf_skb_adjust_room */
@@ -135,12 +145,72 @@ struct bpf_redir_neigh {
 	};
 };
 
+/* bpf_fib_lookup; source and destination are network order. */
+struct bpf_fib_lookup {
+	__u8 family;
+	__u8 l4_protocol;
+	__u16 sport;
+	__u16 dport;
+	__u16 tot_len; /* out: MTU */
+	__u32 ifindex;
+	__u32 flow; /* in: TOS or flow label */
+	__u32 src[4];
+	__u32 dst[4]; /* out: the next hop */
+	__u32 vlan;
+	__u8 macs[12];
+};
+
+enum {
+	FIB_SKIP_NEIGH = 1 << 2,
+	FIB_FRAG_NEEDED = 8,
+};
+
 enum {
 	AF_INET = 2,
 	AF_INET6 = 10,
 };
 
+/* include/uapi/asm-generic/errno.h */
+enum {
+	ENOBUFS = 105,
+	ECONNREFUSED = 111,
+	EHOSTUNREACH = 113,
+};
+
+/* bpf_map_update_elem */
+enum {
+	BPF_ANY = 0,
+	BPF_NOEXIST = 1,
+};
+
+/* The context of the programs at connect, sendmsg, recvmsg and getpeername. Addresses
+ * and the port (in the low 16 bits) are in network order.
+ */
+struct bpf_sock_addr {
+	__u32 user_family;
+	__u32 user_ip4;
+	__u32 user_ip6[4];
+	__u32 user_port;
+	__u32 family;
+	__u32 type;
+	__u32 protocol;
+};
+
+/* The context of the programs at a socket's making and end; no field is used. */
+struct bpf_sock {
+	__u32 bound_dev_if;
+};
+
 static void *(*const bpf_map_lookup_elem)(const void *map, const void *key) = (void *)1;
+static long (*const bpf_map_update_elem)(const void *map, const void *key, const void *value,
+					 __u64 flags) = (void *)2;
+static long (*const bpf_map_delete_elem)(const void *map, const void *key) = (void *)3;
+static __u64 (*const bpf_ktime_get_ns)(void) = (void *)5;
+static __u32 (*const bpf_get_prandom_u32)(void) = (void *)7;
+static long (*const bpf_skb_store_bytes)(struct __sk_buff *skb, __u32 offset, const void *from,
+					 __u32 len, __u64 flags) = (void *)9;
+static long (*const bpf_l4_csum_replace)(struct __sk_buff *skb, __u32 offset, __u64 from, __u64 to,
+					 __u64 flags) = (void *)11;
 static long (*const bpf_skb_get_tunnel_key)(struct __sk_buff *skb, struct bpf_tunnel_key *key,
 					    __u32 size, __u64 flags) = (void *)20;
 static long (*const bpf_skb_set_tunnel_key)(struct __sk_buff *skb, struct bpf_tunnel_key *key,
@@ -149,14 +219,24 @@ static long (*const bpf_redirect)(__u32 ifindex, __u64 flags) = (void *)23;
 static long (*const bpf_csum_diff)(const __u32 *from, __u32 from_size, const __u32 *to,
 				   __u32 to_size, __u32 seed) = (void *)28;
 static long (*const bpf_skb_change_type)(struct __sk_buff *skb, __u32 type) = (void *)32;
+static long (*const bpf_skb_load_bytes)(const struct __sk_buff *skb, __u32 offset, void *to,
+					__u32 len) = (void *)26;
 static __u32 (*const bpf_get_hash_recalc)(struct __sk_buff *skb) = (void *)34;
+static long (*const bpf_skb_change_tail)(struct __sk_buff *skb, __u32 len,
+					 __u64 flags) = (void *)38;
 static long (*const bpf_skb_pull_data)(struct __sk_buff *skb, __u32 len) = (void *)39;
 static long (*const bpf_csum_update)(struct __sk_buff *skb, __u32 csum) = (void *)40;
+static __u64 (*const bpf_get_socket_cookie)(void *ctx) = (void *)46;
 static long (*const bpf_skb_adjust_room)(struct __sk_buff *skb, __s32 len_diff, __u32 mode,
 					 __u64 flags) = (void *)50;
+static long (*const bpf_fib_lookup)(struct __sk_buff *skb, struct bpf_fib_lookup *params,
+				    __s32 plen, __u32 flags) = (void *)69;
+static __u64 (*const bpf_get_netns_cookie)(void *ctx) = (void *)122;
 static long (*const bpf_redirect_neigh)(__u32 ifindex, struct bpf_redir_neigh *params, __s32 plen,
 					__u64 flags) = (void *)152;
 static long (*const bpf_redirect_peer)(__u32 ifindex, __u64 flags) = (void *)155;
+static __u64 (*const bpf_ktime_get_coarse_ns)(void) = (void *)160;
+static int (*const bpf_set_retval)(int retval) = (void *)187;
 
 /* Protocol headers. Not packed: every field is at its natural offset, and the
  * kernel's packets are aligned enough for the machines we run on.
@@ -167,9 +247,12 @@ enum {
 	ETH_P_ARP = 0x0806,
 	ETH_P_IPV6 = 0x86dd,
 	IPPROTO_HOPOPTS = 0,
+	IPPROTO_ICMP = 1,
 	IPPROTO_TCP = 6,
 	IPPROTO_UDP = 17,
+	IPPROTO_FRAGMENT = 44,
 	IPPROTO_ICMPV6 = 58,
+	IPPROTO_SCTP = 132,
 };
 
 struct ethhdr {
@@ -205,4 +288,31 @@ struct udphdr {
 	__u16 dest;
 	__u16 len;
 	__u16 check;
+};
+
+struct tcphdr {
+	__u16 source;
+	__u16 dest;
+	__u32 seq;
+	__u32 ack;
+	__u8 doff; /* upper 4 bits, units of 4 bytes */
+	__u8 flags;
+	__u16 window;
+	__u16 check;
+	__u16 urgent;
+};
+
+/* RFC 792, RFC 4443 */
+struct icmphdr {
+	__u8 type;
+	__u8 code;
+	__u16 check;
+	__u32 info; /* the MTU of "too big" */
+};
+
+struct fraghdr {
+	__u8 nexthdr;
+	__u8 reserved;
+	__u16 offset; /* upper 13 bits, units of 8 bytes; lowest: more follow */
+	__u32 id;
 };

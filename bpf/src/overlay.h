@@ -1,9 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
 /* Between nodes: which peer, which sender, and the ways there and back. */
 #pragma once
+#include "flow.h"
 #include "ip.h"
 #include "pod.h"
 #include "vxlan.h"
+
+/* In served.h. */
+__noinline int from_peer_served(struct __sk_buff *skb, __u32 at, bool v6, bool outer_v6, __u32 ecn);
 
 /* fe80::/10, or the unspecified address. */
 static __always_inline bool is_link_local(const union addr *a)
@@ -124,6 +128,13 @@ static __always_inline int take(struct __sk_buff *skb, const struct sender *s, _
 	peer = peer_of(&ip.src);
 	if (unlikely(!is_sender(peer, s)))
 		return not_taken(s, DROP_UNKNOWN_SENDER);
+	if (unlikely(is_client(&ip.dst))) {
+		int did = from_peer_served(skb, off + TUNNEL_LEN, ip.v6, outer_v6, tos & 3);
+
+		if (did != NOT_OURS)
+			return did;
+		pull(skb, off + TUNNEL_LEN + sizeof(struct ipv6hdr));
+	}
 	to = endpoint_of(&ip.dst);
 	if (unlikely(!to || to->flags & EP_HOST))
 		return TCX_NEXT;
@@ -142,19 +153,26 @@ static __always_inline int take(struct __sk_buff *skb, const struct sender *s, _
 	return enter(skb, to, ip.v6);
 }
 
-static __always_inline int from_uplink_v4(struct __sk_buff *skb)
+static __always_inline bool is_tunnel_v4(struct __sk_buff *skb)
 {
 	struct iphdr *h;
 	struct udphdr *udp;
-	struct sender s;
-	__u32 left;
 
 	pull(skb, ETH_HLEN + sizeof(*h) + sizeof(*udp));
 	h = data_of(skb) + ETH_HLEN;
 	udp = (void *)(h + 1);
-	if ((void *)(udp + 1) > end_of(skb) || h->version_ihl != 0x45 ||
-	    h->protocol != IPPROTO_UDP || udp->dest != htons(config.port) ||
-	    h->frag_off & htons(0x1fff))
+	return (void *)(udp + 1) <= end_of(skb) && h->version_ihl == 0x45 &&
+	       h->protocol == IPPROTO_UDP && udp->dest == htons(config.port) &&
+	       !(h->frag_off & htons(0x1fff));
+}
+
+static __always_inline int from_uplink_v4(struct __sk_buff *skb)
+{
+	struct iphdr *h = data_of(skb) + ETH_HLEN;
+	struct sender s;
+	__u32 left;
+
+	if ((void *)(h + 1) > end_of(skb))
 		return TCX_NEXT;
 	s.remote = addr_of_v4(h->saddr);
 	s.local = addr_of_v4(h->daddr);
@@ -168,18 +186,25 @@ static __always_inline int from_uplink_v4(struct __sk_buff *skb)
 	return take(skb, &s, ETH_HLEN + sizeof(*h), left, h->tos, false);
 }
 
-static __always_inline int from_uplink_v6(struct __sk_buff *skb)
+static __always_inline bool is_tunnel_v6(struct __sk_buff *skb)
 {
 	struct ipv6hdr *h;
 	struct udphdr *udp;
-	struct sender s;
-	__u32 left;
 
 	pull(skb, ETH_HLEN + sizeof(*h) + sizeof(*udp));
 	h = data_of(skb) + ETH_HLEN;
 	udp = (void *)(h + 1);
-	if ((void *)(udp + 1) > end_of(skb) || h->nexthdr != IPPROTO_UDP ||
-	    udp->dest != htons(config.port))
+	return (void *)(udp + 1) <= end_of(skb) && h->nexthdr == IPPROTO_UDP &&
+	       udp->dest == htons(config.port);
+}
+
+static __always_inline int from_uplink_v6(struct __sk_buff *skb)
+{
+	struct ipv6hdr *h = data_of(skb) + ETH_HLEN;
+	struct sender s;
+	__u32 left;
+
+	if ((void *)(h + 1) > end_of(skb))
 		return TCX_NEXT;
 	s.remote = addr_of_v6(h->saddr);
 	s.local = addr_of_v6(h->daddr);

@@ -23,7 +23,21 @@ enum reason {
 	DROP_NO_TUNNEL,
 	DROP_CONGESTION,
 	DROP_OVERLAY_PORT,
+	DROP_FRAGMENT,
+	DROP_SOURCE_RANGE,
+	DROP_NO_LOCAL_BACKEND,
+	DROP_FLOWS_FULL,
+	DROP_PORTS_FULL,
+	DROP_NO_ROUTE,
+	DROP_SERVICE_PROTOCOL,
 	DROP_INTERNAL,
+
+	/* Dropped, and the sender is told. */
+	REJECT_FIRST,
+	REJECT_NO_BACKEND = REJECT_FIRST,
+	REJECT_NO_PORT,
+	REJECT_BACKEND_GONE,
+	REJECT_TOO_BIG,
 
 	/* Left to the stack. */
 	STACK_FIRST,
@@ -37,6 +51,8 @@ enum reason {
 	STACK_NO_ROOM,
 
 	REASONS,
+
+	NOT_OURS, /* not counted: no Service's and no translated flow's */
 };
 
 /* Written by the programs, read by the daemon; packets by reason. */
@@ -47,13 +63,18 @@ struct {
 	__uint(max_entries, REASONS);
 } counters SEC(".maps");
 
-/* The one way to drop, and the one way to give up the direct way. */
-static __always_inline int give_up(enum reason why)
+static __always_inline void count(enum reason why)
 {
 	__u32 key = why;
 	__u64 *n = bpf_map_lookup_elem(&counters, &key);
 
 	if (n)
 		++*n;
-	return why < STACK_FIRST ? TCX_DROP : TCX_NEXT;
+}
+
+/* The one way to drop, and the one way to give up the direct way. */
+static __always_inline int give_up(enum reason why)
+{
+	count(why);
+	return why >= STACK_FIRST && why < REASONS ? TCX_NEXT : TCX_DROP;
 }

@@ -54,6 +54,7 @@ struct config {
 	__u32 vni;
 	__u16 port; /* host order */
 	__u16 pad;
+	__u64 netns_cookie; /* of the node's own network namespace */
 };
 
 volatile const struct config config = {.vni = 87, .port = 8872};

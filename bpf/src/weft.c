@@ -8,6 +8,8 @@
 #include "vxlan.h"
 #include "pod.h"
 #include "overlay.h"
+#include "served.h"
+#include "sock.h"
 
 char _license[] SEC("license") = "Dual BSD/GPL";
 
@@ -19,6 +21,7 @@ int from_pod(struct __sk_buff *skb)
 	struct peer *peer;
 	enum reason why;
 	struct ip ip;
+	bool limited;
 
 	if (unlikely(skb->vlan_present))
 		return give_up(DROP_NOT_IP);
@@ -38,15 +41,17 @@ int from_pod(struct __sk_buff *skb)
 		return answer_solicit(skb, &ip, from);
 	if (unlikely(skb->pkt_type != PACKET_HOST))
 		return TCX_NEXT;
-	if (unlikely(from->flags & EP_STACK))
-		return give_up(STACK_LIMITED);
+	limited = from->flags & EP_STACK;
 	to = endpoint_of(&ip.dst);
-	if (to)
-		return to_local(skb, to, &ip);
-	peer = peer_of(&ip.dst);
+	if (to && !(to->flags & EP_HOST)) {
+		if (unlikely(is_client(&ip.dst)))
+			return from_pod_served(skb, WAY_POD | (limited ? WAY_LIMITED : 0));
+		return unlikely(limited) ? give_up(STACK_LIMITED) : to_local(skb, to, &ip);
+	}
+	peer = to ? NULL : peer_of(&ip.dst);
 	if (!peer)
-		return to_outside(skb, &ip);
-	return to_peer(skb, peer, &ip);
+		return from_pod_served(skb, (to ? WAY_HOST : 0) | (limited ? WAY_LIMITED : 0));
+	return unlikely(limited) ? give_up(STACK_LIMITED) : to_peer(skb, peer, &ip);
 }
 
 /* Ingress of the devices that carry the node's addresses. */
@@ -54,9 +59,9 @@ SEC("tcx/ingress")
 int from_uplink(struct __sk_buff *skb)
 {
 	if (skb->protocol == htons(ETH_P_IP))
-		return from_uplink_v4(skb);
+		return is_tunnel_v4(skb) ? from_uplink_v4(skb) : from_outside_served(skb);
 	if (skb->protocol == htons(ETH_P_IPV6))
-		return from_uplink_v6(skb);
+		return is_tunnel_v6(skb) ? from_uplink_v6(skb) : from_outside_served(skb);
 	return TCX_NEXT;
 }
 
@@ -101,6 +106,12 @@ int from_overlay(struct __sk_buff *skb)
 	peer = peer_of(&ip.src);
 	if (unlikely(!is_sender(peer, &sender)))
 		return give_up(DROP_UNKNOWN_SENDER);
+	if (unlikely(is_client(&ip.dst))) {
+		int did = from_peer_served(skb, ETH_HLEN, ip.v6, false, 0);
+
+		if (did != NOT_OURS)
+			return did;
+	}
 	/* The device has one MAC, that of the node's first address; peers that know the
 	 * node by another compute another.
 	 */
@@ -110,4 +121,22 @@ int from_overlay(struct __sk_buff *skb)
 	if (unlikely(skb->pkt_type != PACKET_HOST || !to || to->flags & EP_HOST))
 		return TCX_NEXT;
 	return to_local(skb, to, &ip);
+}
+
+/* Egress of the devices that carry the node's addresses. What came in from elsewhere
+ * (pods, other nodes) has been translated where it did.
+ */
+SEC("tcx/egress")
+int to_uplink(struct __sk_buff *skb)
+{
+	if (skb->ingress_ifindex)
+		return TCX_NEXT;
+	return from_host_served(skb);
+}
+
+/* Egress of the host end of a pod's veth: what the stack delivers. */
+SEC("tcx/egress")
+int to_pod(struct __sk_buff *skb)
+{
+	return from_host_served(skb);
 }

@@ -148,6 +148,31 @@ Exits with 1 if the node is not ready.`,
 			},
 		},
 		&cobra.Command{
+			Use: "services [NAME | NAMESPACE/NAME]", Aliases: []string{"svc", "service"}, Args: cobra.MaximumNArgs(1),
+			Short: "List the Services and host ports of this node, or the backends of one",
+			Long: `List where Services and pods' host ports are served on this node. With a name,
+show that Service's backends, too.
+
+READY is how many backends are ready, of how many there are; with the policy Local
+those of this node. A backend that is terminating gets what is new only if none is
+ready. SERVED AT *: all addresses of the node that serve node ports.`,
+			Example: `  sudo weft services
+  sudo weft services kube-system/kube-dns`,
+			RunE: func(cmd *cobra.Command, args []string) error {
+				name := ""
+				if len(args) > 0 {
+					name = args[0]
+				}
+				s, err := ask(cmd, c, func(a *api.Client, ctx context.Context) ([]api.Service, error) {
+					return a.Services(ctx, name)
+				})
+				if err != nil {
+					return err
+				}
+				return c.show(s, func() error { return c.services(s) })
+			},
+		},
+		&cobra.Command{
 			Use: "nodes", Aliases: []string{"node"}, Args: cobra.NoArgs,
 			Short: "List the nodes, how they are reached, and whether they answer",
 			RunE: func(cmd *cobra.Command, _ []string) error {

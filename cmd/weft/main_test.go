@@ -56,6 +56,29 @@ func (node) Nodes() []api.Node {
 	}
 }
 
+func (node) Services(name string) ([]api.Service, error) {
+	web := api.Service{
+		Namespace: "default", Name: "web", Type: "NodePort", Served: true,
+		Fronts: []api.ServiceFront{
+			{Addr: "10.96.0.10", Port: 80, Protocol: "TCP", Kind: "ClusterIP", Policy: "Cluster", Ready: 2, Total: 3},
+			{Addr: "*", Port: 30080, Protocol: "TCP", Kind: "NodePort", Policy: "Local", Ready: 0, Total: 1},
+			{Addr: "fd00:96::10", Port: 80, Protocol: "TCP", Kind: "ClusterIP", Policy: "Cluster", Ready: 1, Total: 1},
+		},
+		Problems: []string{"port http: the node has no IPv6 address for its nodePort 30080"},
+	}
+	switch name {
+	case "":
+		return []api.Service{web, {Namespace: "default", Name: "dns", Type: "ExternalName"}}, nil
+	case "web", "default/web":
+		web.Backends = []api.ServiceBackend{
+			{Port: "http", Addr: "10.244.1.2:8080", Protocol: "TCP", State: "ready", Flows: 7, Node: "n1", Pod: "default/web-1"},
+			{Port: "http", Addr: "10.244.2.2:8080", Protocol: "TCP", State: "terminating", Node: "n2", Zone: "z"},
+		}
+		return []api.Service{web}, nil
+	}
+	return nil, &api.Error{Code: api.CodeUnknown, Msg: "there is no Service " + name}
+}
+
 // serve answers on a socket until the test ends.
 func serve(t *testing.T, h http.Handler) string {
 	t.Helper()
@@ -131,9 +154,26 @@ NODE        ADDRESS     POD CIDRS       VIA     LINK   MTU    REACH   RTT
 n1 (this)   -           -               -       -      -      -       -
 n2          192.0.2.2   10.244.2.0/24   vxlan   eth0   1450   ok      0.2ms
 `, 0},
+		{"services", "services", ready, `
+NAMESPACE   NAME   TYPE           SERVED AT              KIND        READY   POLICY    PROBLEM
+default     dns    ExternalName   -                      -           -       -         -
+default     web    NodePort       10.96.0.10:80/TCP      ClusterIP   2/3     Cluster   port http: the node has no IPv6 address for its nodePort 30080
+default     web    NodePort       *:30080/TCP            NodePort    0/1     Local     -
+default     web    NodePort       [fd00:96::10]:80/TCP   ClusterIP   1/1     Cluster   -
+`, 0},
+		{"one service", "services default/web", ready, `
+NAMESPACE   NAME   TYPE       SERVED AT              KIND        READY   POLICY    PROBLEM
+default     web    NodePort   10.96.0.10:80/TCP      ClusterIP   2/3     Cluster   port http: the node has no IPv6 address for its nodePort 30080
+default     web    NodePort   *:30080/TCP            NodePort    0/1     Local     -
+default     web    NodePort   [fd00:96::10]:80/TCP   ClusterIP   1/1     Cluster   -
+
+BACKEND           PROTOCOL   PORT   STATE         FLOWS   NODE   ZONE   POD
+10.244.1.2:8080   TCP        http   ready         7       n1     -      default/web-1
+10.244.2.2:8080   TCP        http   terminating   0       n2     z      -
+`, 0},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			code, out, errs := weft(tc.verb, "--socket", tc.socket)
+			code, out, errs := weft(append(strings.Fields(tc.verb), "--socket", tc.socket)...)
 			if code != tc.code || errs != "" {
 				t.Errorf("exit code %d, stderr %q; want %d and nothing", code, errs, tc.code)
 			}
@@ -148,6 +188,7 @@ func TestJSON(t *testing.T) {
 	socket := serve(t, server.Handler(noCNI{}, node{true}, nil))
 	for verb, want := range map[string]string{
 		"status": `"layout": "abc123"`, "endpoints": `"10.244.1.2"`, "nodes": `"10.244.2.0/24"`,
+		"services": `"kind": "NodePort"`,
 	} {
 		code, out, errs := weft(verb, "-o", "json", "--socket", socket)
 		if code != 0 || errs != "" || !strings.Contains(out, want) {
@@ -170,6 +211,7 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer silent.Close()
+	ready := serve(t, server.Handler(noCNI{}, node{true}, nil))
 	broken := serve(t, http.NotFoundHandler())
 	for _, tc := range []struct {
 		name string
@@ -181,6 +223,9 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 		{"nobody listens", []string{"nodes", "--socket", dead}, 3, "nobody listens on"},
 		{"daemon hangs", []string{"nodes", "--socket", hung, "--timeout", "50ms"}, 3, "does not answer in time"},
 		{"another server", []string{"status", "--socket", broken}, 1, "HTTP status 404"},
+		{"unknown service", []string{"services", "nothing", "--socket", ready}, 1, "there is no Service nothing"},
+		{"no name of a service", []string{"services", "a/b/c", "--socket", ready}, 1, "not the name of a Service: a/b/c"},
+		{"two services", []string{"services", "a", "b"}, 2, "accepts at most 1 arg"},
 		{"unknown command", []string{"frobnicate"}, 2, `unknown command "frobnicate"`},
 		{"unknown flag", []string{"status", "--frob"}, 2, "unknown flag: --frob"},
 		{"surplus argument", []string{"status", "x"}, 2, `unknown command "x"`},

@@ -39,6 +39,7 @@ func fail(code uint, msg string, err error) error {
 // next one. One that was answered is refused with code 101 as long as the interface
 // exists, without side effects (CNI SPEC, ADD).
 func (m *Manager) Add(ctx context.Context, a api.Attach) (*types100.Result, error) {
+	defer m.busy()()
 	owner := ipam.Owner{ContainerID: a.ContainerID, IfName: a.IfName}
 	rec, err := newRecord(a)
 	if err != nil {
@@ -81,7 +82,8 @@ func (m *Manager) Add(ctx context.Context, a api.Attach) (*types100.Result, erro
 	}
 	rec.Boot, rec.Cookie, rec.Gateways = m.boot, pod.cookie, offer.Gateways
 
-	if err := m.admit(host, pod, owner); err != nil {
+	fresh, err := m.admit(host, pod, owner)
+	if err != nil {
 		return nil, err
 	}
 	lease, had, undo, err := m.lease(ctx, a, rec)
@@ -90,7 +92,11 @@ func (m *Manager) Add(ctx context.Context, a api.Attach) (*types100.Result, erro
 	}
 	att := &attachment{lease: lease, rec: rec, state: stateAdding}
 	m.put(att)
-	err = m.wireUp(host, pod, att, offer, had)
+	err = m.wireUp(host, pod, att, offer, wireOptions{fresh: fresh, refresh: had})
+	if err == nil {
+		err = m.Ports(att.ports())
+		crash.Point("endpoint: serve host ports")
+	}
 	if err == nil {
 		err = ctx.Err() // nobody waits for the answer any more, and perhaps no DEL will come
 	}
@@ -133,39 +139,40 @@ func newRecord(a api.Attach) (record, error) {
 }
 
 // admit refuses an Add whose interface exists, and clears away what is left of an
-// attachment of this owner whose namespace is gone.
-func (m *Manager) admit(host *conn, pod *netns, owner ipam.Owner) error {
+// attachment of this owner whose namespace is gone. fresh: there is no device of either
+// name.
+func (m *Manager) admit(host *conn, pod *netns, owner ipam.Owner) (fresh bool, err error) {
 	outer, outerThere, err := host.linkByName(hostName(owner))
 	if err != nil {
-		return fail(api.CodeIO, "look for "+hostName(owner), err)
+		return false, fail(api.CodeIO, "look for "+hostName(owner), err)
 	}
 	inner, innerThere, err := pod.linkByName(owner.IfName)
 	if err != nil {
-		return fail(api.CodeIO, "look for "+owner.IfName, err)
+		return false, fail(api.CodeIO, "look for "+owner.IfName, err)
 	}
 	exists := fail(api.CodeExists, fmt.Sprintf("interface %s exists already in %s", owner.IfName, pod.path), nil)
 	if outerThere && (outer.kind != "veth" || outer.alias != "" && outer.alias != alias(owner)) {
-		return fail(api.CodeExists, fmt.Sprintf("device %s exists and is not of Weft", outer.name), nil)
+		return false, fail(api.CodeExists, fmt.Sprintf("device %s exists and is not of Weft", outer.name), nil)
 	}
 	_, leased := m.IPAM.Get(owner)
 	known := m.get(owner)
 	pair := outerThere && innerThere && inner.kind == "veth" && outer.peer == inner.index && inner.peer == outer.index
 	switch {
 	case innerThere && !(pair && leased):
-		return exists
+		return false, exists
 	case pair && known != nil && known.answered:
-		return exists
+		return false, exists
 	case !outerThere || pair:
-		return nil
+		return !outerThere && !innerThere, nil
 	}
 	// The host's end has its peer somewhere else.
 	if known != nil && known.answered && known.rec.Cookie != pod.cookie && m.netnsAlive(known.rec) {
-		return fail(api.CodeExists, fmt.Sprintf("container is attached already, in %s", known.rec.Netns), nil)
+		return false, fail(api.CodeExists, fmt.Sprintf("container is attached already, in %s", known.rec.Netns), nil)
 	}
 	if err := host.deleteLink(outer.name); err != nil {
-		return fail(api.CodeIO, "remove former attachment", err)
+		return false, fail(api.CodeIO, "remove former attachment", err)
 	}
-	return nil
+	return true, nil
 }
 
 // lease reserves the addresses and writes the attachment's file. had: it was there
@@ -225,21 +232,26 @@ func wanted(want, have []netip.Addr) bool {
 	return true
 }
 
+// wireOptions say what wireUp may take for granted.
+type wireOptions struct {
+	fresh   bool // neither device is there
+	refresh bool // the tables are to be asked first what they really hold
+}
+
 // wireUp makes all of an attachment as it must be in the kernel: devices, limits,
-// rows, and the pod's side. What is there is kept or corrected. If refresh, the
-// tables are asked first what they really hold.
-func (m *Manager) wireUp(host *conn, pod *netns, a *attachment, offer Net, refresh bool) error {
+// rows, and the pod's side. What is there is kept or corrected.
+func (m *Manager) wireUp(host *conn, pod *netns, a *attachment, offer Net, o wireOptions) error {
 	w, err := a.wiring(offer)
 	if err != nil {
 		return err
 	}
-	l, inner, err := m.ensureVeth(host, pod, w)
+	l, inner, err := m.ensureVeth(host, pod, w, o.fresh)
 	if err != nil {
 		return err
 	}
 	m.setHost(a, l, w.mtu)
 	if m.ipv6 {
-		if err := setSysctls(hostSysctls(l.name, w)); err != nil {
+		if err := setSysctls(sysctlDir(l.name), hostSysctls(w)); err != nil {
 			return err
 		}
 		crash.Point("endpoint: write host sysctls")
@@ -248,7 +260,7 @@ func (m *Manager) wireUp(host *conn, pod *netns, a *attachment, offer Net, refre
 		return err
 	}
 	m.putRows(a, w)
-	if err := m.writeRows(w.owner, refresh); err != nil {
+	if err := m.writeRows(w.owner, o.refresh); err != nil {
 		return err
 	}
 	return setupPod(pod, inner, w)
@@ -256,10 +268,13 @@ func (m *Manager) wireUp(host *conn, pod *netns, a *attachment, offer Net, refre
 
 // ensureVeth makes the pair, or finds it and corrects the host's end. It answers
 // both ends; the pod's is not corrected yet.
-func (m *Manager) ensureVeth(host *conn, pod *netns, w wiring) (outer, inner link, err error) {
+func (m *Manager) ensureVeth(host *conn, pod *netns, w wiring, fresh bool) (outer, inner link, err error) {
 	create := func() (link, link, error) {
 		l, err := createVeth(host, pod, w, m.ipv6)
 		return l, link{index: l.peer, name: w.owner.IfName, mac: w.mac, mtu: w.mtu}, err
+	}
+	if fresh {
+		return create()
 	}
 	name := hostName(w.owner)
 	l, there, err := host.linkByName(name)
@@ -316,19 +331,24 @@ func (m *Manager) writeRows(o ipam.Owner, refresh bool) error {
 	return nil
 }
 
+// markAnswered makes the note by a further link of the lease's file, as a new file would
+// cost the file system an inode; where there are no links, by an empty one.
 func (m *Manager) markAnswered(o ipam.Owner) error {
 	path := m.answeredPath(o)
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY, 0o600)
+	err := os.Link(m.IPAM.Path(o), path)
 	if errors.Is(err, os.ErrNotExist) {
 		if err = os.MkdirAll(filepath.Dir(path), 0o700); err == nil {
-			f, err = os.OpenFile(path, os.O_CREATE|os.O_WRONLY, 0o600)
+			err = os.Link(m.IPAM.Path(o), path)
 		}
 	}
-	if err != nil {
+	if err != nil && !errors.Is(err, os.ErrExist) {
+		err = os.WriteFile(path, nil, 0o600)
+	}
+	if err != nil && !errors.Is(err, os.ErrExist) {
 		return fmt.Errorf("note that ADD is answered: %w", err)
 	}
 	crash.Point("endpoint: note answer")
-	return f.Close()
+	return nil
 }
 
 // parsePrevious reads the result of the plugins before us in a chain.

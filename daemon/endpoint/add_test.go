@@ -266,8 +266,8 @@ func TestAddCostDoesNotGrow(t *testing.T) {
 		n.mustAdd(a)
 		return sentMessages.Load() - m, sentBatches.Load() - b
 	}
-	// The least of some: now and then the kernel is asked again for an address that
-	// its work queue was slow with.
+	// The least of some: now and then the kernel is asked once more for an address that
+	// its work queue was slow with, on a busy machine always.
 	least := func(times int) (m, b uint64) {
 		for i := range times {
 			if mi, bi := cost(); i == 0 || mi < m {
@@ -279,7 +279,7 @@ func TestAddCostDoesNotGrow(t *testing.T) {
 	m1, b1 := least(3)
 	least(16)
 	m2, b2 := least(10)
-	if m2 > m1 || b2 > b1 {
+	if m2 > m1+1 || b2 > b1+1 {
 		t.Errorf("first pods: %d messages in %d calls; after 20: %d in %d", m1, b1, m2, b2)
 	}
 	t.Logf("%d messages in %d calls", m2, b2)

@@ -4,11 +4,14 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
+	"strings"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
+	"github.com/weftnet/weft/bpf"
 	"github.com/weftnet/weft/internal/api"
 	"github.com/weftnet/weft/internal/crash"
 )
@@ -120,8 +123,13 @@ func makeIFB(host *conn, w wiring, ipv6 bool) (int, error) {
 	return l.index, err
 }
 
-// redirect sends what comes in on the device index to the device ifb. The u32
-// classifier matches everything; matchall would say it better, but is not in every
+// redirectPriority is behind the filter that runs from_pod, which must see first what
+// the pod sends. Former daemons, whose from_pod was in a TCX link, had it at 1.
+const redirectPriority = bpf.PodFilterPriority + 1
+
+// redirect sends what comes in on the device index, and what from_pod leaves to the
+// stack, to the device ifb. clsact is shared with from_pod, which is set after it. The
+// u32 classifier matches everything; matchall would say it better, but is not in every
 // kernel.
 func redirect(h *netlink.Handle, index, ifb int) error {
 	err := h.QdiscAdd(&netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{
@@ -146,7 +154,7 @@ func redirect(h *netlink.Handle, index, ifb int) error {
 	}
 	err = h.FilterReplace(&netlink.U32{
 		FilterAttrs: netlink.FilterAttrs{
-			LinkIndex: index, Parent: netlink.HANDLE_MIN_INGRESS, Priority: 1, Protocol: unix.ETH_P_ALL,
+			LinkIndex: index, Parent: netlink.HANDLE_MIN_INGRESS, Priority: redirectPriority, Protocol: unix.ETH_P_ALL,
 		},
 		ClassId: netlink.MakeHandle(1, 1),
 		Actions: []netlink.Action{netlink.NewMirredAction(ifb)},
@@ -168,7 +176,7 @@ func ourFilters(h *netlink.Handle, index int) (map[int]netlink.Filter, error) {
 	ours := map[int]netlink.Filter{}
 	for _, f := range all {
 		u, ok := f.(*netlink.U32)
-		if !ok || u.Priority != 1 {
+		if !ok || u.Priority > redirectPriority {
 			continue
 		}
 		for _, a := range u.Actions {
@@ -218,8 +226,8 @@ func (c *conn) buckets() (map[int]uint64, error) {
 	return rates, nil
 }
 
-// filtered says whether tc filters hang on a device, in either direction. TCX
-// programs do not count.
+// filtered says whether tc filters hang on a device, in either direction. Those
+// that run our programs do not count, nor do TCX programs.
 func (c *conn) filtered(index int) (bool, error) {
 	for _, parent := range []uint32{netlink.HANDLE_MIN_INGRESS, netlink.HANDLE_MIN_EGRESS} {
 		parts, err := c.dump(unix.RTM_GETTFILTER, tcMessage(index, parent), nil)
@@ -229,11 +237,21 @@ func (c *conn) filtered(index int) (bool, error) {
 		if err != nil {
 			return false, fmt.Errorf("list filters: %w", err)
 		}
-		if len(parts) > 0 {
+		if slices.ContainsFunc(parts, foreignFilter) {
 			return true, nil
 		}
 	}
 	return false, nil
+}
+
+// foreignFilter says whether a part of an answer is a filter other than ours. For
+// each priority there is, besides, a part without handle.
+func foreignFilter(p part) bool {
+	if len(p.data) < 20 || u32(p.data[8:]) == 0 {
+		return false
+	}
+	a := attrs(p.data[20:])
+	return cString(a[unix.TCA_KIND]) != "bpf" || !strings.HasPrefix(cString(attrs(a[unix.TCA_OPTIONS])[nl.TCA_BPF_NAME]), bpf.FilterPrefix)
 }
 
 // mustSee says whether a queueing discipline or a filter on the device must see the

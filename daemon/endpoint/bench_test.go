@@ -8,8 +8,7 @@ import (
 )
 
 // BenchmarkAdd is the daemon's share of an ADD: lease with fsync, devices, rows,
-// program. Most of it is the grace period for which the kernel waits when a TCX link
-// is made (tcx_entry_sync in kernel/bpf/tcx.c), holding the lock of all rtnetlink.
+// program.
 func BenchmarkAdd(b *testing.B) {
 	n := newDatapathNode(b)
 	var pods []api.Attach

@@ -3,6 +3,7 @@ package endpoint
 import (
 	"context"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -99,5 +100,31 @@ func TestCheckFindsRealRowsAndProgramsMissing(t *testing.T) {
 	}
 	if err := n.Check(ctx, a); err != nil {
 		t.Error(err)
+	}
+}
+
+// A pod's program sees its packets before they are redirected to be limited, and is
+// itself no reason to send a pod's packets through the stack.
+func TestProgramComesBeforeTheRedirection(t *testing.T) {
+	n := newDatapathNode(t)
+	ctx := context.Background()
+	plain, slow := attach(t), attach(t)
+	slow.Bandwidth = &api.Bandwidth{EgressRate: 16e6}
+	for _, a := range []api.Attach{plain, slow} {
+		n.mustAdd(a)
+		if err := n.Repair(ctx, ownerOfAttach(a)); err != nil {
+			t.Fatal(err)
+		}
+		if err := n.Check(ctx, a); err != nil {
+			t.Error(err)
+		}
+	}
+	if n.get(ownerOfAttach(plain)).stack {
+		t.Error("the program's filter counts as one that must see the packets")
+	}
+	got := run(t, "tc filter show dev "+hostName(ownerOfAttach(slow))+" ingress")
+	program, redirection := strings.Index(got, "pref 1 bpf"), strings.Index(got, "pref 2 u32")
+	if program < 0 || redirection < program || !strings.Contains(got, bpf.FilterPrefix+string(bpf.FromPod)) {
+		t.Errorf("filters are\n%s", got)
 	}
 }

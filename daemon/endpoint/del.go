@@ -16,6 +16,7 @@ import (
 // be repeated; it fails only with what is worth trying again. An attachment of
 // another network is not the one that is meant, and stays.
 func (m *Manager) Del(ctx context.Context, a api.Attach) error {
+	defer m.busy()()
 	owner := ipam.Owner{ContainerID: a.ContainerID, IfName: a.IfName}
 	unlock, err := m.locks.lock(ctx, owner)
 	if err != nil {
@@ -76,14 +77,19 @@ func (m *Manager) removeIf(ctx context.Context, o ipam.Owner, still func() bool)
 func (m *Manager) remove(o ipam.Owner) error {
 	known := m.get(o)
 	owner := rowOwner(o)
+	// First of all what sends others to the pod.
+	if err := m.Ports(Ports{Ref: api.Ref{ContainerID: o.ContainerID, IfName: o.IfName}}); err != nil {
+		return fmt.Errorf("remove host ports: %w", err)
+	}
+	crash.Point("endpoint: remove host ports")
 	m.Links.Put(owner, nil)
 	m.Rows.Put(owner, nil)
 	m.Neighs.Put(owner, nil)
 	m.Routes.Put(owner, nil)
 	// First the rows, so that nothing is sent to the device any more; then the device,
-	// with which the others go, so that their tables have but to forget them. To detach
-	// the program before would have the kernel wait for an RCU grace period, and again
-	// for the device (kernel/bpf/tcx.c, tcx_entry_sync).
+	// with which the others go, so that their tables have but to forget them. (A former
+	// daemon's TCX link, detached before, would have the kernel wait for an RCU grace
+	// period, and again for the device.)
 	var errs []error
 	for _, remove := range []func() error{
 		func() error { return m.Rows.PruneOwner(owner) },

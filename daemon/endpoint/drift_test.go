@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/weftnet/weft/ipam"
 )
 
@@ -24,8 +26,8 @@ func TestSweepRemakesWhatALivePodLost(t *testing.T) {
 	if err := connect(t, "", a.Netns, addrs[1]); err != nil {
 		t.Error(err)
 	}
-	if len(n.link.m) != 1 {
-		t.Errorf("got %d program links, want 1", len(n.link.m))
+	if len(n.link.m) != len(podPrograms) {
+		t.Errorf("got %d programs attached, want %d", len(n.link.m), len(podPrograms))
 	}
 }
 
@@ -136,5 +138,88 @@ func TestWatchMendsDriftAtOnce(t *testing.T) {
 			run(t, fill(damage.host, a, addrs))
 		}
 		until(t, "mend "+damage.pod+damage.host, well)
+	}
+}
+
+func TestSweepLooksAtDevicesWhenSomethingWasHeard(t *testing.T) {
+	n := newNode(t)
+	n.mustAdd(attach(t))
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error)
+	go func() { done <- n.Watch(ctx) }()
+	defer func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}()
+	sweep := func() (looked bool) {
+		t.Helper()
+		n.pass(deadAfter)
+		if err := n.Sweep(ctx); err != nil {
+			t.Fatal(err)
+		}
+		return n.unrest.looked.Equal(n.Now())
+	}
+	if !sweep() {
+		t.Error("the first sweep looks at no device")
+	}
+	until(t, "come to rest", func() bool { return n.unrest.listening.Load() && !sweep() })
+	orphan := hostName(ipam.Owner{ContainerID: "orphan", IfName: "eth0"})
+	run(t, "ip link add "+orphan+" type veth peer name p0")
+	until(t, "hear of "+orphan, n.unrest.stirred.Load)
+	for range 2 {
+		if !sweep() {
+			t.Error("no look at the devices while one is an orphan")
+		}
+	}
+	if _, err := os.Stat("/sys/class/net/" + orphan); err == nil {
+		t.Error("orphan is left")
+	}
+	until(t, "come to rest again", func() bool { return !sweep() })
+	n.pass(wholeEvery)
+	if !sweep() {
+		t.Errorf("no look at the devices in %s", wholeEvery)
+	}
+}
+
+func TestEventsOfOtherDevicesAreNotOurs(t *testing.T) {
+	for _, c := range []struct {
+		name, alias string
+		ours        bool
+	}{
+		{"eth0", "", false},
+		{"veth1234", "weft", false},
+		{"weft0123456789a", "", true},
+		{"wifb0123456789a", "", true},
+		{"renamed", "weft:c/eth0", true},
+	} {
+		m := newMessage(unix.RTM_NEWLINK, 0, ifInfo(7, 0, 0)).str(unix.IFLA_IFNAME, c.name).str(unix.IFLA_IFALIAS, c.alias)
+		if got := eventOurs(unix.RTM_NEWLINK, m.b[unix.SizeofNlMsghdr:]); got != c.ours {
+			t.Errorf("device %q with alias %q: got %v, want %v", c.name, c.alias, got, c.ours)
+		}
+	}
+}
+
+func TestEventsOfTheKernelsOwnNeighboursAreIdle(t *testing.T) {
+	for _, c := range []struct {
+		dst   string
+		state uint16
+		idle  bool
+	}{
+		{"10.244.1.1", unix.NUD_PERMANENT, false},
+		{"fd00:244:1::1", unix.NUD_FAILED, false},
+		{"ff02::2", unix.NUD_NOARP, true},
+		{"224.0.0.22", unix.NUD_NOARP, true},
+		{"fe80::1", unix.NUD_STALE, true},
+	} {
+		a := netip.MustParseAddr(c.dst)
+		header := make([]byte, unix.SizeofNdMsg)
+		header[0] = family(a)
+		native.PutUint16(header[8:], c.state)
+		m := newMessage(unix.RTM_DELNEIGH, 0, header).attr(unix.NDA_DST, a.AsSlice())
+		if got := eventIdle(unix.RTM_DELNEIGH, m.b[unix.SizeofNlMsghdr:]); got != c.idle {
+			t.Errorf("neighbour %s: got %v, want %v", c.dst, got, c.idle)
+		}
 	}
 }

@@ -71,7 +71,7 @@ func (m *Manager) inspectHost(host *conn, w wiring, l link, found *look) error {
 		found.addf("mac of %s is %s, not %s", l.name, l.mac, hostMAC(w.owner))
 	}
 	if m.ipv6 {
-		if err := inspectSysctls(hostSysctls(l.name, w), found); err != nil {
+		if err := inspectSysctls(sysctlDir(l.name), hostSysctls(w), found); err != nil {
 			return err
 		}
 	}
@@ -175,12 +175,13 @@ func inspectPod(pod *netns, w wiring, l link, found *look) error {
 	if !there || !lo.up() {
 		found.addf("interface lo is down in %s", pod.path)
 	}
-	return pod.do(func() error { return inspectSysctls(podSysctls(w), found) })
+	return pod.do(func() error { return inspectSysctls(sysctlDir(l.name), podSysctls(w), found) })
 }
 
 // inspectSysctls takes a key that the kernel does not have as being right.
-func inspectSysctls(want map[string]string, found *look) error {
-	for key, value := range want {
+func inspectSysctls(dir string, want map[string]string, found *look) error {
+	for name, value := range want {
+		key := dir + "/" + name
 		have, err := sysctl(key)
 		if err != nil {
 			return err
@@ -209,13 +210,16 @@ func (m *Manager) inspectRows(a *attachment, w wiring, found *look) error {
 			}
 		}
 	}
-	if links != nil && found.host.index != 0 {
-		_, ok, err := lookup(links, bpf.Hook{Program: bpf.FromPod, IfIndex: found.host.index})
+	if links == nil || found.host.index == 0 {
+		return nil
+	}
+	for _, p := range podPrograms {
+		_, ok, err := lookup(links, bpf.Hook{Program: p, IfIndex: found.host.index})
 		if err != nil {
 			return fmt.Errorf("look for program: %w", err)
 		}
 		if !ok {
-			found.addf("bpf program %s is not attached to %s", bpf.FromPod, found.host.name)
+			found.addf("bpf program %s is not attached to %s", p, found.host.name)
 		}
 	}
 	return nil

@@ -69,8 +69,8 @@ func prepareNode() error {
 			return fmt.Errorf("ip %s: %w: %s", args, err, out)
 		}
 	}
-	for _, key := range []string{"net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"} {
-		if err := setSysctl(key, "1"); err != nil {
+	for dir, key := range map[string]string{"net/ipv4": "ip_forward", "net/ipv6/conf/all": "forwarding"} {
+		if err := setSysctls(dir, map[string]string{key: "1"}); err != nil {
 			return err
 		}
 	}
@@ -127,15 +127,16 @@ func (r *rows[K, V]) Delete(k K) error {
 // node is a manager with its tables: routes and neighbours real, BPF as maps.
 type node struct {
 	*Manager
-	t    testing.TB
-	dir  string
-	now  time.Time
-	net  Net
-	rows *rows[netip.Addr, bpf.Endpoint]
-	link *rows[bpf.Hook, struct{}]
-	path *bpf.Datapath   // instead of rows and link, if set
-	seen map[string]bool // what Changed said, by container
-	mu   sync.Mutex
+	t     testing.TB
+	dir   string
+	now   time.Time
+	net   Net
+	rows  *rows[netip.Addr, bpf.Endpoint]
+	link  *rows[bpf.Hook, struct{}]
+	path  *bpf.Datapath     // instead of rows and link, if set
+	seen  map[string]bool   // what Changed said, by container
+	ports func(Ports) error // instead of one that does nothing
+	mu    sync.Mutex
 }
 
 var pools = []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24"), netip.MustParsePrefix("fd00:244:1::/64")}
@@ -195,6 +196,12 @@ func (n *node) start(prefixes ...netip.Prefix) {
 			n.mu.Lock()
 			defer n.mu.Unlock()
 			n.seen[e.ContainerID] = !gone
+		},
+		Ports: func(p Ports) error {
+			if n.ports == nil {
+				return nil
+			}
+			return n.ports(p)
 		},
 	})
 }

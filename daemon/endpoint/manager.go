@@ -19,6 +19,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/weftnet/weft/bpf"
@@ -41,11 +42,15 @@ type Deps struct {
 	RowTarget  reconcile.Target[netip.Addr, bpf.Endpoint]
 	LinkTarget reconcile.Target[bpf.Hook, struct{}]
 
-	Net      func() Net                      // what the node currently offers
-	Changed  func(e api.Endpoint, gone bool) // told of each attachment; nil: nobody. Must not call back.
-	Now      func() time.Time                // nil: time.Now
-	Log      *slog.Logger                    // nil: none
-	StateDir string                          // holds tombstones/ and answered/
+	Net     func() Net                      // what the node currently offers
+	Changed func(e api.Endpoint, gone bool) // told of each attachment; nil: nobody. Must not call back.
+	// Ports is told what host ports an attachment has, none: no longer any, and returns
+	// when that is so in the kernel; nil: nobody. It may be told the same again. Must not
+	// call back.
+	Ports    func(Ports) error
+	Now      func() time.Time // nil: time.Now
+	Log      *slog.Logger     // nil: none
+	StateDir string           // holds tombstones/ and answered/
 }
 
 // Net is what the node offers to pods.
@@ -61,6 +66,9 @@ type Manager struct {
 	locks owners
 	ipv6  bool   // the kernel has it
 	boot  string // id of this boot
+
+	called atomic.Int64 // when an Add or Del last began or ended (Unix time, ns)
+	unrest unrest
 
 	mu   sync.Mutex
 	live map[ipam.Owner]*attachment
@@ -112,6 +120,9 @@ func New(d Deps) *Manager {
 	if d.Changed == nil {
 		d.Changed = func(api.Endpoint, bool) {}
 	}
+	if d.Ports == nil {
+		d.Ports = func(Ports) error { return nil }
+	}
 	boot, err := bootID()
 	if err != nil {
 		d.Log.Warn("boot id unknown, pods of a former boot are found by their devices only", "err", err)
@@ -121,6 +132,13 @@ func New(d Deps) *Manager {
 		Deps: d, ipv6: err == nil, boot: boot,
 		live: map[ipam.Owner]*attachment{}, byNetns: map[int][]ipam.Owner{}, byIndex: map[int][]ipam.Owner{}, orphan: map[string]time.Time{},
 	}
+}
+
+// busy notes that a call begins; the function returned, that it ends.
+func (m *Manager) busy() (end func()) {
+	note := func() { m.called.Store(time.Now().UnixNano()) }
+	note()
+	return note
 }
 
 // get returns the attachment, or nil.
@@ -219,7 +237,7 @@ func (m *Manager) List() []api.Endpoint {
 func (a *attachment) endpoint() api.Endpoint {
 	return api.Endpoint{
 		Ref:          api.Ref{ContainerID: a.lease.ContainerID, IfName: a.lease.IfName},
-		PodNamespace: a.rec.PodNamespace, PodName: a.rec.PodName,
+		PodNamespace: a.rec.PodNamespace, PodName: a.rec.PodName, PodUID: a.rec.PodUID,
 		IPs: slices.Clone(a.lease.Addrs), MAC: a.rec.MAC, HostIf: hostName(a.lease.Owner),
 		Netns: a.rec.Netns, MTU: a.mtu, Since: a.lease.At, Bandwidth: a.rec.Bandwidth, State: a.state,
 	}
@@ -256,33 +274,6 @@ func (a *attachment) wiring(n Net) (wiring, error) {
 	return w, nil
 }
 
-// putRows says in the tables what the attachment wants there.
-func (m *Manager) putRows(a *attachment, w wiring) {
-	owner := rowOwner(w.owner)
-	routes := map[overlay.RouteKey]overlay.Route{}
-	neighs := map[overlay.NeighKey]overlay.NeighMAC{}
-	rows := map[netip.Addr]bpf.Endpoint{}
-	for i, addr := range w.addrs {
-		routes[overlay.RouteKey{Dst: netip.PrefixFrom(addr, addr.BitLen())}] =
-			overlay.Route{LinkIndex: a.host.index, Src: w.gateways[i]}
-		neighs[overlay.NeighKey{LinkIndex: a.host.index, IP: addr}] = overlay.NeighMAC(w.mac)
-		rows[addr] = w.row(a)
-	}
-	m.Routes.Put(owner, routes)
-	m.Neighs.Put(owner, neighs)
-	m.Rows.Put(owner, rows)
-	m.Links.Put(owner, map[bpf.Hook]struct{}{{Program: bpf.FromPod, IfIndex: a.host.index}: {}})
-}
-
-// row is the BPF row of each of the attachment's addresses.
-func (w wiring) row(a *attachment) bpf.Endpoint {
-	r := bpf.Endpoint{IfIndex: uint32(a.host.index), MAC: [6]byte(w.mac), HostMAC: [6]byte(hostMAC(w.owner))}
-	if a.stack || limitsIn(w.bandwidth) || limitsOut(w.bandwidth) {
-		r.Flags |= bpf.EndpointStack
-	}
-	return r
-}
-
 // marshal cannot fail: the record has no types that JSON does not know.
 func (r record) marshal() json.RawMessage {
 	b, _ := json.Marshal(r)
@@ -297,7 +288,7 @@ func parseRecord(b json.RawMessage) (record, error) {
 	return r, nil
 }
 
-// answeredPath is an empty file that says that ADD has been answered. It is not
+// answeredPath is a file whose name says that ADD has been answered. It is not
 // synced: after a crash of the machine no attachment lives.
 func (m *Manager) answeredPath(o ipam.Owner) string {
 	return filepath.Join(m.StateDir, "answered", fmt.Sprintf("%x", digest(o)))

@@ -88,11 +88,31 @@ func bootID() (string, error) {
 	return strings.TrimSpace(string(b)), nil
 }
 
-// setSysctl writes a value below /proc/sys of the calling thread's namespace,
-// unless it is there already. A key that the kernel does not have (without IPv6
-// there are none of it) has nothing to switch off, and is no error.
-func setSysctl(key, value string) error {
-	fd, have, err := openSysctl(key, unix.O_RDWR)
+// setSysctls writes values below /proc/sys of the calling thread's namespace, by their
+// names in dir, unless they are there already. What the kernel does not have (without
+// IPv6 there are none of it) has nothing to switch off, and is no error.
+//
+// The folder is opened once: the kernel keeps the names of all namespaces in the same
+// hash chains (fs/proc/proc_sysctl.c, proc_sys_compare), so that to find each folder on
+// the way takes the longer the more pods there are.
+func setSysctls(dir string, values map[string]string) error {
+	at, err := unix.Open("/proc/sys/"+dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("open sysctls %s: %w", dir, err)
+	}
+	defer unix.Close(at)
+	var errs []error
+	for name, value := range values {
+		errs = append(errs, setSysctl(at, name, value))
+	}
+	return errors.Join(errs...)
+}
+
+func setSysctl(at int, name, value string) error {
+	fd, have, err := openSysctl(at, name, unix.O_RDWR)
 	if err != nil || fd < 0 {
 		return err
 	}
@@ -101,14 +121,14 @@ func setSysctl(key, value string) error {
 		return nil
 	}
 	if _, err := unix.Pwrite(fd, []byte(value), 0); err != nil {
-		return fmt.Errorf("write sysctl %s: %w", key, err)
+		return fmt.Errorf("write sysctl %s: %w", name, err)
 	}
 	return nil
 }
 
 // sysctl reads a value; "" if the kernel does not have the key.
 func sysctl(key string) (string, error) {
-	fd, value, err := openSysctl(key, unix.O_RDONLY)
+	fd, value, err := openSysctl(unix.AT_FDCWD, "/proc/sys/"+key, unix.O_RDONLY)
 	if fd >= 0 {
 		unix.Close(fd)
 	}
@@ -116,19 +136,19 @@ func sysctl(key string) (string, error) {
 }
 
 // openSysctl opens and reads a key. fd is negative if there is none.
-func openSysctl(key string, mode int) (fd int, value string, err error) {
-	fd, err = unix.Open("/proc/sys/"+key, mode|unix.O_CLOEXEC, 0)
+func openSysctl(at int, path string, mode int) (fd int, value string, err error) {
+	fd, err = unix.Openat(at, path, mode|unix.O_CLOEXEC, 0)
 	if errors.Is(err, unix.ENOENT) {
 		return -1, "", nil
 	}
 	if err != nil {
-		return -1, "", fmt.Errorf("open sysctl %s: %w", key, err)
+		return -1, "", fmt.Errorf("open sysctl %s: %w", path, err)
 	}
 	var b [64]byte
 	n, err := unix.Read(fd, b[:])
 	if err != nil {
 		unix.Close(fd)
-		return -1, "", fmt.Errorf("read sysctl %s: %w", key, err)
+		return -1, "", fmt.Errorf("read sysctl %s: %w", path, err)
 	}
 	return fd, strings.TrimSpace(string(b[:n])), nil
 }

@@ -1,6 +1,7 @@
 package endpoint
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"net"
@@ -69,22 +70,21 @@ func (c *conn) linkByIndex(index int) (link, bool, error) {
 
 // links asks for all devices of one kind ("veth", "ifb").
 func (c *conn) links(kind string) ([]link, error) {
-	parts, err := c.dump(unix.RTM_GETLINK, ifInfo(0, 0, 0), func(m *message) {
+	var all []link
+	var bad error
+	err := c.each(unix.RTM_GETLINK, ifInfo(0, 0, 0), func(m *message) {
 		m.u32(unix.IFLA_EXT_MASK, skipStats)
 		m.nest(unix.IFLA_LINKINFO|unix.NLA_F_NESTED, func() { m.attr(unix.IFLA_INFO_KIND, []byte(kind)) })
-	})
-	if err != nil {
-		return nil, fmt.Errorf("list %s devices: %w", kind, err)
-	}
-	var all []link
-	for _, p := range parts {
+	}, func() { all = nil }, func(p part) {
 		l, err := parseLink(p.data)
 		if err != nil {
-			return nil, err
-		}
-		if l.kind == kind {
+			bad = err
+		} else if l.kind == kind {
 			all = append(all, l)
 		}
+	})
+	if err := errors.Join(err, bad); err != nil {
+		return nil, fmt.Errorf("list %s devices: %w", kind, err)
 	}
 	return all, nil
 }
@@ -93,42 +93,62 @@ func parseLink(b []byte) (link, error) {
 	if len(b) < unix.SizeofIfInfomsg {
 		return link{}, errors.New("short answer about a device")
 	}
-	a := attrs(b[unix.SizeofIfInfomsg:])
-	l := link{
-		index: int(u32(b[4:])), flags: u32(b[8:]),
-		name: cString(a[unix.IFLA_IFNAME]), alias: cString(a[unix.IFLA_IFALIAS]),
-		kind:  cString(attrs(a[unix.IFLA_LINKINFO])[unix.IFLA_INFO_KIND]),
-		qdisc: cString(a[unix.IFLA_QDISC]),
-		mac:   net.HardwareAddr(a[unix.IFLA_ADDRESS]),
-		mtu:   int(u32(a[unix.IFLA_MTU])), peer: int(u32(a[unix.IFLA_LINK])), netnsID: -1,
-	}
-	if id, ok := a[unix.IFLA_LINK_NETNSID]; ok {
-		l.netnsID = int(int32(u32(id)))
+	l := link{index: int(u32(b[4:])), flags: u32(b[8:]), netnsID: -1}
+	for typ, data := range eachAttr(b[unix.SizeofIfInfomsg:]) {
+		switch typ {
+		case unix.IFLA_IFNAME:
+			l.name = cString(data)
+		case unix.IFLA_IFALIAS:
+			l.alias = cString(data)
+		case unix.IFLA_LINKINFO:
+			l.kind = word(attrOf(data, unix.IFLA_INFO_KIND))
+		case unix.IFLA_QDISC:
+			l.qdisc = word(data)
+		case unix.IFLA_ADDRESS:
+			l.mac = bytes.Clone(data)
+		case unix.IFLA_MTU:
+			l.mtu = int(u32(data))
+		case unix.IFLA_LINK:
+			l.peer = int(u32(data))
+		case unix.IFLA_LINK_NETNSID:
+			l.netnsID = int(int32(u32(data)))
+		}
 	}
 	return l, nil
+}
+
+// word is cString of what is nearly always one of a few words.
+func word(b []byte) string {
+	b = terminated(b)
+	for _, w := range []string{"veth", "ifb", "noqueue"} {
+		if string(b) == w {
+			return w
+		}
+	}
+	return string(b)
 }
 
 // addresses lists the addresses of one device, with their prefix lengths.
 func (c *conn) addresses(index int) (map[netip.Prefix]bool, error) {
 	header := make([]byte, unix.SizeofIfAddrmsg)
 	native.PutUint32(header[4:], uint32(index))
-	parts, err := c.dump(unix.RTM_GETADDR, header, nil)
-	if err != nil {
-		return nil, fmt.Errorf("list addresses: %w", err)
-	}
-	have := map[netip.Prefix]bool{}
-	for _, p := range parts {
+	var have map[netip.Prefix]bool
+	err := c.each(unix.RTM_GETADDR, header, nil, func() { have = map[netip.Prefix]bool{} }, func(p part) {
 		if len(p.data) < unix.SizeofIfAddrmsg || int(u32(p.data[4:])) != index {
-			continue
+			return
 		}
-		a := attrs(p.data[unix.SizeofIfAddrmsg:])
-		raw := a[unix.IFA_LOCAL]
-		if raw == nil {
-			raw = a[unix.IFA_ADDRESS]
+		var raw []byte
+		for typ, data := range eachAttr(p.data[unix.SizeofIfAddrmsg:]) {
+			if typ == unix.IFA_LOCAL || typ == unix.IFA_ADDRESS && raw == nil {
+				raw = data
+			}
 		}
 		if addr, ok := netip.AddrFromSlice(raw); ok {
 			have[netip.PrefixFrom(addr, int(p.data[1]))] = true
 		}
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list addresses: %w", err)
 	}
 	return have, nil
 }
@@ -155,18 +175,18 @@ func family(a netip.Addr) uint8 {
 func (c *conn) routes(fam uint8) ([]route, error) {
 	header := make([]byte, unix.SizeofRtMsg)
 	header[0] = fam
-	parts, err := c.dump(unix.RTM_GETROUTE, header, func(m *message) { m.u32(unix.RTA_TABLE, unix.RT_TABLE_MAIN) })
+	var all []route
+	err := c.each(unix.RTM_GETROUTE, header, func(m *message) { m.u32(unix.RTA_TABLE, unix.RT_TABLE_MAIN) },
+		func() { all = nil }, func(p part) {
+			if r, ok := parseRoute(p.data); ok {
+				all = append(all, r)
+			}
+		})
 	if errors.Is(err, unix.ENOENT) {
 		return nil, nil // the table does not exist before its first route
 	}
 	if err != nil {
 		return nil, fmt.Errorf("list routes: %w", err)
-	}
-	var all []route
-	for _, p := range parts {
-		if r, ok := parseRoute(p.data); ok {
-			all = append(all, r)
-		}
 	}
 	return all, nil
 }
@@ -175,17 +195,28 @@ func parseRoute(b []byte) (route, bool) {
 	if len(b) < unix.SizeofRtMsg || b[7] != unix.RTN_UNICAST {
 		return route{}, false
 	}
-	a := attrs(b[unix.SizeofRtMsg:])
-	r := route{oif: int(u32(a[unix.RTA_OIF])), proto: b[5], metric: u32(a[unix.RTA_PRIORITY])}
-	dst, ok := netip.AddrFromSlice(a[unix.RTA_DST])
-	if !ok {
-		if dst = netip.IPv4Unspecified(); b[0] == unix.AF_INET6 {
-			dst = netip.IPv6Unspecified()
+	r := route{proto: b[5]}
+	dst := netip.IPv4Unspecified()
+	if b[0] == unix.AF_INET6 {
+		dst = netip.IPv6Unspecified()
+	}
+	for typ, data := range eachAttr(b[unix.SizeofRtMsg:]) {
+		switch typ {
+		case unix.RTA_DST:
+			if a, ok := netip.AddrFromSlice(data); ok {
+				dst = a
+			}
+		case unix.RTA_GATEWAY:
+			r.gw, _ = netip.AddrFromSlice(data)
+		case unix.RTA_OIF:
+			r.oif = int(u32(data))
+		case unix.RTA_PRIORITY:
+			r.metric = u32(data)
+		case unix.RTA_METRICS:
+			r.mtu = int(u32(attrOf(data, unix.RTAX_MTU)))
 		}
 	}
 	r.dst = netip.PrefixFrom(dst, int(b[1]))
-	r.gw, _ = netip.AddrFromSlice(a[unix.RTA_GATEWAY])
-	r.mtu = int(u32(attrs(a[unix.RTA_METRICS])[unix.RTAX_MTU]))
 	return r, true
 }
 
@@ -200,13 +231,15 @@ func routeMessage(addr netip.Addr) *message {
 // awaitLocal waits until the namespace takes packets for the address; r is the first
 // answer to its routeMessage. The kernel adds the local route of an IPv6 address from a
 // work queue, also without duplicate address detection (net/ipv6/addrconf.c,
-// addrconf_dad_start): a packet that comes before is lost.
+// addrconf_dad_start): a packet that comes before is lost. The queue needs some 50 µs
+// of this CPU, and Go's timers are not finer than 1 ms while the process idles.
 func (c *conn) awaitLocal(a netip.Addr, r reply) error {
 	for deadline := time.Now().Add(localWithin); !isLocal(r); {
 		if time.Now().After(deadline) {
 			return fmt.Errorf("the pod does not have %s after %s: %v", a, localWithin, r.err)
 		}
-		time.Sleep(200 * time.Microsecond)
+		pause := unix.NsecToTimespec(int64(50 * time.Microsecond))
+		_ = unix.Nanosleep(&pause, nil) // shorter if a signal comes
 		replies, err := c.exec(routeMessage(a))
 		if err != nil {
 			return err
@@ -244,5 +277,5 @@ func neighbourOf(r reply) (net.HardwareAddr, error) {
 	if len(b) < unix.SizeofNdMsg || native.Uint16(b[8:])&unix.NUD_PERMANENT == 0 {
 		return nil, nil
 	}
-	return net.HardwareAddr(attrs(b[unix.SizeofNdMsg:])[unix.NDA_LLADDR]), nil
+	return net.HardwareAddr(attrOf(b[unix.SizeofNdMsg:], unix.NDA_LLADDR)), nil
 }

@@ -53,7 +53,7 @@ func (m *Manager) repair(ctx context.Context, o ipam.Owner, offer Net) error {
 		return m.repaired(a, found.findings, err)
 	}
 	defer host.close()
-	err = m.wireUp(host, pod, a, offer, true)
+	err = m.wireUp(host, pod, a, offer, wireOptions{refresh: true})
 	crash.Point("endpoint: repair")
 	if err == nil && len(offer.Gateways) > 0 && !slices.Equal(a.rec.Gateways, offer.Gateways) {
 		m.update(a, func(a *attachment) { a.rec.Gateways = offer.Gateways })
@@ -82,6 +82,7 @@ func (m *Manager) repaired(a *attachment, found findings, err error) error {
 func (m *Manager) SetMTU(mtu int) error {
 	offer := m.Net()
 	offer.MTU = mtu
+	m.unrest.stirred.Store(true) // Sweep goes on with pods that fail
 	var group errgroup.Group
 	group.SetLimit(4)
 	list := m.all()

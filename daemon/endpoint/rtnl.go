@@ -1,9 +1,13 @@
 package endpoint
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"iter"
+	"maps"
+	"sync"
 	"sync/atomic"
 	"unsafe"
 
@@ -81,7 +85,7 @@ type reply struct {
 type conn struct {
 	fd  int
 	seq uint32
-	buf []byte
+	buf *[]byte // of buffers; nil before the first answer
 }
 
 // sentMessages and sentBatches count what an attachment costs; tests read them.
@@ -108,7 +112,13 @@ func dial() (*conn, error) {
 	return &conn{fd: fd}, nil
 }
 
-func (c *conn) close() { unix.Close(c.fd) }
+func (c *conn) close() {
+	unix.Close(c.fd)
+	if c.buf != nil {
+		buffers.Put(c.buf)
+		c.buf = nil
+	}
+}
 
 // exec sends all messages in one datagram and returns one reply for each, in
 // order. The kernel works through all of them, also past one that fails, before
@@ -118,29 +128,41 @@ func (c *conn) exec(msgs ...*message) ([]reply, error) {
 	if len(msgs) == 0 {
 		return nil, nil
 	}
+	replies := make([]reply, len(msgs))
+	return replies, c.ask(msgs, replies, func(i int, p part) {
+		replies[i].parts = append(replies[i].parts, part{p.typ, bytes.Clone(p.data)})
+	})
+}
+
+// ask is exec that hands each part of the answer to message i over to got, which must
+// not keep it. Of the replies it sets the errors.
+func (c *conn) ask(msgs []*message, replies []reply, got func(i int, p part)) error {
 	var out []byte
 	first := c.seq + 1
 	for _, m := range msgs {
 		c.seq++
 		native.PutUint32(m.b[0:], uint32(len(m.b)))
 		native.PutUint32(m.b[8:], c.seq)
-		out = append(out, m.b...)
+		if len(msgs) == 1 {
+			out = m.b
+		} else {
+			out = append(out, m.b...)
+		}
 	}
 	sentMessages.Add(uint64(len(msgs)))
 	sentBatches.Add(1)
 	if err := unix.Sendto(c.fd, out, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
-		return nil, fmt.Errorf("send to netlink: %w", err)
+		return fmt.Errorf("send to netlink: %w", err)
 	}
-	replies := make([]reply, len(msgs))
 	for left := len(msgs); left > 0; {
 		n, err := c.receive()
 		if err != nil {
-			return nil, err
+			return err
 		}
-		for b := c.buf[:n]; len(b) >= unix.SizeofNlMsghdr; {
+		for b := (*c.buf)[:n]; len(b) >= unix.SizeofNlMsghdr; {
 			size := int(native.Uint32(b))
 			if size < unix.SizeofNlMsghdr || size > len(b) {
-				return nil, errors.New("read from netlink: malformed answer")
+				return errors.New("read from netlink: malformed answer")
 			}
 			typ, flags, seq := native.Uint16(b[4:]), native.Uint16(b[6:]), native.Uint32(b[8:])
 			body := b[unix.SizeofNlMsghdr:size]
@@ -160,20 +182,24 @@ func (c *conn) exec(msgs ...*message) ([]reply, error) {
 				if flags&unix.NLM_F_DUMP_INTR != 0 {
 					replies[i].err = errInterrupted
 				}
-				replies[i].parts = append(replies[i].parts, part{typ, append([]byte(nil), body...)})
+				got(int(i), part{typ, body})
 			}
 		}
 	}
-	return replies, nil
+	return nil
 }
+
+// buffers are for answers: as long as what the kernel fills at most in a dump
+// (NLMSG_GOODSIZE). Sockets come and go, one or two for each look at a pod.
+var buffers = sync.Pool{New: func() any { b := make([]byte, 32<<10); return &b }}
 
 // receive reads one datagram, whole, into c.buf.
 func (c *conn) receive() (int, error) {
 	if c.buf == nil {
-		c.buf = make([]byte, 32<<10) // what the kernel fills at most in a dump (NLMSG_GOODSIZE)
+		c.buf = buffers.Get().(*[]byte)
 	}
 	for {
-		n, _, _, _, err := unix.Recvmsg(c.fd, c.buf, nil, 0)
+		n, _, _, _, err := unix.Recvmsg(c.fd, *c.buf, nil, 0)
 		if errors.Is(err, unix.EINTR) {
 			continue
 		}
@@ -184,27 +210,34 @@ func (c *conn) receive() (int, error) {
 	}
 }
 
-// dump runs one dump request. It is repeated when the kernel says that the table
-// changed meanwhile, a few times.
+// dump runs one dump request and returns the answer.
 func (c *conn) dump(typ uint16, header []byte, attrs func(*message)) ([]part, error) {
+	var parts []part
+	err := c.each(typ, header, attrs, func() { parts = nil }, func(p part) {
+		parts = append(parts, part{p.typ, bytes.Clone(p.data)})
+	})
+	return parts, err
+}
+
+// each runs one dump request and calls got with each part of the answer, which it must
+// not keep. When the kernel says that the table changed meanwhile it is repeated, a few
+// times; begin is called before each, to forget what was got.
+func (c *conn) each(typ uint16, header []byte, attrs func(*message), begin func(), got func(part)) error {
 	for range 4 {
+		begin()
 		m := newMessage(typ, unix.NLM_F_DUMP, header)
 		if attrs != nil {
 			attrs(m)
 		}
-		replies, err := c.exec(m)
-		if err != nil {
-			return nil, err
+		var r [1]reply
+		if err := c.ask([]*message{m}, r[:], func(_ int, p part) { got(p) }); err != nil {
+			return err
 		}
-		if err := replies[0].err; err != nil {
-			if errors.Is(err, errInterrupted) {
-				continue
-			}
-			return nil, err
+		if !errors.Is(r[0].err, errInterrupted) {
+			return r[0].err
 		}
-		return replies[0].parts, nil
 	}
-	return nil, errInterrupted
+	return errInterrupted
 }
 
 var errInterrupted = errors.New("netlink dump interrupted by changes")
@@ -225,7 +258,7 @@ func ackError(b []byte, flags uint16) error {
 	}
 	errno := unix.Errno(-code)
 	if flags&unix.NLM_F_ACK_TLVS != 0 && len(b) >= 4+unix.SizeofNlMsghdr {
-		if text := cString(attrs(b[4+unix.SizeofNlMsghdr:])[unix.NLMSGERR_ATTR_MSG]); text != "" {
+		if text := cString(attrOf(b[4+unix.SizeofNlMsghdr:], unix.NLMSGERR_ATTR_MSG)); text != "" {
 			return fmt.Errorf("%w (%s)", errno, text)
 		}
 	}
@@ -233,28 +266,44 @@ func ackError(b []byte, flags uint16) error {
 }
 
 // attrs splits a sequence of attributes. Flags in the type are taken off.
-func attrs(b []byte) map[uint16][]byte {
-	m := map[uint16][]byte{}
-	for len(b) >= unix.SizeofRtAttr {
-		size := int(native.Uint16(b))
-		if size < unix.SizeofRtAttr || size > len(b) {
-			break
+func attrs(b []byte) map[uint16][]byte { return maps.Collect(eachAttr(b)) }
+
+// eachAttr is attrs one by one.
+func eachAttr(b []byte) iter.Seq2[uint16, []byte] {
+	return func(yield func(uint16, []byte) bool) {
+		for b := b; len(b) >= unix.SizeofRtAttr; {
+			size := int(native.Uint16(b))
+			if size < unix.SizeofRtAttr || size > len(b) {
+				return
+			}
+			if !yield(native.Uint16(b[2:])&^(unix.NLA_F_NESTED|unix.NLA_F_NET_BYTEORDER), b[unix.SizeofRtAttr:size]) {
+				return
+			}
+			b = b[min(align(size), len(b)):]
 		}
-		m[native.Uint16(b[2:])&^(unix.NLA_F_NESTED|unix.NLA_F_NET_BYTEORDER)] = b[unix.SizeofRtAttr:size]
-		b = b[min(align(size), len(b)):]
 	}
-	return m
+}
+
+// attrOf is one attribute; nil if it is not there.
+func attrOf(b []byte, typ uint16) []byte {
+	for t, data := range eachAttr(b) {
+		if t == typ {
+			return data
+		}
+	}
+	return nil
 }
 
 func align(n int) int { return (n + unix.NLMSG_ALIGNTO - 1) &^ (unix.NLMSG_ALIGNTO - 1) }
 
-func cString(b []byte) string {
-	for i, c := range b {
-		if c == 0 {
-			return string(b[:i])
-		}
+func cString(b []byte) string { return string(terminated(b)) }
+
+// terminated is what comes before the first zero.
+func terminated(b []byte) []byte {
+	if i := bytes.IndexByte(b, 0); i >= 0 {
+		return b[:i]
 	}
-	return string(b)
+	return b
 }
 
 func u32(b []byte) uint32 {

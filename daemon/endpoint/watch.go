@@ -1,9 +1,12 @@
 package endpoint
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -11,9 +14,19 @@ import (
 	"github.com/weftnet/weft/ipam"
 )
 
-// settle is how long events of one pod are collected before it is looked at, and
-// how often at most.
-const settle = 200 * time.Millisecond
+const (
+	// settle is how long events of one pod are collected before it is looked at, and
+	// how often at most.
+	settle = 200 * time.Millisecond
+	// gather is how long events are left in the socket after the first: an ADD makes
+	// some 25, and to wake up for each would take its CPU time.
+	gather = 50 * time.Millisecond
+	// calm is how long there must have been no ADD and no DEL before all changed pods are
+	// looked at. In a burst of calls most events are their own, and to look takes their
+	// time and their locks: then it is a few every settle.
+	calm = 300 * time.Millisecond
+	few  = 8
+)
 
 // watched are the groups of rtnetlink events in which drift shows.
 var watched = []int{
@@ -27,7 +40,28 @@ var watched = []int{
 type event struct {
 	netns int
 	index int
+	ours  bool // of a device of the host whose name or alias is like ours
 	all   bool
+}
+
+// unrest says whether something may have happened to the host's devices since the last
+// look at all of them.
+type unrest struct {
+	listening atomic.Bool // Watch hears of whatever happens
+	stirred   atomic.Bool // it heard of something, or there was something to do
+	looked    time.Time   // Sweep's
+}
+
+// wholeEvery is how often all devices are looked at when nothing is heard of them.
+const wholeEvery = time.Minute
+
+// due says whether they must be looked at, and takes note that they are.
+func (u *unrest) due(now time.Time) bool {
+	if stirred := u.stirred.Swap(false); !stirred && u.listening.Load() && now.Sub(u.looked) < wholeEvery {
+		return false
+	}
+	u.looked = now
+	return true
 }
 
 // Watch repairs pods as soon as something of them changes, in the host's namespace
@@ -41,6 +75,9 @@ func (m *Manager) Watch(ctx context.Context) error {
 		return err
 	}
 	defer unix.Close(fd)
+	m.unrest.stirred.Store(true) // what changed while nobody listened
+	m.unrest.listening.Store(true)
+	defer m.unrest.listening.Store(false)
 	end, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
 	if err != nil {
 		return fmt.Errorf("make event descriptor: %w", err)
@@ -60,7 +97,7 @@ func (m *Manager) Watch(ctx context.Context) error {
 	}()
 	dirty := map[ipam.Owner]bool{}
 	for _, o := range m.all() {
-		dirty[o] = true // what changed while nobody listened
+		dirty[o] = true
 	}
 	buf := make([]byte, 64<<10)
 	var since time.Time
@@ -69,22 +106,42 @@ func (m *Manager) Watch(ctx context.Context) error {
 		if len(dirty) > 0 {
 			wait = int(settle.Milliseconds())
 		}
-		events, err := readEvents(fd, end, wait, buf)
-		if err != nil {
+		if err := awaitEvents(fd, end, wait); err != nil {
 			return err
 		}
-		for _, e := range events {
-			for _, o := range m.concerned(e) {
-				if len(dirty) == 0 {
-					since = time.Now()
+		for range 1 << 12 { // in a storm what is dirty gets its turn, too
+			events, err := readEvents(fd, buf)
+			if err != nil {
+				return err
+			}
+			for _, e := range events {
+				owners := m.concerned(e)
+				if e.all || e.ours || e.netns < 0 && len(owners) > 0 {
+					m.unrest.stirred.Store(true)
 				}
-				dirty[o] = true
+				for _, o := range owners {
+					if len(dirty) == 0 {
+						since = time.Now()
+					}
+					dirty[o] = true
+				}
+			}
+			if len(events) == 0 {
+				break
 			}
 		}
 		if len(dirty) == 0 || time.Since(since) < settle {
 			continue
 		}
+		turn := len(dirty)
+		if time.Now().UnixNano()-m.called.Load() < int64(calm) {
+			turn = few
+		}
 		for o := range dirty {
+			if turn--; turn < 0 {
+				break
+			}
+			delete(dirty, o)
 			if m.adding(o) {
 				continue
 			}
@@ -92,7 +149,7 @@ func (m *Manager) Watch(ctx context.Context) error {
 				m.Log.Warn("repair pod, will retry", "err", err, "ifname", o.IfName)
 			}
 		}
-		clear(dirty)
+		since = time.Now()
 	}
 	return nil
 }
@@ -123,13 +180,22 @@ func listen() (int, error) {
 	return fd, nil
 }
 
-// readEvents waits at most so many milliseconds (-1: for ever) for one datagram, or
-// until end can be read. None is no error.
-func readEvents(fd, end, wait int, buf []byte) ([]event, error) {
-	_, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}, {Fd: int32(end), Events: unix.POLLIN}}, wait)
-	if err != nil && !errors.Is(err, unix.EINTR) {
-		return nil, fmt.Errorf("wait for netlink events: %w", err)
+// awaitEvents waits at most so many milliseconds (-1: for ever) for an event, and then
+// for those that come with it, or until end can be read.
+func awaitEvents(fd, end, wait int) error {
+	both := []unix.PollFd{{Fd: int32(end), Events: unix.POLLIN}, {Fd: int32(fd), Events: unix.POLLIN}}
+	n, err := unix.Poll(both, wait)
+	if n > 0 && both[1].Revents != 0 {
+		_, err = unix.Poll(both[:1], int(gather.Milliseconds()))
 	}
+	if err != nil && !errors.Is(err, unix.EINTR) {
+		return fmt.Errorf("wait for netlink events: %w", err)
+	}
+	return nil
+}
+
+// readEvents reads one datagram, without waiting. None is no error.
+func readEvents(fd int, buf []byte) ([]event, error) {
 	oob := make([]byte, unix.CmsgSpace(4))
 	n, oobn, _, _, err := unix.Recvmsg(fd, buf, oob, 0)
 	switch {
@@ -156,7 +222,10 @@ func readEvents(fd, end, wait int, buf []byte) ([]event, error) {
 		if size < unix.SizeofNlMsghdr || size > len(b) {
 			break
 		}
-		events = append(events, event{netns: netns, index: eventIndex(native.Uint16(b[4:]), b[unix.SizeofNlMsghdr:size])})
+		typ, body := native.Uint16(b[4:]), b[unix.SizeofNlMsghdr:size]
+		if !eventIdle(typ, body) {
+			events = append(events, event{netns: netns, index: eventIndex(typ, body), ours: netns < 0 && eventOurs(typ, body)})
+		}
 		b = b[min(align(size), len(b)):]
 	}
 	return events, nil
@@ -168,7 +237,7 @@ func eventIndex(typ uint16, b []byte) int {
 	switch typ {
 	case unix.RTM_NEWROUTE, unix.RTM_DELROUTE:
 		if len(b) >= unix.SizeofRtMsg {
-			return int(u32(attrs(b[unix.SizeofRtMsg:])[unix.RTA_OIF]))
+			return int(u32(attrOf(b[unix.SizeofRtMsg:], unix.RTA_OIF)))
 		}
 		return 0
 	}
@@ -176,6 +245,37 @@ func eventIndex(typ uint16, b []byte) int {
 		return 0
 	}
 	return int(u32(b[4:]))
+}
+
+// eventIdle says whether a message is about a neighbour such as the kernel makes and
+// forgets by itself: multicast and link-local ones, and those that need no address
+// resolution. Each pod with IPv6 has some, for a minute or so after it has begun.
+func eventIdle(typ uint16, b []byte) bool {
+	if typ != unix.RTM_NEWNEIGH && typ != unix.RTM_DELNEIGH || len(b) < unix.SizeofNdMsg {
+		return false
+	}
+	dst, _ := netip.AddrFromSlice(attrOf(b[unix.SizeofNdMsg:], unix.NDA_DST))
+	return native.Uint16(b[8:])&unix.NUD_NOARP != 0 || dst.IsMulticast() || dst.IsLinkLocalUnicast()
+}
+
+// eventOurs says whether a message is about a device whose name or alias is like ours.
+func eventOurs(typ uint16, b []byte) bool {
+	if typ != unix.RTM_NEWLINK && typ != unix.RTM_DELLINK || len(b) < unix.SizeofIfInfomsg {
+		return false
+	}
+	for typ, data := range eachAttr(b[unix.SizeofIfInfomsg:]) {
+		switch typ {
+		case unix.IFLA_IFNAME:
+			if bytes.HasPrefix(data, []byte(vethPrefix)) || bytes.HasPrefix(data, []byte(ifbPrefix)) {
+				return true
+			}
+		case unix.IFLA_IFALIAS:
+			if bytes.HasPrefix(data, []byte(aliasPrefix)) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // concerned lists the attachments that an event may be about.

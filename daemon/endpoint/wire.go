@@ -124,44 +124,35 @@ func (l link) correct(m *message, mac net.HardwareAddr, mtu int) {
 	}
 }
 
+// sysctlDir is where a device's IPv6 sysctls are.
+func sysctlDir(ifname string) string { return "net/ipv6/conf/" + ifname }
+
 // hostSysctls: a router advertisement or a redirect that a pod sends must not
 // change the host's routes. Forwarding is the node's setting, which a new device
 // inherits.
-func hostSysctls(name string, w wiring) map[string]string {
-	values := map[string]string{
-		"net/ipv6/conf/" + name + "/accept_ra":        "0",
-		"net/ipv6/conf/" + name + "/accept_redirects": "0",
-	}
-	return withIPv6(values, name, w)
+func hostSysctls(w wiring) map[string]string {
+	return withIPv6(map[string]string{"accept_ra": "0", "accept_redirects": "0"}, w)
 }
 
 // podSysctls: the pod's routes come from us alone.
 func podSysctls(w wiring) map[string]string {
-	return withIPv6(map[string]string{"net/ipv6/conf/" + w.owner.IfName + "/accept_ra": "0"}, w.owner.IfName, w)
+	return withIPv6(map[string]string{"accept_ra": "0"}, w)
 }
 
 // withIPv6 switches IPv6 on where the pod has an address of it: some hosts and
 // runtimes switch it off for new devices.
-func withIPv6(values map[string]string, name string, w wiring) map[string]string {
+func withIPv6(values map[string]string, w wiring) map[string]string {
 	if slices.ContainsFunc(w.addrs, netip.Addr.Is6) {
-		values["net/ipv6/conf/"+name+"/disable_ipv6"] = "0"
+		values["disable_ipv6"] = "0"
 	}
 	return values
-}
-
-func setSysctls(values map[string]string) error {
-	var errs []error
-	for k, v := range values {
-		errs = append(errs, setSysctl(k, v))
-	}
-	return errors.Join(errs...)
 }
 
 // setupPod gives the pod's end, as it is now, all that is its own, as one batch after
 // the sysctls, and sets it up. All of it may be repeated.
 func setupPod(pod *netns, l link, w wiring) error {
 	index := l.index
-	if err := pod.do(func() error { return setSysctls(podSysctls(w)) }); err != nil {
+	if err := pod.do(func() error { return setSysctls(sysctlDir(w.owner.IfName), podSysctls(w)) }); err != nil {
 		return err
 	}
 	crash.Point("endpoint: write pod sysctls")

@@ -32,6 +32,8 @@ func key(p *Pod) string { return p.Namespace + "/" + p.Name }
 func build(v view, own []*Pod) State {
 	s := State{Problems: slices.Clone(v.problems), Complete: v.complete}
 	nodes, pods, spaces := first[Node]{}, first[Pod]{}, first[Namespace]{}
+	var services ordered[Service]
+	var ends ordered[EndpointSlice]
 	for _, f := range v.root {
 		s.Ignored += f.ignored
 		for _, n := range f.nodes {
@@ -43,6 +45,12 @@ func build(v view, own []*Pod) State {
 		for _, n := range f.namespaces {
 			spaces.add(&s, "Namespace", n.Name, f.file, n)
 		}
+		for _, v := range f.services {
+			services.add(f.file, v)
+		}
+		for _, e := range f.slices {
+			ends.add(f.file, e)
+		}
 	}
 	s.Nodes, s.Namespaces = nodes.sorted(), spaces.sorted()
 	for _, n := range s.Nodes {
@@ -51,6 +59,19 @@ func build(v view, own []*Pod) State {
 		}
 	}
 	s.Pods = mergeStatus(&s, pods, v.status, own)
+	s.Services = services.sorted(&s, "Service", compareServices, func(v *Service) string { return v.Namespace + "/" + v.Name })
+	s.Slices = ends.sorted(&s, "EndpointSlice", compareSlices, func(e *EndpointSlice) string { return e.Namespace + "/" + e.Name })
+	derive(&s)
+	for _, v := range s.Services {
+		if v.Problem != "" {
+			s.Problems = append(s.Problems, api.Problem{What: ProblemService, Text: "service " + v.Namespace + "/" + v.Name + ": " + v.Problem})
+		}
+	}
+	for _, e := range s.Slices {
+		if e.Problem != "" {
+			s.Problems = append(s.Problems, api.Problem{What: ProblemService, Text: "endpoint slice " + e.Namespace + "/" + e.Name + ": " + e.Problem})
+		}
+	}
 	return s
 }
 
@@ -65,19 +86,48 @@ type first[T any] map[string]found[T]
 
 func (m first[T]) add(s *State, kind, name, file string, object *T) {
 	if have, dup := m[name]; dup {
-		s.Problems = append(s.Problems, api.Problem{
-			What: ProblemDuplicate,
-			Text: fmt.Sprintf("%s %s is in %s and in %s; the first counts", kind, name, have.file, file),
-		})
+		s.Problems = append(s.Problems, duplicate(kind, name, have.file, file))
 		return
 	}
 	m[name] = found[T]{file, object}
+}
+
+func duplicate(kind, name, first, second string) api.Problem {
+	return api.Problem{
+		What: ProblemDuplicate,
+		Text: fmt.Sprintf("%s %s is in %s and in %s; the first counts", kind, name, first, second),
+	}
 }
 
 func (m first[T]) sorted() []*T {
 	out := make([]*T, 0, len(m))
 	for _, name := range slices.Sorted(maps.Keys(m)) {
 		out = append(out, m[name].object)
+	}
+	return out
+}
+
+// ordered is first for kinds of which there are many: it makes no names. Files are added
+// by name.
+type ordered[T any] []found[T]
+
+func (o *ordered[T]) add(file string, object *T) { *o = append(*o, found[T]{file, object}) }
+
+func (o ordered[T]) sorted(s *State, kind string, compare func(a, b *T) int, name func(*T) string) []*T {
+	slices.SortFunc(o, func(a, b found[T]) int {
+		if by := compare(a.object, b.object); by != 0 {
+			return by
+		}
+		return cmp.Compare(a.file, b.file)
+	})
+	out := make([]*T, 0, len(o))
+	for i, f := range o {
+		if n := len(out); n > 0 && compare(out[n-1], f.object) == 0 {
+			s.Problems = append(s.Problems, duplicate(kind, name(f.object), o[i-1].file, f.file))
+			o[i].file = o[i-1].file // the first is that of a third, too
+			continue
+		}
+		out = append(out, f.object)
 	}
 	return out
 }
@@ -108,7 +158,8 @@ func mergeStatus(s *State, pods first[Pod], status []named, own []*Pod) []*Pod {
 		}
 		one := *p
 		if known {
-			one.Labels, one.HostNetwork = root.object.Labels, root.object.HostNetwork
+			one.Labels, one.HostNetwork, one.Ports = root.object.Labels, root.object.HostNetwork, root.object.Ports
+			one.Ready, one.Terminating, one.Finished = root.object.Ready, root.object.Terminating, root.object.Finished
 			one.UID = cmp.Or(root.object.UID, p.UID)
 		}
 		if seen { // another interface of the same pod
@@ -144,6 +195,11 @@ func mergeStatus(s *State, pods first[Pod], status []named, own []*Pod) []*Pod {
 // that who compares pointers sees only what changed. Both are sorted by less.
 func keep[T any](before, now []*T, compare func(a, b *T) int) {
 	for i, j := 0, 0; i < len(before) && j < len(now); {
+		if before[i] == now[j] {
+			i++
+			j++
+			continue
+		}
 		switch c := compare(before[i], now[j]); {
 		case c < 0:
 			i++

@@ -6,27 +6,25 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"reflect"
 	"strings"
 	"unique"
 
 	"sigs.k8s.io/yaml"
-
-	"github.com/weftnet/weft/internal/api"
 )
-
-// attachmentAnnotation, on Pods below status/, names the interface that has the
-// addresses, as <containerID>/<ifname>.
-const attachmentAnnotation = "weft.dev/attachment"
 
 // objects are those of one file.
 type objects struct {
 	nodes      []*Node
 	pods       []*Pod
 	namespaces []*Namespace
+	services   []*Service
+	slices     []*EndpointSlice
 	ignored    int
 }
 
-// The parts of the API objects that are read (k8s.io/api/core/v1). Everything else in
+// The parts of the API objects that are read (k8s.io/api/core/v1; those of Services and
+// EndpointSlices are beside what is made of them). Everything else in
 // a file, managedFields above all, is never kept.
 type (
 	header struct {
@@ -40,6 +38,7 @@ type (
 		UID         string            `json:"uid,omitempty"`
 		Labels      map[string]string `json:"labels,omitempty"`
 		Annotations map[string]string `json:"annotations,omitempty"`
+		Deletion    string            `json:"deletionTimestamp,omitempty"`
 	}
 	nodeObject struct {
 		Metadata metadata `json:"metadata"`
@@ -53,25 +52,6 @@ type (
 				Address string `json:"address"`
 			} `json:"addresses"`
 		} `json:"status"`
-	}
-	podObject struct {
-		APIVersion string    `json:"apiVersion"`
-		Kind       string    `json:"kind"`
-		Metadata   metadata  `json:"metadata"`
-		Spec       podSpec   `json:"spec"`
-		Status     podStatus `json:"status"`
-	}
-	podSpec struct {
-		NodeName    string `json:"nodeName,omitempty"`
-		HostNetwork bool   `json:"hostNetwork,omitempty"`
-	}
-	podStatus struct {
-		Phase  string  `json:"phase,omitempty"`
-		PodIP  string  `json:"podIP,omitempty"`
-		PodIPs []podIP `json:"podIPs,omitempty"`
-	}
-	podIP struct {
-		IP string `json:"ip"`
 	}
 	namespaceObject struct {
 		Metadata metadata `json:"metadata"`
@@ -132,55 +112,64 @@ func (o *objects) object(js []byte, inList bool) error {
 	if err := unmarshal(js, &h); err != nil {
 		return err
 	}
-	switch {
-	case h.Kind == "":
+	if h.Kind == "" {
 		return errors.New("kind: missing; this is not a Kubernetes object")
-	case h.APIVersion == "v1" && (h.Kind == "List" || h.Kind == "NodeList" || h.Kind == "PodList" || h.Kind == "NamespaceList"):
+	}
+	kind, isList := strings.CutSuffix(h.APIVersion+" "+h.Kind, "List")
+	read := o.readerOf(kind)
+	switch {
+	case isList && (read != nil || kind == "v1 "):
 		if inList { // would cost the square of its depth
 			return errors.New("kind: a List in a List")
 		}
-		return o.list(h)
-	case h.APIVersion == "v1" && h.Kind == "Node":
-		return add(&o.nodes, js, h.Kind, newNode)
-	case h.APIVersion == "v1" && h.Kind == "Pod":
-		return add(&o.pods, js, h.Kind, newPod)
-	case h.APIVersion == "v1" && h.Kind == "Namespace":
-		return add(&o.namespaces, js, h.Kind, newNamespace)
+		return o.list(h, read)
+	case read != nil && !isList:
+		return read(js)
 	}
 	o.ignored++
 	return nil
 }
 
+// readerOf is what reads objects of a kind, nil if it is not one of ours.
+func (o *objects) readerOf(kind string) func(js []byte) error {
+	switch kind {
+	case "v1 Node":
+		return func(js []byte) error { return add(o, &o.nodes, js, "Node", newNode) }
+	case "v1 Pod":
+		return func(js []byte) error { return add(o, &o.pods, js, "Pod", newPod) }
+	case "v1 Namespace":
+		return func(js []byte) error { return add(o, &o.namespaces, js, "Namespace", newNamespace) }
+	case "v1 Service":
+		return func(js []byte) error { return add(o, &o.services, js, "Service", newService) }
+	case "discovery.k8s.io/v1 EndpointSlice":
+		return func(js []byte) error { return add(o, &o.slices, js, "EndpointSlice", newSlice) }
+	}
+	return nil
+}
+
 // list reads the items of a List. Those of a typed list may leave out their kind, as
-// the API server does.
-func (o *objects) list(h header) error {
+// the API server does; for one of any kinds, read is nil.
+func (o *objects) list(h header, read func(js []byte) error) error {
 	var items []json.RawMessage
 	if len(h.Items) > 0 {
 		if err := unmarshal(h.Items, &items); err != nil {
 			return fmt.Errorf("items: %w", err)
 		}
 	}
+	if read == nil {
+		read = func(js []byte) error { return o.object(js, true) }
+	}
 	var errs []error
 	for i, js := range items {
-		var err error
-		switch h.Kind {
-		case "NodeList":
-			err = add(&o.nodes, js, "Node", newNode)
-		case "PodList":
-			err = add(&o.pods, js, "Pod", newPod)
-		case "NamespaceList":
-			err = add(&o.namespaces, js, "Namespace", newNamespace)
-		default:
-			err = o.object(js, true)
-		}
-		if err != nil {
+		if err := read(js); err != nil {
 			errs = append(errs, fmt.Errorf("items[%d]: %w", i, err))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-func add[O, T any](to *[]*T, js []byte, kind string, make func(O) (*T, error)) error {
+// add reads one object with make, which returns nil for one that is not for us.
+func add[O, T any](o *objects, to *[]*T, js []byte, kind string, make func(O) (*T, error)) error {
 	var in O
 	if err := unmarshal(js, &in); err != nil {
 		return fmt.Errorf("%s: %w", kind, err)
@@ -188,6 +177,10 @@ func add[O, T any](to *[]*T, js []byte, kind string, make func(O) (*T, error)) e
 	out, err := make(in)
 	if err != nil {
 		return fmt.Errorf("%s: %w", kind, err)
+	}
+	if out == nil {
+		o.ignored++
+		return nil
 	}
 	*to = append(*to, out)
 	return nil
@@ -199,6 +192,8 @@ func unmarshal(js []byte, v any) error {
 	var wrong *json.UnmarshalTypeError
 	if errors.As(err, &wrong) && wrong.Field == "" {
 		return fmt.Errorf("got %s, want an object", wrong.Value)
+	} else if errors.As(err, &wrong) && wrong.Type == reflect.TypeFor[intOrString]() {
+		return fmt.Errorf("%s: got %s, want a number or a string", wrong.Field, wrong.Value)
 	} else if errors.As(err, &wrong) {
 		return fmt.Errorf("%s: got %s, want %s", wrong.Field, wrong.Value, wrong.Type)
 	}
@@ -244,39 +239,6 @@ func newNode(in nodeObject) (*Node, error) {
 	return n, nil
 }
 
-func newPod(in podObject) (*Pod, error) {
-	if err := checkName("metadata.name", in.Metadata.Name); err != nil {
-		return nil, err
-	}
-	p := &Pod{
-		Namespace: intern(in.Metadata.Namespace), Name: in.Metadata.Name, UID: in.Metadata.UID,
-		Labels: internLabels(in.Metadata.Labels), Node: intern(in.Spec.NodeName), HostNetwork: in.Spec.HostNetwork,
-	}
-	if p.Namespace == "" {
-		p.Namespace = "default"
-	} else if err := checkName("metadata.namespace", p.Namespace); err != nil {
-		return nil, fmt.Errorf("%s: %w", p.Name, err)
-	}
-	if id, ifname, ok := strings.Cut(in.Metadata.Annotations[attachmentAnnotation], "/"); ok {
-		p.Attachment = api.Ref{ContainerID: id, IfName: ifname}
-	}
-	if in.Status.Phase == "Succeeded" || in.Status.Phase == "Failed" {
-		return p, nil // its addresses are somebody else's by now
-	}
-	ips := in.Status.PodIPs
-	if len(ips) == 0 && in.Status.PodIP != "" {
-		ips = []podIP{{in.Status.PodIP}}
-	}
-	for i, a := range ips {
-		ip, err := parseIP(a.IP)
-		if err != nil {
-			return nil, fmt.Errorf("%s: status.podIPs[%d]: %w", key(p), i, err)
-		}
-		p.IPs = append(p.IPs, ip)
-	}
-	return p, nil
-}
-
 func newNamespace(in namespaceObject) (*Namespace, error) {
 	if err := checkName("metadata.name", in.Metadata.Name); err != nil {
 		return nil, err
@@ -292,8 +254,8 @@ func parseIP(s string) (netip.Addr, error) {
 	return ip.Unmap(), nil
 }
 
-// checkName wants the characters of an RFC 1123 subdomain, which every name of a Node,
-// Pod and Namespace has; a name becomes part of a path.
+// checkName wants the characters of an RFC 1123 subdomain, which the name of every object
+// here has; a name becomes part of a path.
 func checkName(field, name string) error {
 	if name == "" {
 		return fmt.Errorf("%s: missing", field)
@@ -310,7 +272,12 @@ func validName(s string) bool {
 }
 
 // A thousand nodes have the same few label names and values: they are kept once.
-func intern(s string) string { return unique.Make(strings.Clone(s)).Value() }
+func intern(s string) string {
+	if s == "" {
+		return ""
+	}
+	return unique.Make(strings.Clone(s)).Value()
+}
 
 func internLabels(in map[string]string) map[string]string {
 	if len(in) == 0 {

@@ -83,8 +83,8 @@ func (d *Dir) Snapshot() State {
 	return d.state
 }
 
-// Changed receives after the state has changed; many changes may come as one. It does
-// not tell of what [Dir.WritePod] did.
+// Changed receives after the state has changed; many changes may come as one. Of what
+// [Dir.WritePod] did it tells only if it changed slices that are derived.
 func (d *Dir) Changed() <-chan struct{} { return d.changed }
 
 // Synced says whether the folder has been there and has been looked through once.
@@ -104,6 +104,8 @@ func (d *Dir) rebuild() {
 	keep(before.Nodes, d.state.Nodes, func(a, b *Node) int { return cmp.Compare(a.Name, b.Name) })
 	keep(before.Namespaces, d.state.Namespaces, func(a, b *Namespace) int { return cmp.Compare(a.Name, b.Name) })
 	keep(before.Pods, d.state.Pods, comparePods)
+	keep(before.Services, d.state.Services, compareServices)
+	keep(before.Slices, d.state.Slices, compareSlices)
 	d.date(d.state.Problems)
 }
 
@@ -272,6 +274,10 @@ func (d *Dir) publish(changed bool) {
 		return
 	}
 	d.view, d.stale, d.synced = v, true, synced
+	d.tell()
+}
+
+func (d *Dir) tell() {
 	select {
 	case d.changed <- struct{}{}:
 	default:

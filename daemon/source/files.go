@@ -136,15 +136,25 @@ func (f *file) read(path string, force bool, now time.Time) (changed, gone bool)
 	return true, false
 }
 
-// lost says which node had what its peers need and has it no more. A file that was cut
-// short between two lines is YAML all the same; that no node is left without pod CIDRs
-// or address on purpose but by removing its object makes the two tell apart.
+// lost says which node had what its peers need and has it no more, and which Service
+// its address or ports. A file that was cut short between two lines is YAML all the
+// same; that no node is left without pod CIDRs or address on purpose but by removing its
+// object makes the two tell apart.
 func (o objects) lost(now objects) error {
 	for _, was := range o.nodes {
 		for _, n := range now.nodes {
 			if n.Name == was.Name && was.Problem == "" && n.Problem != "" {
 				return fmt.Errorf("Node: %s: %s any more; to remove a node, remove its object", n.Name, n.Problem)
 			}
+		}
+	}
+	had := map[nameIn]bool{}
+	for _, was := range o.services {
+		had[nameIn{was.Namespace, was.Name}] = was.lacks() == ""
+	}
+	for _, v := range now.services {
+		if what := v.lacks(); what != "" && had[nameIn{v.Namespace, v.Name}] {
+			return fmt.Errorf("Service: %s/%s: %s any more; to remove a Service, remove its object", v.Namespace, v.Name, what)
 		}
 	}
 	return nil

@@ -97,6 +97,24 @@ func text(s State) string {
 	for _, n := range s.Namespaces {
 		fmt.Fprintln(&b, "namespace", n.Name, n.Labels)
 	}
+	for _, v := range s.Services {
+		fmt.Fprintln(&b, "service", v.Namespace+"/"+v.Name, v.ClusterIPs)
+	}
+	for _, e := range s.Slices {
+		fmt.Fprint(&b, "slice ", e.Namespace, "/", e.Name, " of ", e.Service, " ", e.Ports)
+		for _, end := range e.Endpoints {
+			fmt.Fprint(&b, " ", end.IP)
+			for _, is := range []struct {
+				so   bool
+				text string
+			}{{end.Ready, "ready"}, {end.Serving && !end.Ready, "serving"}, {end.Terminating, "terminating"}, {end.Node != "", "on " + end.Node}, {end.Zone != "", "in " + end.Zone}} {
+				if is.so {
+					fmt.Fprint(&b, " ", is.text)
+				}
+			}
+		}
+		fmt.Fprintln(&b)
+	}
 	for _, p := range s.Problems {
 		fmt.Fprintln(&b, "problem", p.What+":", p.Text)
 	}

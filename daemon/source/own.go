@@ -88,13 +88,26 @@ func (d *Dir) WritePod(e api.Endpoint, gone bool) error {
 		d.own.files[name] = ownFile{pod: pod, data: marshal(pod)}
 	}
 	d.own.mu.Unlock()
-	d.mu.Lock()
-	d.stale = true
-	d.mu.Unlock()
+	d.ownChanged(pod, have.pod)
 	if gone {
 		return d.own.fail(d.own.remove(name))
 	}
 	return d.own.fail(d.own.write(name))
+}
+
+// ownChanged marks the state stale after a change of our pods, and tells of it if it
+// changes slices: if a Service whose endpoints are derived selects now or before (either
+// may be nil; of both nil, it may be any pod).
+func (d *Dir) ownChanged(now, before *Pod) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.stale = true
+	selects := func(v *Service) bool {
+		return (now == nil && before == nil) || (now != nil && v.selects(now)) || (before != nil && v.selects(before))
+	}
+	if slices.ContainsFunc(d.state.derived, selects) {
+		d.tell()
+	}
 }
 
 // SyncPods makes our folder below status/ hold exactly the live attachments; for the
@@ -118,9 +131,7 @@ func (d *Dir) SyncPods(live []api.Endpoint) error {
 	d.own.writing.Lock()
 	defer d.own.writing.Unlock()
 	settle()
-	d.mu.Lock()
-	d.stale = true
-	d.mu.Unlock()
+	d.ownChanged(nil, nil)
 	return d.own.restore()
 }
 
@@ -219,7 +230,7 @@ func (o *ownFiles) remove(name string) error {
 // ownPod is the Pod of one of our attachments and the name of its file: that of the pod
 // as far as it is a Kubernetes name, so that no runtime can name a file elsewhere.
 func (d *Dir) ownPod(e api.Endpoint) (file string, pod *Pod) {
-	pod = &Pod{Namespace: e.PodNamespace, Name: e.PodName, Node: d.opts.Node, IPs: slices.Clone(e.IPs), Attachment: e.Ref}
+	pod = &Pod{Namespace: e.PodNamespace, Name: e.PodName, UID: e.PodUID, Node: d.opts.Node, IPs: slices.Clone(e.IPs), Attachment: e.Ref, Ready: true}
 	if !validName(pod.Namespace) {
 		pod.Namespace = "default"
 	}
@@ -235,7 +246,7 @@ func (d *Dir) ownPod(e api.Endpoint) (file string, pod *Pod) {
 	for _, f := range d.view.root {
 		i := slices.IndexFunc(f.pods, func(p *Pod) bool { return p.Name == pod.Name && p.Namespace == pod.Namespace })
 		if i >= 0 {
-			pod.Labels, pod.UID, known = f.pods[i].Labels, f.pods[i].UID, true
+			pod.Labels, pod.UID, known = f.pods[i].Labels, cmp.Or(f.pods[i].UID, e.PodUID), true
 			break
 		}
 	}

@@ -166,6 +166,12 @@ func FuzzDecode(f *testing.F) {
 	f.Add([]byte(nodeYAML("node-a", 1) + "---\n" + podYAML("default", "web", "web", "node-a")))
 	f.Add([]byte("---\n--- a\n...\n---"))
 	f.Add([]byte(`{"apiVersion":"v1","kind":"List","items":[{"kind":"List","apiVersion":"v1","items":null}]}`))
+	f.Add([]byte(serviceYAML(1)))
+	f.Add([]byte(zones + pod("w1", "{ip: 10.0.1.2}", ", containers: [{ports: [{name: http, containerPort: 8080}]}]", ", conditions: [{type: Ready, status: 'False'}]", "") +
+		`---
+{"apiVersion":"v1","kind":"Service","metadata":{"name":"web","annotations":{"weft.dev/x":"1"}},"spec":{"type":"LoadBalancer","clusterIPs":["10.96.0.1","fd00::1"],"selector":{"app":"web"},"externalIPs":["192.0.2.1"],
+"ports":[{"name":"a","port":80,"targetPort":"http","nodePort":30080},{"name":"b","port":53,"protocol":"UDP","targetPort":53}],"sessionAffinity":"ClientIP","sessionAffinityConfig":{"clientIP":{"timeoutSeconds":5}},
+"externalTrafficPolicy":"Local","loadBalancerSourceRanges":["10.0.0.0/8"],"trafficDistribution":"PreferClose"},"status":{"loadBalancer":{"ingress":[{"ip":"192.0.2.2","ipMode":"Proxy"}]}}}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		o, _ := decode(data)
 		for _, n := range o.nodes {
@@ -176,6 +182,21 @@ func FuzzDecode(f *testing.F) {
 		for _, p := range o.pods {
 			if !validName(p.Name) || !validName(p.Namespace) {
 				t.Errorf("pod %+v", p)
+			}
+		}
+		for _, v := range o.services {
+			if !validName(v.Name) || !validName(v.Namespace) || len(v.ClusterIPs) > 2 || (v.Headless && len(v.ClusterIPs) > 0) {
+				t.Errorf("service %+v", v)
+			}
+		}
+		for _, e := range build(view{root: []named{{objects: o}}}, nil).Slices {
+			if !validName(e.Name) || !validName(e.Namespace) || !validName(e.Service) {
+				t.Errorf("slice %+v", e)
+			}
+			for _, end := range e.Endpoints {
+				if end.IP.Is6() != e.IPv6 || special(end.IP) != "" {
+					t.Errorf("slice %+v: endpoint %+v", e, end)
+				}
 			}
 		}
 	})

@@ -2,14 +2,17 @@
 // Kubernetes YAML that all nodes see (or that is copied to them).
 //
 // The folder's own files (*.yaml, *.yml, *.json; not those of folders below) hold
-// Node, Pod and Namespace objects as the API server would show them, in any order, one
-// or many to a file, also as a List. Other kinds are counted and ignored. Below it,
+// Node, Pod, Namespace, Service and EndpointSlice objects as the API server would show
+// them, in any order, one or many to a file, also as a List. Other kinds are counted and
+// ignored. A Service with a selector and without an EndpointSlice gets its endpoints from
+// the pods, as Kubernetes' controller would make them. Below the folder,
 // status/<node>/ is written by the daemon of that node alone: one Pod object for each
 // interface it attached, with the addresses.
 //
 // A file is the unit of trust: while it cannot be read, what it said last stays, and
-// the reason is a Problem; so it is if a Node loses its pod CIDRs or its address. When a
-// file is removed, its objects are gone. While the whole folder is missing everything stays as it was.
+// the reason is a Problem; so it is if a Node loses its pod CIDRs or its address, or a
+// Service its clusterIP or its ports. When a file is removed, its objects are gone. While
+// the whole folder is missing everything stays as it was.
 package source
 
 import (
@@ -26,6 +29,7 @@ const (
 	ProblemFile      = "source-file"      // a file cannot be read
 	ProblemDuplicate = "source-duplicate" // two files hold the same object
 	ProblemNode      = "source-node"      // a Node lacks something that peers need
+	ProblemService   = "source-service"   // a Service or its endpoints lack something
 	ProblemStatus    = "source-status"    // our own status files cannot be written
 	ProblemWatch     = "source-watch"     // no notification of changes; the folder is polled
 )
@@ -61,6 +65,10 @@ type Pod struct {
 	Node                 string // "" until it is bound
 	HostNetwork          bool
 	IPs                  []netip.Addr
+	Ports                []SlicePort // those of the containers that have a name
+	Ready                bool        // unless status.conditions says otherwise
+	Terminating          bool        // it was deleted, but still runs
+	Finished             bool        // it succeeded or failed
 	// Attachment is the interface that has IPs; the zero Ref if no daemon wrote it.
 	Attachment api.Ref
 }
@@ -77,8 +85,13 @@ type State struct {
 	Nodes      []*Node      // by name
 	Pods       []*Pod       // by namespace and name
 	Namespaces []*Namespace // by name
-	Problems   []api.Problem
-	Ignored    int // objects of kinds that are not read
+	Services   []*Service   // by namespace and name
+	// Slices, by namespace and name, are those of the folder and, for Services with a
+	// selector that have none there, those derived from Pods.
+	Slices   []*EndpointSlice
+	derived  []*Service // whose Slices were derived
+	Problems []api.Problem
+	Ignored  int // objects that are not read: of other kinds, or slices of no Service
 	// Complete says that each file has been read at least once since the start. Until
 	// then objects may be missing that exist: nothing should be pruned for their sake.
 	Complete bool

@@ -3,7 +3,8 @@
 //
 // The limits are a bare veth pair (same node) and plain routing without an overlay
 // (other node). The peer is bridge, kernel VXLAN and iptables as flannel makes them,
-// and for CNI calls bridge and host-local. TCP is cubic, both ends of a load are pinned
+// and for CNI calls bridge and host-local; for Services kube-proxy's rules of both modes
+// on top, with a line for each. TCP is cubic, both ends of a load are pinned
 // to one CPU for all parties alike; a value is the median of its rounds. The machine's
 // noise is in absolute numbers and mostly not in the ratios.
 package main
@@ -75,7 +76,9 @@ func bench(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, r.close()) }()
-	for _, part := range []func(context.Context, options, *report) error{trafficMetrics, cniMetrics, daemonMetrics} {
+	for _, part := range []func(context.Context, options, *report) error{
+		trafficMetrics, cniMetrics, daemonMetrics, serviceTraffic, serviceDaemon,
+	} {
 		if err := part(ctx, o, r); err != nil {
 			return err
 		}

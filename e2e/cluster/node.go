@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -25,6 +26,7 @@ type Node struct {
 	PodCIDRs []netip.Prefix
 	Dir      string // below it: state, run, net.d, bin, cache
 	BPFDir   string
+	Cgroup   string   // whose processes are the node's: [Node.Join]; empty: there is no cgroup2
 	Bin      string   // folder of the binaries it runs
 	Flags    []string // more flags for weftd
 
@@ -47,6 +49,9 @@ func (c *Cluster) newNode(number int) (*Node, error) {
 	}
 	var err error
 	if n.NS, err = c.ns(n.Name); err != nil {
+		return nil, err
+	}
+	if n.Cgroup, err = c.cgroup(); err != nil {
 		return nil, err
 	}
 	if err := c.plug(n.NS, n.Name, number); err != nil {
@@ -129,7 +134,7 @@ func (n *Node) Settings() []string {
 		"--node-name", n.Name, "--source", "dir:" + n.cluster.Source, "--socket", n.Socket(),
 		"--state-dir", n.Path("state"), "--bpf-dir", n.BPFDir,
 		"--cni-conf-dir", n.Path("net.d"), "--cni-bin-dir", n.Path("bin"),
-		"--cni-binary", filepath.Join(n.Bin, "weft-cni"),
+		"--cni-binary", filepath.Join(n.Bin, "weft-cni"), "--cgroup", cmp.Or(n.Cgroup, "none"),
 	}, n.Flags...)
 }
 

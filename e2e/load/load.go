@@ -38,6 +38,12 @@ const (
 type Path struct {
 	From, To *testnet.NS
 	Addr     netip.Addr
+	Port     uint16 // of the server, if there is only one load; 0: any
+	// Service is where the client goes to reach Addr and Port; zero: to them.
+	Service netip.AddrPort
+	// Join is told of the client's command before it starts, and what it returns is
+	// called when that has started; nil: nothing is.
+	Join func(*exec.Cmd) (func(), error)
 }
 
 // envWorker marks a process as an end; its arguments are in it.
@@ -63,7 +69,7 @@ type worker struct {
 }
 
 // start starts an end and waits until it is ready; it says on which port.
-func start(ns *testnet.NS, cpu int, kind Kind, role string, at netip.AddrPort) (*worker, uint16, error) {
+func start(ns *testnet.NS, cpu int, kind Kind, role string, at netip.AddrPort, join func(*exec.Cmd) (func(), error)) (*worker, uint16, error) {
 	exe, err := os.Executable()
 	if err != nil {
 		return nil, 0, err
@@ -80,6 +86,13 @@ func start(ns *testnet.NS, cpu int, kind Kind, role string, at netip.AddrPort) (
 		return nil, 0, err
 	}
 	w.out = bufio.NewScanner(out)
+	if join != nil {
+		joined, err := join(w.cmd)
+		if err != nil {
+			return nil, 0, err
+		}
+		defer joined()
+	}
 	if err := ns.Do(func() error { return pinned(cpu, w.cmd.Start) }); err != nil {
 		return nil, 0, fmt.Errorf("start %s %s: %w", kind, role, err)
 	}
@@ -143,12 +156,16 @@ func Measure(p Path, kind Kind, n int, d time.Duration) (perSecond float64, err 
 	cpus := CPUs()
 	for i := range n {
 		cpu := cpus[(len(cpus)-1+i)%len(cpus)]
-		server, port, err := start(p.To, cpu, kind, "server", netip.AddrPortFrom(p.Addr, 0))
+		server, port, err := start(p.To, cpu, kind, "server", netip.AddrPortFrom(p.Addr, p.Port), nil)
 		if err != nil {
 			return 0, err
 		}
 		all = append(all, server)
-		client, _, err := start(p.From, cpu, kind, "client", netip.AddrPortFrom(p.Addr, port))
+		to := netip.AddrPortFrom(p.Addr, port)
+		if p.Service.IsValid() {
+			to = p.Service
+		}
+		client, _, err := start(p.From, cpu, kind, "client", to, p.Join)
 		if err != nil {
 			return 0, err
 		}

@@ -35,7 +35,7 @@ func TestMeasure(t *testing.T) {
 	for _, addr := range []string{"10.0.0.2", "fd00::2"} {
 		for _, kind := range []Kind{RR, CRR, Stream, UDP} {
 			for _, n := range []int{1, 2} {
-				got, err := Measure(Path{a, b, netip.MustParseAddr(addr)}, kind, n, 200*time.Millisecond)
+				got, err := Measure(Path{From: a, To: b, Addr: netip.MustParseAddr(addr)}, kind, n, 200*time.Millisecond)
 				if err != nil {
 					t.Fatalf("%s to %s: %v", kind, addr, err)
 				}

@@ -86,7 +86,7 @@ func noDelay(fd int) error {
 	return unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
 }
 
-// listen listens on any port and tells it.
+// listen listens, on any port if that is 0, and tells the port.
 func listen(at netip.AddrPort, ready func(uint16)) (int, error) {
 	fd, err := bind(at, unix.SOCK_STREAM)
 	if err != nil {
@@ -102,6 +102,10 @@ func bind(at netip.AddrPort, typ int) (int, error) {
 	fd, sa, err := socket(at, typ)
 	if err != nil {
 		return -1, err
+	}
+	// A port that is given may have connections of an earlier load in TIME_WAIT.
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1); err != nil {
+		return -1, fmt.Errorf("allow to use the port again: %w", err)
 	}
 	if err := unix.Bind(fd, sa); err != nil {
 		return -1, fmt.Errorf("bind %s: %w", at, err)

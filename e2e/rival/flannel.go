@@ -18,33 +18,38 @@ const FlannelName = "bridge+vxlan+iptables"
 // network. There is no kube-proxy.
 func Flannel() (*Lab, error) {
 	return build(func(l *Lab) error {
-		nodes, err := l.nodes()
-		if err != nil {
-			return err
-		}
-		for i, n := range nodes {
-			if err := flannelNode(n, i+1, 2-i); err != nil {
-				return err
-			}
-		}
-		client, err := l.flannelPod(nodes[0], 1, 2)
-		if err != nil {
-			return err
-		}
-		same, err := l.flannelPod(nodes[0], 1, 3)
-		if err != nil {
-			return err
-		}
-		cross, err := l.flannelPod(nodes[1], 2, 2)
-		if err != nil {
-			return err
-		}
-		l.Same4 = load.Path{From: client, To: same, Addr: netip.MustParseAddr("10.244.1.3")}
-		l.Same6 = load.Path{From: client, To: same, Addr: netip.MustParseAddr("fd00:244:1::3")}
-		l.Cross4 = load.Path{From: client, To: cross, Addr: netip.MustParseAddr("10.244.2.2")}
-		l.Cross6 = load.Path{From: client, To: cross, Addr: netip.MustParseAddr("fd00:244:2::2")}
-		return nil
+		_, err := l.flannel()
+		return err
 	})
+}
+
+// flannel makes two nodes with pods, and the paths between these.
+func (l *Lab) flannel() (nodes [2]*testnet.NS, err error) {
+	if nodes, err = l.nodes(); err != nil {
+		return nodes, err
+	}
+	for i, n := range nodes {
+		if err := flannelNode(n, i+1, 2-i); err != nil {
+			return nodes, err
+		}
+	}
+	client, err := l.flannelPod(nodes[0], 1, 2)
+	if err != nil {
+		return nodes, err
+	}
+	same, err := l.flannelPod(nodes[0], 1, 3)
+	if err != nil {
+		return nodes, err
+	}
+	cross, err := l.flannelPod(nodes[1], 2, 2)
+	if err != nil {
+		return nodes, err
+	}
+	l.Same4 = load.Path{From: client, To: same, Addr: netip.MustParseAddr("10.244.1.3")}
+	l.Same6 = load.Path{From: client, To: same, Addr: netip.MustParseAddr("fd00:244:1::3")}
+	l.Cross4 = load.Path{From: client, To: cross, Addr: netip.MustParseAddr("10.244.2.2")}
+	l.Cross6 = load.Path{From: client, To: cross, Addr: netip.MustParseAddr("fd00:244:2::2")}
+	return nodes, nil
 }
 
 func flannelNode(n *testnet.NS, at, other int) error {

@@ -19,8 +19,12 @@ import (
 // Lab is one built way to go. Its paths are from one client.
 type Lab struct {
 	Same4, Same6, Cross4, Cross6 load.Path
+	// Outside4 begins at a host beside the nodes, and goes through the first node to the
+	// pod on the second. Flannel has none.
+	Outside4 load.Path
 
-	undo []func() error
+	bridge *testnet.NS // between the nodes
+	undo   []func() error
 }
 
 // Of is a lab that somebody else has built; close removes it.
@@ -116,6 +120,7 @@ func (l *Lab) nodes() (nodes [2]*testnet.NS, err error) {
 	if err != nil {
 		return nodes, err
 	}
+	l.bridge = bridge
 	if err := run(bridge, "ip link add br0 type bridge\nip link set br0 up"); err != nil {
 		return nodes, err
 	}
@@ -140,6 +145,22 @@ func (l *Lab) nodes() (nodes [2]*testnet.NS, err error) {
 		}
 	}
 	return nodes, nil
+}
+
+// outside makes a host on the nodes' bridge: 172.18.0.254.
+func (l *Lab) outside() (*testnet.NS, error) {
+	o, err := l.ns("outside")
+	if err != nil {
+		return nil, err
+	}
+	if err := testnet.Veth(l.bridge, "outside", o, "eth0", 1500); err != nil {
+		return nil, err
+	}
+	// It stays with the way through the first node.
+	if err := sysctls(o, "net/ipv4/conf/all/accept_redirects=0", "net/ipv4/conf/eth0/accept_redirects=0"); err != nil {
+		return nil, err
+	}
+	return o, errors.Join(run(l.bridge, "ip link set outside master br0"), run(o, "ip addr add 172.18.0.254/24 dev eth0"))
 }
 
 // pod makes a namespace whose eth0 is joined to the node's device host.
@@ -181,5 +202,10 @@ func (l *Lab) routed() error {
 	}
 	l.Cross4 = load.Path{From: pods[0], To: pods[1], Addr: netip.MustParseAddr("10.9.2.2")}
 	l.Cross6 = load.Path{From: pods[0], To: pods[1], Addr: netip.MustParseAddr("fd09:2::2")}
-	return nil
+	outside, err := l.outside()
+	if err != nil {
+		return err
+	}
+	l.Outside4 = load.Path{From: outside, To: pods[1], Addr: l.Cross4.Addr}
+	return run(outside, "ip route add 10.9.0.0/16 via 172.18.0.1")
 }

@@ -36,6 +36,7 @@ const (
 	PathStatus    = "/v1/status"     // GET → Status
 	PathEndpoints = "/v1/endpoints"  // GET → []Endpoint
 	PathNodes     = "/v1/nodes"      // GET → []Node
+	PathServices  = "/v1/services"   // GET → []Service; /NAME or /NAMESPACE/NAME below it: that one
 	PathMetrics   = "/metrics"       // GET → Prometheus text
 )
 
@@ -179,6 +180,7 @@ type Endpoint struct {
 	Ref
 	PodNamespace string       `json:"podNamespace,omitempty"`
 	PodName      string       `json:"podName,omitempty"`
+	PodUID       string       `json:"podUID,omitempty"` // as the runtime named it
 	IPs          []netip.Addr `json:"ips"`
 	MAC          string       `json:"mac"`
 	HostIf       string       `json:"hostIf"`

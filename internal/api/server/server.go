@@ -30,6 +30,9 @@ type Info interface {
 	Status() api.Status
 	Endpoints() []api.Endpoint
 	Nodes() []api.Node
+	// Services returns all, or with a name (NAME or NAMESPACE/NAME) that one with its
+	// backends; an [*api.Error] if there is none, or more than one.
+	Services(name string) ([]api.Service, error)
 }
 
 // Handler serves the paths of package api. Without metrics, [api.PathMetrics] is
@@ -73,6 +76,11 @@ func Handler(cni CNI, info Info, metrics http.Handler) http.Handler {
 	get(api.PathStatus, func() (any, error) { return info.Status(), nil })
 	get(api.PathEndpoints, func() (any, error) { return list(info.Endpoints()), nil })
 	get(api.PathNodes, func() (any, error) { return list(info.Nodes()), nil })
+	get(api.PathServices, func() (any, error) { s, err := info.Services(""); return list(s), err })
+	mux.HandleFunc("GET "+api.PathServices+"/{name...}", func(w http.ResponseWriter, r *http.Request) {
+		s, err := info.Services(r.PathValue("name"))
+		reply(w, list(s), err)
+	})
 	if metrics != nil {
 		mux.Handle("GET "+api.PathMetrics, metrics)
 	}

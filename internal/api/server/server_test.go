@@ -41,6 +41,13 @@ func (info) Status() api.Status        { return api.Status{Node: "n1"} }
 func (info) Endpoints() []api.Endpoint { return nil }
 func (info) Nodes() []api.Node         { return []api.Node{{Name: "n1"}} }
 
+func (info) Services(name string) ([]api.Service, error) {
+	if name != "" && name != "default/web" {
+		return nil, &api.Error{Code: api.CodeUnknown, Msg: "there is no Service " + name}
+	}
+	return []api.Service{{Namespace: "default", Name: "web"}}, nil
+}
+
 func do(h http.Handler, method, path, body string) (int, string) {
 	w := httptest.NewRecorder()
 	h.ServeHTTP(w, httptest.NewRequest(method, path, strings.NewReader(body)))

@@ -1,0 +1,167 @@
+package bpf
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+)
+
+// Flow is a translated flow that both ends have spoken in.
+type Flow struct {
+	Protocol Protocol
+	Client   netip.AddrPort
+	Service  netip.AddrPort // what the client sends to
+	Source   netip.AddrPort // what the backend sees of the client
+	Backend  netip.AddrPort
+	Idle     time.Duration // since its client last sent something, rounded down to about a second
+}
+
+// Timeouts say how long a flow may be silent, both ways, before it is forgotten.
+type Timeouts struct {
+	TCP, UDP, SCTP time.Duration
+}
+
+// DefaultTimeouts: TCP and SCTP outlast a keepalive every two hours (RFC 5382, REQ-5),
+// UDP is that of the kernel's own conntrack (nf_conntrack_udp_timeout_stream).
+var DefaultTimeouts = Timeouts{TCP: 124 * time.Minute, UDP: 2 * time.Minute, SCTP: 124 * time.Minute}
+
+func (t Timeouts) of(p Protocol) time.Duration {
+	switch p {
+	case TCP:
+		return t.TCP
+	case SCTP:
+		return t.SCTP
+	}
+	return t.UDP
+}
+
+// flowTick is the unit of a row's `seen`: 2^30 ns of uptime.
+const flowTick = 1 << 30 * time.Nanosecond
+
+// uptime is the clock of the programs (bpf_ktime_get_coarse_ns).
+func uptime() time.Duration {
+	var t unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC_COARSE, &t); err != nil {
+		return 0 // cannot be
+	}
+	return time.Duration(t.Nano())
+}
+
+// Collect tells f of every live flow and forgets those that have been silent too long.
+// It reads the map in small batches, so that no packet waits for it. It returns how
+// many it has forgotten. f may be nil.
+func (d *Datapath) Collect(timeouts Timeouts, f func(Flow)) (int, error) {
+	now := uptime()
+	idle := func(v *weftFlow) time.Duration { return max(0, now-time.Duration(v.Seen)*flowTick) }
+	var dead []weftTuple
+	err := scan(d, weftMapLive, func(k *weftTuple, v *weftFlow) {
+		silent := idle(v)
+		if silent > timeouts.of(Protocol(k.Proto)) {
+			dead = append(dead, *k)
+		} else if v.Flags&flowReply == 0 && f != nil {
+			f(flowOf(k, v, silent))
+		}
+	})
+	if err != nil {
+		return 0, err
+	}
+	forgotten := 0
+	var errs []error
+	live := d.maps[weftMapLive]
+	for _, k := range dead {
+		var v, back weftFlow
+		if err := live.Lookup(&k, &v); err != nil {
+			continue // gone already
+		}
+		other := otherOf(k, v)
+		if err := live.Lookup(&other, &back); err == nil && idle(&back) <= timeouts.of(Protocol(k.Proto)) {
+			continue // only this direction is silent
+		}
+		forgotten++
+		errs = append(errs, drop(live, other), drop(live, k))
+	}
+	return forgotten, errors.Join(errs...)
+}
+
+// BackendFlows counts, by backend, the flows that go through a Service on this node: the
+// live ones that are translated per packet, and the sockets that are connected.
+func (d *Datapath) BackendFlows() (map[Place]int, error) {
+	counts := map[Place]int{}
+	err := scan(d, weftMapLive, func(k *weftTuple, v *weftFlow) {
+		if v.Flags&flowReply == 0 {
+			counts[Place{addrFrom(v.Dst), v.Dport, Protocol(k.Proto)}]++
+		}
+	})
+	if err != nil {
+		return nil, err
+	}
+	err = scan(d, weftMapSockets, func(_ *uint64, v *weftConnected) {
+		counts[Place{addrFrom(v.Backend), v.BackendPort, Protocol(v.Proto)}]++
+	})
+	return counts, err
+}
+
+// flowReply is FLOW_REPLY in src/flow.h.
+const flowReply = 1
+
+func drop(m *ebpf.Map, k weftTuple) error {
+	if err := m.Delete(&k); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		return fmt.Errorf("forget flow: %w", err)
+	}
+	return nil
+}
+
+// otherOf is the key of a flow's other row.
+func otherOf(k weftTuple, v weftFlow) weftTuple {
+	return weftTuple{Src: v.Dst, Dst: v.Src, Sport: v.Dport, Dport: v.Sport, Proto: k.Proto}
+}
+
+func flowOf(k *weftTuple, v *weftFlow, idle time.Duration) Flow {
+	at := func(a weftAddr, port uint16) netip.AddrPort { return netip.AddrPortFrom(addrFrom(a), port) }
+	return Flow{
+		Protocol: Protocol(k.Proto), Client: at(k.Src, k.Sport), Service: at(k.Dst, k.Dport),
+		Source: at(v.Src, v.Sport), Backend: at(v.Dst, v.Dport), Idle: idle,
+	}
+}
+
+// Unmark lets packets to addresses that are no longer clients of translated flows pass
+// without a look at the flows. A mark that was set meanwhile stays.
+func (d *Datapath) Unmark() error {
+	start := uint32(uptime() / flowTick)
+	used := map[uint32]bool{}
+	for _, name := range []string{weftMapLive, weftMapBrief} {
+		err := scan(d, name, func(k *weftTuple, v *weftFlow) {
+			if v.Flags&flowReply != 0 {
+				used[clientMark(k.Dst)] = true
+			}
+		})
+		if err != nil {
+			return err
+		}
+	}
+	marks := d.maps[weftMapClients]
+	var errs []error
+	err := scan(d, weftMapClients, func(k *uint32, v *uint32) {
+		if *v == 0 || used[*k] || *v >= start {
+			return
+		}
+		var none uint32
+		if err := marks.Put(k, &none); err != nil {
+			errs = append(errs, fmt.Errorf("write map %s: %w", weftMapClients, err))
+		}
+	})
+	return errors.Join(append(errs, err)...)
+}
+
+// clientMark is the index of an address in `clients`: client_of in src/flow.h.
+func clientMark(a weftAddr) uint32 {
+	mix := func(h, v uint64) uint64 {
+		h = (h ^ v) * 0x9e3779b97f4a7c15
+		return h ^ h>>29
+	}
+	return uint32(mix(native.Uint64(a.B[:8]), native.Uint64(a.B[8:])) >> 50)
+}

@@ -1,0 +1,56 @@
+package bpf
+
+import (
+	"math"
+	"net/netip"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/weftnet/weft/internal/reconcile"
+)
+
+// Every row comes back as it was set, single and in a dump, and goes.
+func TestServiceTables(t *testing.T) {
+	s := open(t, Options{}).Services()
+	v4, v6 := netip.MustParseAddr("10.96.0.10"), netip.MustParseAddr("fd00:96::a")
+	const id SetID = math.MaxUint64 - 2
+	var row MaglevRow
+	for i := range row {
+		row[i] = uint16(i * 1000)
+	}
+	testTable(t, s.Alive, map[Place]uint32{{v4, 8080, TCP}: 1, {v6, 53, UDP}: math.MaxUint32, {v6, 53, SCTP}: 3})
+	testTable(t, s.Backends, map[Slot]Backend{{id, 0}: {v4, 1, 2}, {id, math.MaxUint32}: {v6, 65535, 0}, {1, 0}: {}})
+	testTable(t, s.Maglev, map[Block]MaglevRow{{id, 0}: row, {id, 1}: {}})
+	testTable(t, s.Ranges, map[Range]struct{}{
+		{id, netip.MustParsePrefix("0.0.0.0/0")}: {}, {id, netip.MustParsePrefix("::/0")}: {},
+		{1, netip.MustParsePrefix("192.0.2.0/24")}: {}, {2, netip.MustParsePrefix("192.0.2.0/24")}: {}, {1, netip.MustParsePrefix("2001:db8::1/128")}: {},
+	})
+	testTable(t, s.Sets, map[SetID]Set{id: {3, 307, SetDrop}, 1: {}})
+	testTable(t, s.Frontends, map[Place]Frontend{
+		{v4, 80, TCP}: {id, 1, 2, 10800}, {Addr: v4}: {}, {v6, 80, UDP}: {Outside: id},
+	})
+}
+
+func testTable[K, V comparable](t *testing.T, table reconcile.Target[K, V], rows map[K]V) {
+	t.Helper()
+	for k, v := range rows {
+		must(t, table.Set(k, v))
+	}
+	got, err := table.Dump()
+	must(t, err)
+	if d := cmp.Diff(got, rows, cmp.Comparer(func(a, b netip.Addr) bool { return a == b }), cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); d != "" {
+		t.Errorf("dump (-got +want):\n%s", d)
+	}
+	for k, v := range rows {
+		got, ok, err := table.(reconcile.Getter[K, V]).Get(k)
+		if err != nil || !ok || got != v {
+			t.Errorf("get %v: got %v, %v, %v, want %v", k, got, ok, err, v)
+		}
+		must(t, table.Delete(k))
+		must(t, table.Delete(k))
+	}
+	if got, err := table.Dump(); err != nil || len(got) > 0 {
+		t.Errorf("after deletes: got %v, %v, want no rows", got, err)
+	}
+}

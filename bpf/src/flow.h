@@ -1,0 +1,228 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/* Conntrack: the flows that are translated, and no others. A flow has two rows, one for
+ * each direction; each says what the packets of its tuple become, so each leads to the
+ * other. New flows are in `brief`, where a flood pushes out its like; a flow that both
+ * ends have spoken in moves to `live`, from which nothing is pushed out, and back when
+ * it has ended.
+ */
+#pragma once
+#include "choose.h"
+#include "kernel.h"
+#include "l4.h"
+#include "rows.h"
+
+struct tuple {
+	union addr src;
+	union addr dst;
+	__u16 sport; /* host order */
+	__u16 dport;
+	__u8 proto;
+	__u8 pad[3];
+};
+
+/* Flow flags; FLOW_REPLY is flowReply in ../flows.go, too. */
+enum {
+	FLOW_REPLY = 1 << 0,	/* a row of what backends send */
+	FLOW_ANSWERED = 1 << 1, /* in the row of replies: one has passed */
+	FLOW_FIN = 1 << 2,	/* this direction has ended (TCP) */
+	FLOW_CLOSED = 1 << 3,	/* both have, or one was reset */
+};
+
+struct flow {
+	union addr src; /* what the packet gets instead */
+	union addr dst;
+	__u16 sport; /* host order */
+	__u16 dport;
+	__u32 generation; /* of the backend */
+	__u32 seen;	  /* when a packet passed, in units of 2^30 ns of uptime */
+	__u32 flags;
+};
+
+/* Written by the programs; the daemon removes what has been silent too long. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__type(key, struct tuple);
+	__type(value, struct flow);
+	__uint(max_entries, 262144); /* replaced at load by the setting */
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+} live SEC(".maps");
+
+/* Written by the programs; new and ended flows, the oldest go first. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__type(key, struct tuple);
+	__type(value, struct flow);
+	__uint(max_entries, 65536); /* replaced at load by the setting */
+} brief SEC(".maps");
+
+enum {
+	CLIENTS = 16384,
+};
+
+/* Whether an address is the client of translated flows, by a hash of it: most packets
+ * need no look at the flows. Written by the programs; cleared by the daemon.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, __u32);
+	__uint(max_entries, CLIENTS);
+} clients SEC(".maps");
+
+static __always_inline __u32 now(void)
+{
+	return bpf_ktime_get_coarse_ns() >> 30;
+}
+
+static __always_inline __u64 mix(__u64 h, __u64 v)
+{
+	h = (h ^ v) * 0x9e3779b97f4a7c15;
+	return h ^ h >> 29;
+}
+
+static __always_inline __u32 *client_of(const union addr *addr)
+{
+	__u32 key = mix(addr->d[0], addr->d[1]) >> 50;
+
+	return bpf_map_lookup_elem(&clients, &key);
+}
+
+/* Whether packets to this address may be replies that must be translated. */
+static __always_inline bool is_client(const union addr *addr)
+{
+	__u32 *mark = client_of(addr);
+
+	return mark && *mark;
+}
+
+static __always_inline void mark_client(const union addr *addr)
+{
+	__u32 *mark = client_of(addr);
+
+	if (mark && *mark != now())
+		*mark = now();
+}
+
+static __always_inline void tuple_of(const struct ip *ip, const struct l4 *l4, struct tuple *t)
+{
+	__builtin_memset(t, 0, sizeof(*t));
+	t->src = ip->src;
+	t->dst = ip->dst;
+	t->sport = l4->sport;
+	t->dport = l4->dport;
+	t->proto = l4->proto;
+}
+
+/* The tuple of the other direction. */
+static __always_inline void other_of(const struct flow *f, __u8 proto, struct tuple *t)
+{
+	__builtin_memset(t, 0, sizeof(*t));
+	t->src = f->dst;
+	t->dst = f->src;
+	t->sport = f->dport;
+	t->dport = f->sport;
+	t->proto = proto;
+}
+
+/* Moves both rows of a flow from one map to the other. */
+static __always_inline enum reason move_flow(void *from, void *to, const struct tuple *t,
+					     struct flow *f, const struct tuple *u, struct flow *g,
+					     __u32 flags)
+{
+	f->flags |= flags;
+	g->flags |= flags;
+	if (bpf_map_update_elem(to, t, f, BPF_ANY))
+		return DROP_FLOWS_FULL;
+	if (bpf_map_update_elem(to, u, g, BPF_ANY)) {
+		bpf_map_delete_elem(to, t);
+		return DROP_FLOWS_FULL;
+	}
+	bpf_map_delete_elem(from, t);
+	bpf_map_delete_elem(from, u);
+	return OK;
+}
+
+static __always_inline void forget_flow(const struct tuple *t, const struct flow *f)
+{
+	struct tuple u;
+
+	other_of(f, t->proto, &u);
+	bpf_map_delete_elem(&live, &u);
+	bpf_map_delete_elem(&brief, &u);
+	bpf_map_delete_elem(&live, t);
+	bpf_map_delete_elem(&brief, t);
+}
+
+/* Takes note of a packet of a live flow. */
+static __always_inline void note_live(const struct tuple *t, struct flow *f, __u8 flags)
+{
+	struct tuple u;
+	struct flow *g;
+
+	if (f->seen != now())
+		f->seen = now();
+	if (likely(!(flags & (TCP_FIN | TCP_RST))))
+		return;
+	f->flags |= FLOW_FIN;
+	other_of(f, t->proto, &u);
+	g = bpf_map_lookup_elem(&live, &u);
+	if (g && (flags & TCP_RST || g->flags & FLOW_FIN))
+		move_flow(&live, &brief, t, f, &u, g, FLOW_CLOSED);
+}
+
+/* Whether a row of replies is the other one of the flow whose packets have tuple t. */
+static __always_inline bool leads_to(const struct flow *g, const struct tuple *t)
+{
+	return same_addr(&g->dst, &t->src) && same_addr(&g->src, &t->dst) && g->dport == t->sport &&
+	       g->sport == t->dport;
+}
+
+/* Takes note of what a client sends in a new flow: when it goes on after an answer, the
+ * flow is live. The row of replies is made again if it was pushed out; NOT_OURS if
+ * another flow has its place by now.
+ */
+static __always_inline enum reason note_brief(const struct tuple *t, struct flow *f, __u8 flags)
+{
+	struct flow *g, back = {};
+	struct tuple u;
+
+	f->seen = now();
+	other_of(f, t->proto, &u);
+	g = bpf_map_lookup_elem(&brief, &u);
+	if (unlikely(!g)) {
+		back.src = t->dst;
+		back.dst = t->src;
+		back.sport = t->dport;
+		back.dport = t->sport;
+		back.generation = f->generation;
+		back.seen = f->seen;
+		back.flags = FLOW_REPLY;
+		if (bpf_map_lookup_elem(&live, &u) ||
+		    bpf_map_update_elem(&brief, &u, &back, BPF_NOEXIST))
+			return NOT_OURS;
+		return OK;
+	}
+	if (unlikely(!leads_to(g, t)))
+		return NOT_OURS;
+	if (flags & TCP_RST)
+		f->flags |= FLOW_CLOSED;
+	if (!(g->flags & FLOW_ANSWERED) || (f->flags | g->flags) & FLOW_CLOSED || flags & TCP_SYN)
+		return OK;
+	if (flags & TCP_FIN)
+		f->flags |= FLOW_FIN;
+	return move_flow(&brief, &live, t, f, &u, g, 0);
+}
+
+/* Takes note of what a backend answers in a new flow, or one that has ended: NOT_OURS if
+ * it answers another one, of the same tuple, that is not translated.
+ */
+static __always_inline enum reason note_answer(struct flow *f, __u8 flags)
+{
+	if (f->flags & FLOW_CLOSED && flags & TCP_SYN)
+		return NOT_OURS;
+	f->seen = now();
+	f->flags |= FLOW_ANSWERED;
+	if (flags & TCP_RST)
+		f->flags |= FLOW_CLOSED;
+	return OK;
+}

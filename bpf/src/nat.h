@@ -1,0 +1,152 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/* Giving a packet other addresses and ports, its checksums kept right. */
+#pragma once
+#include "flow.h"
+
+/* GF(2) polynomials modulo CRC32c's, in the reflected form: bit 31 is x^0. */
+static __always_inline __u32 times_x(__u32 v)
+{
+	return v >> 1 ^ (0x82f63b78 & -(v & 1));
+}
+
+/* a·b. */
+static __noinline __u32 times(__u32 a, __u32 b)
+{
+	__u32 product = 0;
+
+	for (int i = 0; i < 32; i++) {
+		product ^= b & -(a >> 31);
+		a <<= 1;
+		b = times_x(b);
+	}
+	return product;
+}
+
+/* What the CRC32c of a message of len bytes changes by when its first four bytes change
+ * by diff (an XOR, as stored): CRC is linear, so the message itself need not be read.
+ */
+static __noinline __u32 crc_diff(__u32 diff, __u32 len)
+{
+	__u32 square = 0x00800000; /* x^8: by one byte */
+
+	for (int i = 0; i < 16; i++) {
+		if (len & 1)
+			diff = times(diff, square);
+		len >>= 1;
+		square = times(square, square);
+	}
+	return diff;
+}
+
+/* SCTP's checksum (RFC 9260, appendix A) when the ports change from old to new, network
+ * order. Zero is one that the device is still to make.
+ */
+static __always_inline enum reason sctp_sum(struct __sk_buff *skb, const struct ip *ip,
+					    const struct l4 *l4, __u32 old, __u32 new)
+{
+	__u32 diff = crc_diff(old ^ new, ip->len - (l4->off - ETH_HLEN));
+	__u32 *sum = data_of(skb) + start_of(l4) + 8;
+
+	if (unlikely((void *)(sum + 1) > end_of(skb)))
+		return DROP_TRUNCATED;
+	if (*sum)
+		*sum ^= diff;
+	return OK;
+}
+
+static __always_inline __u32 sum_words(const __u32 *a, const __u32 *b, int n)
+{
+	__u64 sum = 0;
+
+	for (int i = 0; i < n; i++)
+		sum += (__u64)b[i] + (__u32)~a[i];
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	return (sum & 0xffffffff) + (sum >> 32);
+}
+
+/* Writes addresses; *diff is what their sum changes by. */
+static __always_inline enum reason set_addrs(struct __sk_buff *skb, struct ip *ip,
+					     const union addr *src, const union addr *dst,
+					     __u32 *diff)
+{
+	__u32 old[8], new[8];
+
+	if (ip->v6) {
+		struct ipv6hdr *h = data_of(skb) + ETH_HLEN;
+
+		if (unlikely((void *)(h + 1) > end_of(skb)))
+			return DROP_INTERNAL;
+		__builtin_memcpy(old, ip->src.w, 16);
+		__builtin_memcpy(old + 4, ip->dst.w, 16);
+		__builtin_memcpy(new, src->w, 16);
+		__builtin_memcpy(new + 4, dst->w, 16);
+		__builtin_memcpy(h->saddr, src->w, 16);
+		__builtin_memcpy(h->daddr, dst->w, 16);
+		*diff = sum_words(old, new, 8);
+	} else {
+		struct iphdr *h = data_of(skb) + ETH_HLEN;
+
+		if (unlikely((void *)(h + 1) > end_of(skb)))
+			return DROP_INTERNAL;
+		old[0] = h->saddr;
+		old[1] = h->daddr;
+		new[0] = src->w[3];
+		new[1] = dst->w[3];
+		h->saddr = new[0];
+		h->daddr = new[1];
+		*diff = sum_words(old, new, 2);
+		/* HC' = ~(~HC + ~m + m'), RFC 1624 */
+		h->check = ~fold((__u64)(__u16)~h->check + *diff);
+	}
+	ip->src = *src;
+	ip->dst = *dst;
+	return OK;
+}
+
+/* Makes the packet, whose Ethernet header is followed by its IP header, one of the
+ * tuple that the flow's row says.
+ */
+__noinline int translate(struct __sk_buff *skb, struct packet *p, struct flow *f)
+{
+	struct ip *ip = &p->ip;
+	struct l4 *l4 = &p->l4;
+	__u32 old, new, diff, at;
+	__u64 flags = 0;
+	enum reason why;
+	__u16 *ports;
+	long bad = 0;
+
+	if (!p || !f)
+		return DROP_INTERNAL;
+	at = l4->off + 16;
+	if (l4->proto == IPPROTO_UDP) {
+		at = l4->off + 6;
+		flags = BPF_F_MARK_MANGLED_0;
+	}
+	why = set_addrs(skb, ip, &f->src, &f->dst, &diff);
+	if (unlikely(why) || unlikely(!l4->off))
+		return why;
+	ports = data_of(skb) + start_of(l4);
+	if (unlikely((void *)(ports + 2) > end_of(skb)))
+		return DROP_INTERNAL;
+	old = ports[0] | (__u32)ports[1] << 16;
+	ports[0] = htons(f->sport);
+	ports[1] = htons(f->dport);
+	new = ports[0] | (__u32)ports[1] << 16;
+	l4->sport = f->sport;
+	l4->dport = f->dport;
+	if (unlikely(l4->proto == IPPROTO_SCTP)) {
+		if (old == new)
+			return OK;
+		return l4->more ? DROP_FRAGMENT : sctp_sum(skb, ip, l4, old, new);
+	}
+	/* Addresses are in the sum that a device completes, ports are not. */
+	flags |= BPF_F_PSEUDO_HDR;
+	/* Linux 6.16 knows that IPv6 has no header checksum to make up for the change. */
+	if (!ip->v6 || bpf_l4_csum_replace(skb, at, 0, diff, flags | BPF_F_IPV6))
+		bad = bpf_l4_csum_replace(skb, at, 0, diff, flags);
+	flags &= ~BPF_F_PSEUDO_HDR;
+	if (old != new)
+		bad |= bpf_l4_csum_replace(skb, at, old, new, flags | sizeof(old));
+	return unlikely(bad) ? DROP_INTERNAL : OK;
+}

@@ -1,0 +1,290 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/* Services per packet: which backend, and which addresses the packet gets for it. */
+#pragma once
+#include "affinity.h"
+#include "choose.h"
+#include "flow.h"
+#include "overlay.h"
+#include "reject.h"
+
+/* Addresses of this node that stand in for clients, by kind of backend and family. */
+enum {
+	OWN_GATEWAY,  /* towards pods; IPv6: one more */
+	OWN_NODE = 2, /* towards other nodes; IPv6: one more */
+	OWN_ADDRS = 4,
+};
+
+/* Written by the daemon. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, union addr);
+	__uint(max_entries, OWN_ADDRS);
+} own SEC(".maps");
+
+/* Source ports of clients that this node stands in for: below those that the kernel
+ * gives to the node's own sockets (ip_local_port_range) and below NodePorts.
+ */
+enum {
+	PORT_FIRST = 1024,
+	PORTS = 30000 - PORT_FIRST,
+	PORT_TRIES = 16,
+};
+
+static __always_inline struct frontend *frontend_of(const union addr *addr, __u16 port, __u8 proto)
+{
+	struct frontend_key key = {.port = port, .proto = proto};
+
+	key.addr = *addr;
+	return bpf_map_lookup_elem(&frontends, &key);
+}
+
+static __always_inline bool in_ranges(__u64 id, const union addr *addr)
+{
+	struct range_key key = {.bits = 192};
+
+	__builtin_memcpy(key.ranges, &id, 8);
+	__builtin_memcpy(key.addr, addr, 16);
+	return bpf_map_lookup_elem(&ranges, &key) != NULL;
+}
+
+/* The same on every node. */
+static __always_inline __u32 hash_of(const struct tuple *t, bool client_only)
+{
+	__u64 h = mix(mix(0x77656674, t->src.d[0]), t->src.d[1]);
+
+	if (!client_only) {
+		h = mix(mix(h, t->dst.d[0]), t->dst.d[1]);
+		h = mix(h, t->sport | (__u32)t->dport << 16 | (__u64)t->proto << 32);
+	}
+	return h >> 32;
+}
+
+/* A backend for a new flow. */
+static __always_inline enum reason pick_backend(const struct frontend *fe, const struct tuple *t,
+						bool outside, struct backend *to)
+{
+	struct affinity_key key = {.set = outside ? fe->outside : fe->inside};
+	struct backend *b;
+	struct set *set;
+
+	if (unlikely(fe->ranges) && !in_ranges(fe->ranges, &t->src))
+		return DROP_SOURCE_RANGE;
+	set = set_of(key.set);
+	if (unlikely(!set))
+		return REJECT_NO_BACKEND;
+	if (unlikely(!set->count))
+		return set->flags & SET_DROP ? DROP_NO_LOCAL_BACKEND : REJECT_NO_BACKEND;
+	if (unlikely(fe->affinity)) {
+		key.client = t->src;
+		if (stays_with(&key, t->proto, fe->affinity, to))
+			return OK;
+	}
+	b = outside ? choose_alike(key.set, set, hash_of(t, fe->affinity != 0))
+		    : choose(key.set, set, bpf_get_prandom_u32());
+	if (unlikely(!b))
+		return REJECT_NO_BACKEND;
+	*to = *b;
+	if (unlikely(fe->affinity))
+		stay_with(&key, fe->affinity, to);
+	return OK;
+}
+
+/* Whose address the backend sees: the client's, unless its answer would not come back
+ * here.
+ */
+static __always_inline void pick_source(const struct tuple *t, bool outside, struct flow *f)
+{
+	__u32 kind = OWN_GATEWAY;
+	union addr *own_addr;
+
+	f->src = t->src;
+	f->sport = t->sport;
+	if (outside) {
+		if (endpoint_of(&f->dst))
+			return;
+		if (!peer_of(&f->dst))
+			kind = OWN_NODE;
+	} else if (likely(!same_addr(&t->src, &f->dst))) {
+		return;
+	}
+	kind += !is_v4(&f->dst);
+	own_addr = bpf_map_lookup_elem(&own, &kind);
+	if (own_addr)
+		f->src = *own_addr;
+	/* One port for each of a client's, always the same: what the backend remembers of
+	 * it (TIME_WAIT, timestamps) is then of that very port. An address's own ports
+	 * (ip_local_port_range) are fewer than PORTS, so none gets another's.
+	 */
+	f->sport = PORT_FIRST + (hash_of(t, true) % PORTS + t->sport) % PORTS;
+}
+
+/* Whether a new flow may have the place of one in `brief`: if it is the same, or a former
+ * one of that port of the client. Another's may not be known as ended to its backend.
+ */
+static __always_inline bool may_follow(const struct flow *g, const struct tuple *t)
+{
+	return leads_to(g, t) ||
+	       (g->flags & FLOW_CLOSED && g->dport == t->sport && same_addr(&g->dst, &t->src));
+}
+
+/* Claims the tuple of the replies, with another source port if it is taken. When most
+ * ports are, it takes that of another flow in `brief`: a flood of half-open ones does not
+ * keep the ports to itself. The other one, if it goes on, gets another port.
+ */
+static __always_inline enum reason claim(const struct tuple *t, struct flow *f)
+{
+	struct flow back = {}, *g;
+	struct tuple u;
+
+	back.src = t->dst;
+	back.dst = t->src;
+	back.sport = t->dport;
+	back.dport = t->sport;
+	back.generation = f->generation;
+	back.seen = f->seen;
+	back.flags = FLOW_REPLY;
+	other_of(f, t->proto, &u);
+	for (int i = 0; i < PORT_TRIES; i++) {
+		if (likely(!bpf_map_lookup_elem(&live, &u))) {
+			if (likely(!bpf_map_update_elem(&brief, &u, &back, BPF_NOEXIST)))
+				return OK;
+			g = bpf_map_lookup_elem(&brief, &u);
+			if (g && (i >= PORT_TRIES / 2 || may_follow(g, t)) &&
+			    !bpf_map_update_elem(&brief, &u, &back, BPF_ANY))
+				return OK;
+		}
+		f->sport = PORT_FIRST + bpf_get_prandom_u32() % PORTS;
+		u.dport = f->sport;
+	}
+	return DROP_PORTS_FULL;
+}
+
+/* A new flow to a place of a Service. */
+static __always_inline enum reason new_flow(const struct frontend *fe, const struct tuple *t,
+					    bool outside, struct flow *f)
+{
+	struct backend to;
+	enum reason why;
+
+	why = pick_backend(fe, t, outside, &to);
+	if (unlikely(why))
+		return why;
+	__builtin_memset(f, 0, sizeof(*f));
+	f->dst = to.addr;
+	f->dport = to.port;
+	f->generation = to.generation;
+	f->seen = now();
+	pick_source(t, outside, f);
+	why = claim(t, f);
+	if (unlikely(why))
+		return why;
+	mark_client(&f->src);
+	return bpf_map_update_elem(&brief, t, f, BPF_ANY) ? DROP_FLOWS_FULL : OK;
+}
+
+/* The flow of a tuple if there is one whose backend lives. NOT_OURS: a new one is to be
+ * made, if the packet may begin one.
+ */
+static __always_inline enum reason known_flow(const struct tuple *t, __u8 flags, struct flow *f)
+{
+	struct flow *known = bpf_map_lookup_elem(&live, t);
+	bool is_live = known != NULL;
+
+	if (!known)
+		known = bpf_map_lookup_elem(&brief, t);
+	if (!known || known->flags & FLOW_REPLY)
+		return NOT_OURS;
+	*f = *known;
+	if (unlikely(!is_alive(&f->dst, f->dport, t->proto, f->generation))) {
+		forget_flow(t, f);
+		return t->proto == IPPROTO_TCP && !(flags & TCP_SYN) ? REJECT_BACKEND_GONE
+								     : NOT_OURS;
+	}
+	if (likely(is_live)) {
+		note_live(t, known, flags);
+		return OK;
+	}
+	if (unlikely(f->flags & FLOW_CLOSED && flags & TCP_SYN))
+		return NOT_OURS;
+	mark_client(&f->src); /* the daemon may have cleared it a moment ago */
+	return note_brief(t, known, flags);
+}
+
+/* What becomes of a packet to a Service: f. NOT_OURS: it is to none. */
+__noinline int service_of(struct packet *p, bool outside, struct flow *f)
+{
+	struct frontend *fe;
+	enum reason why;
+	struct tuple t;
+
+	if (!p || !f)
+		return DROP_INTERNAL;
+	fe = frontend_of(&p->ip.dst, p->l4.dport, p->l4.proto);
+	if (!fe)
+		return frontend_of(&p->ip.dst, 0, 0) ? REJECT_NO_PORT : NOT_OURS;
+	if (unlikely(outside && !fe->outside))
+		return NOT_OURS;
+	tuple_of(&p->ip, &p->l4, &t);
+	why = known_flow(&t, p->l4.flags, f);
+	return why == NOT_OURS ? new_flow(fe, &t, outside, f) : why;
+}
+
+/* What becomes of a packet that may be a reply of a flow translated here: f. NOT_OURS:
+ * it is none.
+ */
+__noinline int reply_of(struct packet *p, struct flow *f)
+{
+	struct flow *known;
+	struct tuple t;
+
+	if (!p || !f)
+		return DROP_INTERNAL;
+	tuple_of(&p->ip, &p->l4, &t);
+	known = bpf_map_lookup_elem(&live, &t);
+	if (known && known->flags & FLOW_REPLY) {
+		*f = *known;
+		note_live(&t, known, p->l4.flags);
+		return OK;
+	}
+	known = bpf_map_lookup_elem(&brief, &t);
+	if (!known || !(known->flags & FLOW_REPLY))
+		return NOT_OURS;
+	*f = *known;
+	return note_answer(known, p->l4.flags);
+}
+
+/* To where the node's routes lead, past its stack: that would not take a packet with an
+ * address of its own as the source.
+ */
+static __always_inline int leave(struct __sk_buff *skb, const struct ip *ip)
+{
+	struct bpf_fib_lookup fib = {.ifindex = skb->ifindex, .l4_protocol = ip->proto};
+	struct bpf_redir_neigh next = {};
+	enum reason why;
+	long got;
+
+	fib.tot_len = skb->gso_size ? 0 : ip->len;
+	if (ip->v6) {
+		fib.family = AF_INET6;
+		__builtin_memcpy(fib.src, ip->src.w, 16);
+		__builtin_memcpy(fib.dst, ip->dst.w, 16);
+	} else {
+		fib.family = AF_INET;
+		fib.src[0] = ip->src.w[3];
+		fib.dst[0] = ip->dst.w[3];
+	}
+	got = bpf_fib_lookup(skb, &fib, sizeof(fib), FIB_SKIP_NEIGH);
+	if (unlikely(got == FIB_FRAG_NEEDED))
+		return TCX_NEXT; /* the stack fragments it, or says so */
+	if (unlikely(got))
+		return give_up(DROP_NO_ROUTE);
+	why = may_forward(ip);
+	if (!why)
+		why = hop(skb, ip->v6);
+	if (unlikely(why))
+		return give_up(why);
+	next.nh_family = fib.family;
+	__builtin_memcpy(next.ipv6_nh, fib.dst, 16);
+	return bpf_redirect_neigh(fib.ifindex, &next, sizeof(next), 0);
+}

@@ -1,0 +1,238 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/* The ways of packets that Services have to do with, at each hook. */
+#pragma once
+#include "icmp.h"
+#include "nat.h"
+#include "overlay.h"
+#include "reject.h"
+#include "serve.h"
+
+/* How a packet goes on. */
+enum {
+	WAY_LIMITED = 1 << 0, /* its sender has a bandwidth limit: the stack's */
+	WAY_AROUND = 1 << 1,  /* where there is no pod, past the stack: see leave */
+	WAY_OUTSIDE = 1 << 2, /* it came from outside of the cluster */
+	WAY_POD = 1 << 3,     /* it is to a pod of this node */
+	WAY_HOST = 1 << 4,    /* it is to an address of this node */
+};
+
+enum {
+	NEVER_TOO_BIG = 576, /* every IPv4 host takes as much (RFC 791) */
+};
+
+/* A translated packet's way on. */
+__noinline int go_on(struct __sk_buff *skb, struct packet *p, __u32 way)
+{
+	struct endpoint *to;
+	struct peer *peer;
+
+	if (!p)
+		return give_up(DROP_INTERNAL);
+	to = endpoint_of(&p->ip.dst);
+	if (to) {
+		if (unlikely(way & WAY_LIMITED && !(to->flags & EP_HOST)))
+			return give_up(STACK_LIMITED);
+		return to_local(skb, to, &p->ip);
+	}
+	peer = peer_of(&p->ip.dst);
+	if (peer)
+		return way & WAY_LIMITED ? give_up(STACK_LIMITED) : to_peer(skb, peer, &p->ip);
+	return way & WAY_AROUND ? leave(skb, &p->ip) : TCX_NEXT;
+}
+
+/* Whether a packet that is to become f's would be too big for its way: its sender must
+ * be told by what it sent, not by what it would have become. The biggest size, or 0.
+ */
+static __always_inline __u32 too_big(struct __sk_buff *skb, const struct ip *ip,
+				     const struct flow *f)
+{
+	struct peer *peer;
+
+	if (ip->len <= NEVER_TOO_BIG && !skb->gso_size)
+		return 0;
+	if (endpoint_of(&f->dst))
+		return 0;
+	peer = peer_of(&f->dst);
+	return peer && fits(skb, ip, peer->mtu) == STACK_TOO_BIG ? peer->mtu : 0;
+}
+
+/* Counts why a packet to a Service does not go on, and tells its sender if the reason is
+ * one for that.
+ */
+__noinline int refuse(struct __sk_buff *skb, struct packet *p, __u32 why)
+{
+	count(why);
+	if (!p || why < REJECT_FIRST || !p->l4.off || p->ip.options)
+		return TCX_DROP;
+	if (p->l4.proto == IPPROTO_TCP)
+		return answer_reset(skb, &p->ip);
+	return answer_icmp(skb, &p->ip, ICMP_UNREACHABLE | ICMP_PORT << 8,
+			   ICMP6_UNREACHABLE | ICMP6_PORT << 8, 0);
+}
+
+static __always_inline bool is_echo(struct __sk_buff *skb, const struct packet *p)
+{
+	struct icmphdr *icmp = data_of(skb) + start_of(&p->l4);
+
+	return p->l4.off && !p->l4.more && (void *)(icmp + 1) <= end_of(skb) && !icmp->code &&
+	       p->l4.proto == (p->ip.v6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP) &&
+	       icmp->type == (p->ip.v6 ? ICMP6_ECHO : ICMP_ECHO);
+}
+
+/* What has no ports, or none that can be read (why), to an address that is nothing but a
+ * Service's: an echo is answered, so that people see that it is there, the rest dropped.
+ */
+__noinline int serve_unported(struct __sk_buff *skb, struct packet *p, __u32 why, int otherwise)
+{
+	if (!p || likely(!frontend_of(&p->ip.dst, 0, 0)))
+		return otherwise;
+	if (is_echo(skb, p))
+		return answer_echo(skb, &p->ip, start_of(&p->l4));
+	return give_up(why ? why : DROP_SERVICE_PROTOCOL);
+}
+
+/* A packet to an address of a Service, or of this node. */
+static __always_inline int serve(struct __sk_buff *skb, struct packet *p, __u32 way, int otherwise)
+{
+	struct flow f;
+	__u32 mtu;
+	int why;
+
+	why = service_of(p, way & WAY_OUTSIDE, &f);
+	if (likely(why == NOT_OURS))
+		return otherwise;
+	if (unlikely(why))
+		return refuse(skb, p, why);
+	mtu = too_big(skb, &p->ip, &f);
+	if (unlikely(mtu)) {
+		count(REJECT_TOO_BIG);
+		return answer_icmp(skb, &p->ip, ICMP_UNREACHABLE | ICMP_FRAG_NEEDED << 8,
+				   ICMP6_TOO_BIG, mtu);
+	}
+	why = translate(skb, p, &f);
+	return unlikely(why) ? give_up(why) : go_on(skb, p, way);
+}
+
+/* A reply gets back the addresses that its client knows. NOT_OURS: it is none. */
+static __always_inline int turn_back(struct __sk_buff *skb, struct packet *p)
+{
+	struct flow f;
+	int why;
+
+	if (likely(!is_client(&p->ip.dst)))
+		return NOT_OURS;
+	why = reply_of(p, &f);
+	return unlikely(why) ? why : translate(skb, p, &f);
+}
+
+/* From a pod: a packet to no pod of another node, or one that may be a reply of a
+ * translated flow. Its source has been checked; way says what is known of it.
+ */
+__noinline int from_pod_served(struct __sk_buff *skb, __u32 way)
+{
+	struct endpoint *to;
+	int why, otherwise;
+	struct packet p;
+
+	why = parse_ip(skb, ETH_HLEN, skb->protocol, skb->len - ETH_HLEN, &p.ip);
+	if (unlikely(why))
+		return give_up(why);
+	why = read_l4(skb, ETH_HLEN, &p);
+	if (likely(!why && !p.l4.unported)) {
+		why = turn_back(skb, &p);
+		if (!why)
+			return go_on(skb, &p, way | WAY_AROUND);
+		if (unlikely(why != NOT_OURS))
+			return give_up(why);
+		why = OK;
+	} else if (!why) {
+		why = turn_error(skb, &p);
+		if (unlikely(!why))
+			return go_on(skb, &p, way | WAY_AROUND);
+		if (unlikely(why != NOT_OURS))
+			return give_up(why);
+		why = OK;
+	}
+	if (way & WAY_POD) {
+		if (way & WAY_LIMITED)
+			return give_up(STACK_LIMITED);
+		to = endpoint_of(&p.ip.dst);
+		return to ? to_local(skb, to, &p.ip) : TCX_NEXT;
+	}
+	otherwise = way & WAY_HOST ? TCX_NEXT : to_outside(skb, &p.ip);
+	if (unlikely(why || p.l4.unported))
+		return serve_unported(skb, &p, why, otherwise);
+	return serve(skb, &p, way, otherwise);
+}
+
+/* From a device of the node: what is not of the overlay. */
+__noinline int from_outside_served(struct __sk_buff *skb)
+{
+	struct packet p;
+	int why;
+
+	pull(skb, ETH_HLEN + sizeof(struct ipv6hdr));
+	if (skb->pkt_type != PACKET_HOST ||
+	    parse_ip(skb, ETH_HLEN, skb->protocol, skb->len - ETH_HLEN, &p.ip) ||
+	    read_l4(skb, ETH_HLEN, &p))
+		return TCX_NEXT;
+	why = unlikely(p.l4.unported) ? turn_error(skb, &p) : turn_back(skb, &p);
+	if (!why)
+		return go_on(skb, &p, WAY_AROUND);
+	if (unlikely(why != NOT_OURS))
+		return give_up(why);
+	if (unlikely(p.l4.unported))
+		return TCX_NEXT;
+	return serve(skb, &p, WAY_AROUND | WAY_OUTSIDE, TCX_NEXT);
+}
+
+/* From another node, decapsulated by the kernel (at is ETH_HLEN) or not yet, and to an
+ * address that may be a client's: a reply of a translated flow goes to its client.
+ * NOT_OURS: it is none, and untouched. Its sender has been checked.
+ */
+__noinline int from_peer_served(struct __sk_buff *skb, __u32 at, bool v6, bool outer_v6, __u32 ecn)
+{
+	struct packet p;
+	struct flow f;
+	int why;
+
+	at &= 0xff;
+	if (parse_ip(skb, at, v6 ? htons(ETH_P_IPV6) : htons(ETH_P_IP), skb->len - at, &p.ip) ||
+	    read_l4(skb, at, &p) || p.ip.options)
+		return NOT_OURS;
+	if (unlikely(at != ETH_HLEN && skb->gso_size && p.l4.proto != IPPROTO_TCP))
+		return NOT_OURS; /* see take: from_overlay's */
+	why = unlikely(p.l4.unported) ? error_of(skb, &p, &f) : reply_of(&p, &f);
+	if (why == NOT_OURS)
+		return why;
+	if (at != ETH_HLEN) {
+		if (!why && ecn == 3 && !(p.ip.tos & 3))
+			why = DROP_CONGESTION;
+		if (!why)
+			why = decap(skb, outer_v6, p.ip.v6);
+		if (!why && unlikely(ecn == 3))
+			why = mark_congestion(skb, p.ip.v6);
+		if (p.l4.off)
+			p.l4.off -= at - ETH_HLEN;
+	}
+	if (!why)
+		why = unlikely(p.l4.unported) ? translate_error(skb, &p, &f)
+					      : translate(skb, &p, &f);
+	return unlikely(why) ? give_up(why) : go_on(skb, &p, WAY_AROUND);
+}
+
+/* From the node's stack: a reply of a backend in the node's own network gets back the
+ * addresses that its client knows.
+ */
+static __always_inline int from_host_served(struct __sk_buff *skb)
+{
+	struct packet p;
+	int why;
+
+	pull(skb, ETH_HLEN + sizeof(struct ipv6hdr));
+	if (parse_ip(skb, ETH_HLEN, skb->protocol, skb->len - ETH_HLEN, &p.ip) ||
+	    likely(!is_client(&p.ip.dst)) || read_l4(skb, ETH_HLEN, &p))
+		return TCX_NEXT;
+	why = unlikely(p.l4.unported) ? turn_error(skb, &p) : turn_back(skb, &p);
+	return why && why != NOT_OURS ? give_up(why) : TCX_NEXT;
+}

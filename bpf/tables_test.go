@@ -1,0 +1,155 @@
+package bpf
+
+import (
+	"maps"
+	"net/netip"
+	"testing"
+
+	"github.com/cilium/ebpf"
+	"github.com/google/go-cmp/cmp"
+)
+
+// flows are the rows of `live` or `brief`, without when they were seen.
+func (d *Datapath) flows(t testing.TB, name string) map[weftTuple]weftFlow {
+	t.Helper()
+	rows := map[weftTuple]weftFlow{}
+	var k weftTuple
+	var v weftFlow
+	it := d.maps[name].Iterate()
+	for it.Next(&k, &v) {
+		v.Seen = 0
+		rows[k] = v
+	}
+	must(t, it.Err())
+	return rows
+}
+
+// tcp sends a segment of the client and wants it to come out to the backend; it returns
+// the tuple that it has there.
+func (p *lane) tcp(t testing.TB, client netip.AddrPort, flags byte) (src, dst netip.AddrPort) {
+	t.Helper()
+	verdict, out := p.send(t, datagram(TCP, client, p.vip, 64, flags, nil))
+	if out == nil {
+		t.Fatalf("flags %#x from %s: verdict %d, counters %v", flags, client, int32(verdict), p.counts(t))
+	}
+	return tupleOf(out)
+}
+
+// reply sends a segment of a backend and returns the tuple that the client gets.
+func (p *lane) reply(t testing.TB, backend, to netip.AddrPort, flags byte) (src, dst netip.AddrPort) {
+	t.Helper()
+	verdict, out := p.answer(t, datagram(TCP, backend, to, 64, flags, nil))
+	if out == nil {
+		t.Fatalf("flags %#x to %s: verdict %d, counters %v", flags, to, int32(verdict), p.counts(t))
+	}
+	return tupleOf(out)
+}
+
+func (p *lane) establish(t testing.TB, client netip.AddrPort) {
+	t.Helper()
+	src, dst := p.tcp(t, client, syn)
+	p.reply(t, dst, src, syn|ack)
+	p.tcp(t, client, ack)
+}
+
+// clientAt is the client with another port.
+func (p *lane) clientAt(port int) netip.AddrPort {
+	return netip.AddrPortFrom(p.client.Addr(), uint16(port))
+}
+
+// When there is no room for another flow, none begins; those that live go on.
+func TestNoRoomForFlows(t *testing.T) {
+	const flows = 32
+	p := newLaneWith(t, false, true, Options{MaxFlows: 2 * flows})
+	for i := range flows {
+		p.establish(t, p.clientAt(20000+i))
+	}
+	src, dst := p.tcp(t, p.clientAt(30000), syn)
+	p.reply(t, dst, src, syn|ack)
+	full := p.flows(t, weftMapLive)
+	for range 3 {
+		if verdict, _ := p.send(t, datagram(TCP, p.clientAt(30000), p.vip, 64, ack, nil)); verdict != tcxDrop {
+			t.Errorf("a flow without room: verdict %d", int32(verdict))
+		}
+	}
+	if diff := cmp.Diff(p.counts(t), map[string]uint64{"drop flows-full": 3}); diff != "" {
+		t.Errorf("counters (-got +want):\n%s", diff)
+	}
+	for i := range flows {
+		src, dst := p.tcp(t, p.clientAt(20000+i), ack)
+		p.reply(t, dst, src, ack)
+	}
+	if diff := cmp.Diff(p.flows(t, weftMapLive), full); diff != "" {
+		t.Errorf("rows (-got +want):\n%s", diff)
+	}
+	// One ends: there is room.
+	p.tcp(t, p.clientAt(20000), rst)
+	p.tcp(t, p.clientAt(30000), ack)
+	if n := len(p.flows(t, weftMapLive)); n != 2*flows {
+		t.Errorf("%d rows are live, want %d", n, 2*flows)
+	}
+}
+
+// flood sends SYNs to a place at the node's own address, each from another source.
+func (p *lane) flood(t testing.TB, to netip.AddrPort, n int) {
+	t.Helper()
+	o := ebpf.RunOptions{DataOut: make([]byte, 256)}
+	for i := range n {
+		src := netip.AddrPortFrom(netip.AddrFrom4([4]byte{198, 18 + byte(i>>16), byte(i >> 8), byte(i)}), uint16(1024+i%60000))
+		o.Data = ethernet(noMAC, mac{2}, ethIPv4, datagram(TCP, src, to, 64, syn, nil))
+		o.DataOut = o.DataOut[:256]
+		if _, err := p.programs[FromUplink].Run(&o); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// Half-open connections of anyone push out their like, and no flow that lives.
+func TestFloodEndsNoFlow(t *testing.T) {
+	p := newLane(t, false, true)
+	node := netip.AddrPortFrom(p.outer4, 30080)
+	p.serve(t, 8, node, p.backend.Addr())
+	const flows = 1000
+	for i := range flows {
+		p.establish(t, p.clientAt(20000+i))
+	}
+	before := p.flows(t, weftMapLive)
+	if len(before) != 2*flows {
+		t.Fatalf("%d rows are live, want %d", len(before), 2*flows)
+	}
+	p.flood(t, node, 200_000)
+	if !maps.Equal(p.flows(t, weftMapLive), before) {
+		t.Error("rows of living flows have changed")
+	}
+	for i := range flows {
+		src, dst := p.tcp(t, p.clientAt(20000+i), ack)
+		p.reply(t, dst, src, ack)
+	}
+	if diff := cmp.Diff(p.counts(t), map[string]uint64{}); diff != "" {
+		t.Errorf("not each SYN went to the backend: counters (-got +want):\n%s", diff)
+	}
+}
+
+// When all ports towards a backend are taken, no other flow to it begins that needs one.
+func TestNoPortForFlow(t *testing.T) {
+	p := newLaneWith(t, false, true, Options{MaxBriefFlows: 1 << 10})
+	node := netip.AddrPortFrom(p.outer4, 30080)
+	p.serve(t, 8, node, p.backend.Addr())
+	// As many flows as there are ports: rows of replies as established ones have them.
+	live := p.maps[weftMapLive]
+	for port := 1024; port < 30000; port++ {
+		key := weftTuple{Src: toAddr(p.backend.Addr()), Dst: toAddr(p.gw4), Sport: servePort, Dport: uint16(port), Proto: uint8(TCP)}
+		row := weftFlow{Src: toAddr(node.Addr()), Dst: toAddr(addr("198.51.100.7")), Sport: 30080, Dport: uint16(port), Flags: 1}
+		must(t, live.Update(key, row, ebpf.UpdateNoExist))
+	}
+	before := p.flows(t, weftMapLive)
+	p.flood(t, node, 10)
+	if diff := cmp.Diff(p.counts(t), map[string]uint64{"drop ports-full": 10}); diff != "" {
+		t.Errorf("counters (-got +want):\n%s", diff)
+	}
+	if !maps.Equal(p.flows(t, weftMapLive), before) {
+		t.Error("rows of living flows have changed")
+	}
+	// A flow that needs none goes on, and begins.
+	p.establish(t, p.clientAt(20000))
+}

@@ -1,0 +1,101 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/weftnet/weft/bpf"
+	"github.com/weftnet/weft/daemon/endpoint"
+	"github.com/weftnet/weft/internal/api"
+)
+
+const (
+	// flowsEvery is how often translated flows are looked through.
+	flowsEvery = 30 * time.Second
+	// unmarkEvery is after how many of these looks the clients without flows are
+	// forgotten: their packets only cost a little more.
+	unmarkEvery = 20
+	// endEvery is how long at least there is between two looks for sockets that are
+	// connected to backends that are gone.
+	endEvery = 500 * time.Millisecond
+)
+
+// noSockets is the setting by which sockets are left alone.
+const noSockets = "none"
+
+// cgroup is the folder of the cgroup whose sockets are served; empty: none are.
+func (c Config) cgroup() (string, error) {
+	switch {
+	case !c.Services || c.Cgroup == noSockets:
+		return "", nil
+	case c.Cgroup != "":
+		return c.Cgroup, nil
+	}
+	return bpf.FindCgroup()
+}
+
+// collectFlows forgets flows that were silent too long, until ctx is done.
+func (n *node) collectFlows(ctx context.Context, dp *bpf.Datapath) error {
+	tick := time.NewTicker(flowsEvery)
+	defer tick.Stop()
+	for round := 0; ; round++ {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		live := int64(0)
+		_, err := dp.Collect(bpf.DefaultTimeouts, func(bpf.Flow) { live++ })
+		if err == nil && round%unmarkEvery == unmarkEvery-1 {
+			err = dp.Unmark()
+		}
+		n.problems.err(problemFlows, err)
+		n.liveFlows.Store(live)
+	}
+}
+
+// endSockets ends, after each change of Services, the sockets that are connected to
+// backends that are gone, until ctx is done. One that connects just then is found by
+// the next look, which comes with the next full one if not before.
+func (n *node) endSockets(ctx context.Context, dp *bpf.Datapath, pods *endpoint.Manager) error {
+	full := time.NewTicker(fullEvery)
+	defer full.Stop()
+	alive := dp.Services().Alive
+	gone := func(at bpf.Place, generation uint32) bool {
+		now, ok := held(alive, at)
+		return !ok || now != generation
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-n.backendsChanged:
+		case <-full.C:
+		}
+		ended, err := dp.EndSockets(gone, namespaces(pods.List())...)
+		if ended > 0 {
+			n.log.Info("connections to backends that are gone were ended", "sockets", ended)
+		}
+		if err != nil {
+			err = fmt.Errorf("end connections to backends that are gone: %w", err)
+		}
+		n.problems.err(problemSockets, err)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(endEvery):
+		}
+	}
+}
+
+// namespaces is the paths of the node's network namespace and those of its pods.
+func namespaces(pods []api.Endpoint) []string {
+	paths := []string{"/proc/self/ns/net"}
+	for _, p := range pods {
+		if p.Netns != "" {
+			paths = append(paths, p.Netns)
+		}
+	}
+	return paths
+}

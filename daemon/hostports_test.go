@@ -1,0 +1,81 @@
+package daemon
+
+import (
+	"context"
+	"maps"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/weftnet/weft/internal/api"
+	"github.com/weftnet/weft/internal/testnet"
+)
+
+func TestHostPortsComeAndGoWithTheirPods(t *testing.T) {
+	l := newLab(t)
+	a := l.add()
+	a.usual()
+	a.start()
+	a.ready()
+	p := &pod{NS: testnet.New(t, "pod")}
+	p.id = p.Name
+	r := p.request()
+	r.PodNamespace, r.PodName, r.PodUID = "default", "web-1", "11111111-2222"
+	r.PortMappings = []api.PortMapping{{HostPort: 8088, ContainerPort: 80}, {HostPort: 8089, ContainerPort: 80, Protocol: "udp", HostIP: "192.0.2.1"}}
+	_, err := a.client().Add(context.Background(), r)
+	l.must(err)
+	check := func(want int) {
+		t.Helper()
+		for name, rows := range map[string]int{"frontends": 5, "sets": 4, "backends": 4, "alive": 4} {
+			if want == 0 {
+				rows = 0
+			}
+			// 8088: two families, each on the node's address and on loopback; 8089: one.
+			if name != "frontends" && want != 0 {
+				rows = 3
+			}
+			if got, err := a.kernelRows(name); err != nil || len(got) != rows {
+				t.Errorf("map %s has %d rows, want %d; %v", name, len(got), rows, err)
+			}
+		}
+	}
+	check(1) // at once, when ADD has answered
+	list, err := a.client().Services(context.Background(), "web-1")
+	if err != nil || len(list) != 1 || len(list[0].Fronts) != 2 || list[0].Fronts[0].Kind != "HostPort" {
+		t.Errorf("shown: %+v, %v", list, err)
+	}
+	before, err := a.kernelRows("alive")
+	l.must(err)
+
+	a.stop(syscall.SIGKILL)
+	a.start()
+	a.ready()
+	check(1)
+	if after, err := a.kernelRows("alive"); err != nil || !maps.Equal(before, after) {
+		t.Errorf("alive after a restart: %x, before %x; %v", after, before, err)
+	}
+
+	// A Service of the same pod must say the same of it.
+	list2, err := a.client().Endpoints(context.Background())
+	l.must(err)
+	l.file("web.yaml", serviceText("web", "10.96.0.10")+"---\n"+strings.ReplaceAll(strings.ReplaceAll(
+		sliceText("web", list2[0].IPs[0].String()), "]}\n", "], targetRef: {kind: Pod, name: web-1, namespace: default, uid: 11111111-2222}}\n"), "8080", "80"))
+	l.file("pod.yaml", "apiVersion: v1\nkind: Pod\nmetadata: {name: web-1, namespace: default, uid: 11111111-2222}\nspec: {nodeName: node-1}\n")
+	a.served(soon, "frontends", true, "10.96.0.10")
+	a.until("no dispute", func(s api.Status) bool { return len(s.Problems) == 0 })
+
+	second := &pod{NS: testnet.New(t, "pod")}
+	second.id = second.Name
+	rival := second.request()
+	rival.PodNamespace, rival.PodName, rival.PortMappings = "default", "web-2", r.PortMappings[:1]
+	_, err = a.client().Add(context.Background(), rival)
+	l.must(err)
+	a.until("a dispute", func(s api.Status) bool { return problem(s, problemTableClash) })
+	l.must(a.client().Del(context.Background(), rival))
+	a.until("no dispute any more", func(s api.Status) bool { return len(s.Problems) == 0 })
+
+	l.file("web.yaml", "")
+	a.served(soon, "frontends", false, "10.96.0.10")
+	l.must(a.client().Del(context.Background(), r))
+	check(0)
+}

@@ -1,0 +1,154 @@
+package service
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+
+	"github.com/weftnet/weft/bpf"
+	"github.com/weftnet/weft/daemon/source"
+)
+
+// endpoint is where one endpoint receives what comes to the port at hand.
+type endpoint struct {
+	at netip.AddrPort
+	*source.SliceEndpoint
+	local      bool // on this node
+	generation uint32
+}
+
+func (e endpoint) place(p source.Protocol) bpf.Place {
+	return bpf.Place{Addr: e.at.Addr(), Port: e.at.Port(), Protocol: bpf.Protocol(p)}
+}
+
+// leaving: it still does its work but gets nothing new, if others are ready (KEP-1669).
+func (e endpoint) leaving() bool { return e.Serving && e.Terminating }
+
+func (c *compiler) local(e *source.SliceEndpoint) bool { return e.Node != "" && e.Node == c.node.Name }
+
+// collect puts all endpoints of a port and family into c.ends, by address and port.
+func (c *compiler) collect(p source.ServicePort, ipv6 bool) {
+	c.ends = c.ends[:0]
+	for _, s := range c.slices {
+		if s.IPv6 != ipv6 {
+			continue
+		}
+		for _, sp := range s.Ports {
+			if sp.Name != p.Name || sp.Protocol != p.Protocol || sp.Port == 0 {
+				continue
+			}
+			c.ends = slices.Grow(c.ends, len(s.Endpoints))
+			for i := range s.Endpoints {
+				e := &s.Endpoints[i]
+				c.ends = append(c.ends, endpoint{
+					at: netip.AddrPortFrom(e.IP, sp.Port), SliceEndpoint: e,
+					local: c.local(e), generation: generation(e.TargetUID, e.IP),
+				})
+			}
+		}
+	}
+	slices.SortFunc(c.ends, func(a, b endpoint) int {
+		if by := a.at.Compare(b.at); by != 0 {
+			return by
+		}
+		return compareSame(a, b)
+	})
+	// An endpoint that moves to another slice is in both for a while.
+	c.ends = slices.CompactFunc(c.ends, func(a, b endpoint) bool { return a.at == b.at })
+	if len(c.Alive) == 0 {
+		return
+	}
+	// Two ports may lead to one place. If slices disagree about who is there, the
+	// first port is right, as all must say the same.
+	for i, e := range c.ends {
+		if g, ok := c.Alive[e.place(p.Protocol)]; ok {
+			c.ends[i].generation = g
+		}
+	}
+}
+
+// compareSame orders what two slices say of one address: what to believe comes first.
+func compareSame(a, b endpoint) int {
+	return cmp.Or(
+		trueFirst(a.local, b.local),
+		trueFirst(a.Ready, b.Ready),
+		trueFirst(a.Serving, b.Serving),
+		trueFirst(b.Terminating, a.Terminating),
+		cmp.Compare(a.TargetUID, b.TargetUID),
+		slices.Compare(a.ForNodes, b.ForNodes),
+		slices.Compare(a.ForZones, b.ForZones),
+	)
+}
+
+func trueFirst(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case a:
+		return -1
+	}
+	return 1
+}
+
+// choose puts the endpoints that are wanted into c.chosen.
+func (c *compiler) choose(wanted func(endpoint) bool) {
+	c.chosen = c.chosen[:0]
+	for _, e := range c.ends {
+		if wanted(e) {
+			c.chosen = append(c.chosen, e)
+		}
+	}
+}
+
+// chooseCluster chooses for the policy Cluster: what is ready, and of it what hints keep
+// for this node or zone; if nothing is ready anywhere, what is leaving.
+func (c *compiler) chooseCluster() {
+	prefers := c.preference()
+	c.choose(func(e endpoint) bool { return e.Ready && (prefers == nil || prefers(e)) })
+	if len(c.chosen) == 0 {
+		c.choose(endpoint.leaving)
+	}
+}
+
+// chooseLocal chooses for the policy Local: what is ready on this node; if nothing, what
+// is leaving there. It returns the flags of the set.
+func (c *compiler) chooseLocal() uint32 {
+	c.choose(func(e endpoint) bool { return e.local && e.Ready })
+	if len(c.chosen) == 0 {
+		c.choose(func(e endpoint) bool { return e.local && e.leaving() })
+	}
+	elsewhere := func(e endpoint) bool { return e.Ready || e.leaving() }
+	if len(c.chosen) == 0 && slices.ContainsFunc(c.ends, elsewhere) {
+		return bpf.SetDrop
+	}
+	return 0
+}
+
+// preference says which ready endpoints the hints keep for this node; nil: all. Hints
+// count only if every ready endpoint has some and one has ours; those of nodes go first.
+// spec.trafficDistribution is not asked: who makes the slices did that.
+func (c *compiler) preference() func(endpoint) bool {
+	forNode := func(e endpoint) bool { return c.node.Name != "" && slices.Contains(e.ForNodes, c.node.Name) }
+	forZone := func(e endpoint) bool { return c.node.Zone != "" && slices.Contains(e.ForZones, c.node.Zone) }
+	nodeHints, zoneHints := true, true
+	node, zone := false, false
+	for _, e := range c.ends {
+		if !e.Ready {
+			continue
+		}
+		nodeHints = nodeHints && len(e.ForNodes) > 0
+		zoneHints = zoneHints && len(e.ForZones) > 0
+		if !nodeHints && !zoneHints {
+			return nil
+		}
+		node = node || forNode(e)
+		zone = zone || forZone(e)
+	}
+	switch {
+	case nodeHints && node:
+		return forNode
+	case zoneHints && zone:
+		return forZone
+	}
+	return nil
+}

@@ -1,0 +1,211 @@
+package daemon
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+
+	"github.com/weftnet/weft/daemon/service"
+	"github.com/weftnet/weft/daemon/source"
+)
+
+// serviceName names a Service.
+type serviceName struct{ namespace, name string }
+
+func (k serviceName) String() string { return k.namespace + "/" + k.name }
+
+// apiServer is the Service by which the cluster's own parts find its API. It must not
+// become empty because the API server that says so is the one that is gone.
+var apiServer = serviceName{"default", "kubernetes"}
+
+// serviceBook is what was compiled for each Service, so that a change of one compiles
+// that one. It is not safe for concurrent use.
+type serviceBook struct {
+	// put says what the owner of a Service's rows wants.
+	put func(serviceName, service.Rows)
+	// held fills rows without backends with those that the kernel has, and says
+	// whether there are some.
+	held func(*service.Rows) bool
+
+	node     service.Node
+	services []*source.Service       // as they were seen last
+	slices   []*source.EndpointSlice // likewise
+	entries  map[serviceName]*serviceEntry
+
+	// Sums over the entries.
+	served, backends int
+	healths          map[serviceName]service.Health
+	troubled         map[serviceName][]string // problems
+	noted            bool                     // healths or troubled changed; whoever reads them resets it
+}
+
+// serviceEntry is one Service, or slices that have none.
+type serviceEntry struct {
+	svc      *source.Service // nil: there are only slices
+	slices   []*source.EndpointSlice
+	put      bool // it has rows
+	backends int  // how many of them are backends
+}
+
+func newServiceBook(put func(serviceName, service.Rows), held func(*service.Rows) bool) *serviceBook {
+	return &serviceBook{
+		put: put, held: held, entries: map[serviceName]*serviceEntry{},
+		healths: map[serviceName]service.Health{}, troubled: map[serviceName][]string{},
+	}
+}
+
+// update compiles the Services that changed and returns their names: those that are
+// other objects than before, or have other slices, or depend on what changed of the
+// node. Both lists are sorted by namespace and name. For what did not change it costs a
+// comparison of pointers.
+func (b *serviceBook) update(node service.Node, services []*source.Service, ss []*source.EndpointSlice) []serviceName {
+	dirty := map[serviceName]*serviceEntry{}
+	entry := func(k serviceName) *serviceEntry {
+		e := b.entries[k]
+		if e == nil {
+			e = &serviceEntry{}
+			b.entries[k] = e
+		}
+		dirty[k] = e
+		return e
+	}
+	changes(b.services, services, compareServices,
+		func(s *source.Service) { entry(serviceName{s.Namespace, s.Name}).svc = nil },
+		func(s *source.Service) { entry(serviceName{s.Namespace, s.Name}).svc = s })
+	changes(b.slices, ss, compareSlices,
+		func(s *source.EndpointSlice) {
+			e := entry(serviceName{s.Namespace, s.Service})
+			e.slices = slices.DeleteFunc(e.slices, func(x *source.EndpointSlice) bool { return x == s })
+		},
+		func(s *source.EndpointSlice) {
+			e := entry(serviceName{s.Namespace, s.Service})
+			e.slices = append(e.slices, s)
+		})
+	concerned := b.concerned(node)
+	b.node, b.services, b.slices = node, services, ss
+	if concerned != nil {
+		for k, e := range b.entries {
+			if e.svc != nil && concerned(e.svc) {
+				dirty[k] = e
+			}
+		}
+	}
+	var changed []serviceName
+	for k, e := range dirty {
+		if b.compile(k, e) {
+			changed = append(changed, k)
+		}
+		if e.svc == nil && len(e.slices) == 0 {
+			delete(b.entries, k)
+		}
+	}
+	return changed
+}
+
+// concerned says which Services must be compiled because the node is another than
+// before; nil: none.
+func (b *serviceBook) concerned(node service.Node) func(*source.Service) bool {
+	was := b.node
+	if was.Name != node.Name || was.Zone != node.Zone || !slices.Equal(was.NodePortAddrs, node.NodePortAddrs) {
+		return func(*source.Service) bool { return true }
+	}
+	// Nodes come and go; few of their addresses are a Service's.
+	changed := map[netip.Addr]bool{}
+	for a := range was.Addrs {
+		if _, still := node.Addrs[a]; !still {
+			changed[a] = true
+		}
+	}
+	for a := range node.Addrs {
+		if _, before := was.Addrs[a]; !before {
+			changed[a] = true
+		}
+	}
+	if len(changed) == 0 {
+		return nil
+	}
+	return func(s *source.Service) bool {
+		return slices.ContainsFunc(s.ClusterIPs, func(a netip.Addr) bool { return changed[a] }) ||
+			slices.ContainsFunc(s.ExternalIPs, func(a netip.Addr) bool { return changed[a] }) ||
+			slices.ContainsFunc(s.LoadBalancerIPs, func(l source.LoadBalancerIP) bool { return changed[l.IP] })
+	}
+}
+
+// compile makes one Service's rows, and says whether others are wanted now.
+func (b *serviceBook) compile(k serviceName, e *serviceEntry) bool {
+	var rows service.Rows
+	if e.svc != nil {
+		rows = service.Compile(b.node, e.svc, e.slices)
+	}
+	keep := false
+	if k == apiServer && len(rows.Frontends) > 0 && len(rows.Backends) == 0 {
+		if keep = e.backends > 0; keep || b.held(&rows) {
+			rows.Problems = append(rows.Problems, "it has no endpoint now; the former ones are kept, as this is the way to the API server")
+		}
+	}
+	b.note(k, rows)
+	had := e.put
+	if keep || !had && len(rows.Frontends) == 0 {
+		return false
+	}
+	b.backends += len(rows.Backends) - e.backends
+	e.put, e.backends = len(rows.Frontends) > 0, len(rows.Backends)
+	switch {
+	case e.put && !had:
+		b.served++
+	case had && !e.put:
+		b.served--
+	}
+	b.put(k, rows)
+	return true
+}
+
+// note keeps what is not for the kernel.
+func (b *serviceBook) note(k serviceName, rows service.Rows) {
+	_, tells := b.healths[k]
+	b.noted = b.noted || tells || rows.Health != nil || len(rows.Problems) > 0 || len(b.troubled[k]) > 0
+	delete(b.healths, k)
+	if rows.Health != nil {
+		b.healths[k] = *rows.Health
+	}
+	delete(b.troubled, k)
+	if len(rows.Problems) > 0 {
+		b.troubled[k] = rows.Problems
+	}
+}
+
+// changes tells what is in only one of two lists, sorted by compare: of two objects
+// that compare equal, first that the former is gone, then that the latter came.
+func changes[T any](before, now []*T, compare func(a, b *T) int, gone, came func(*T)) {
+	for i, j := 0, 0; i < len(before) || j < len(now); {
+		var c int
+		switch {
+		case i == len(before):
+			c = 1
+		case j == len(now):
+			c = -1
+		case before[i] == now[j]:
+			i++
+			j++
+			continue
+		default:
+			c = compare(before[i], now[j])
+		}
+		if c <= 0 {
+			gone(before[i])
+			i++
+		}
+		if c >= 0 {
+			came(now[j])
+			j++
+		}
+	}
+}
+
+func compareServices(a, b *source.Service) int {
+	return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
+}
+
+func compareSlices(a, b *source.EndpointSlice) int {
+	return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
+}

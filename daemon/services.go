@@ -1,0 +1,278 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/weftnet/weft/bpf"
+	"github.com/weftnet/weft/daemon/service"
+	"github.com/weftnet/weft/daemon/source"
+	"github.com/weftnet/weft/internal/api"
+	"github.com/weftnet/weft/internal/reconcile"
+	"github.com/weftnet/weft/overlay"
+)
+
+const zoneLabel = "topology.kubernetes.io/zone"
+
+// healthRetry is how often health check ports are tried again that could not be opened.
+const healthRetry = 10 * time.Second
+
+// services is the Services and host ports of this node: what is known, and what is made
+// of it. It locks itself.
+type services struct {
+	name     string
+	enabled  bool           // Services are ours to serve
+	prefixes []netip.Prefix // of the addresses that serve node ports; none: all
+	tables   *tables
+	problems *problems
+	answers  chan healthChecks // the latest, for serveHealth
+
+	// having is the attachments that are in ports, so that others need not wait for mu.
+	having sync.Map
+
+	mu    sync.Mutex
+	begun bool           // the source has spoken
+	self  overlay.Node   // what node was made of
+	nodes []*source.Node // likewise
+	node  service.Node
+	pods  []*source.Pod
+	book  *serviceBook
+	ports map[api.Ref]*podPorts
+	// What health checks were last told, and their addresses.
+	told healthChecks
+}
+
+// healthChecks is what the health checks of Services answer, by name, and where.
+type healthChecks struct {
+	addrs []netip.Addr
+	want  map[string]service.Health
+}
+
+func newServices(cfg Config, t *tables, p *problems) *services {
+	prefixes, _ := cfg.nodePortPrefixes() // validated
+	s := &services{
+		name: cfg.NodeName, enabled: cfg.Services, prefixes: prefixes, tables: t, problems: p,
+		answers: make(chan healthChecks, 1), ports: map[api.Ref]*podPorts{},
+	}
+	s.book = newServiceBook(func(k serviceName, rows service.Rows) { t.putRows(ownerService(k), rows) }, t.heldRows)
+	return s
+}
+
+// remembered takes up who the node was, for the host ports of pods that live on.
+func (s *services) remembered(self overlay.Node) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.setNode(self, nil)
+}
+
+// update takes up what the source says and says in the tables what changed thereby. It
+// returns the owners of the rows that did. self is this node without prefixes that it
+// lost.
+func (s *services) update(state source.State, self overlay.Node) (owners []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.begun, s.pods = true, state.Pods
+	moved := s.setNode(self, state.Nodes)
+	s.book.noted = s.book.noted || moved
+	if s.enabled {
+		changed := s.book.update(s.node, state.Services, state.Slices)
+		for _, k := range changed {
+			owners = append(owners, ownerService(k))
+		}
+	}
+	for ref, p := range s.ports {
+		if uid := s.uidOf(p); moved || uid != p.uid {
+			s.compilePorts(ref, p, uid)
+			s.book.noted = true
+			owners = append(owners, ownerPorts(ref))
+		}
+	}
+	if s.book.noted {
+		s.report()
+	}
+	return owners
+}
+
+// setNode makes s.node, and says whether addresses that serve node ports changed.
+func (s *services) setNode(self overlay.Node, nodes []*source.Node) bool {
+	if sameNode(self, s.self) && slices.Equal(nodes, s.nodes) {
+		return false
+	}
+	s.self, s.nodes = self, nodes
+	was := s.node.NodePortAddrs
+	n := service.Node{Name: s.name, Addrs: map[netip.Addr]struct{}{}}
+	for _, a := range self.Addrs {
+		a = a.Unmap()
+		n.Addrs[a] = struct{}{}
+		if len(s.prefixes) == 0 || slices.ContainsFunc(s.prefixes, func(p netip.Prefix) bool { return p.Contains(a) }) {
+			n.NodePortAddrs = append(n.NodePortAddrs, a)
+		}
+	}
+	for _, other := range nodes {
+		if other.Name == s.name {
+			n.Zone = other.Labels[zoneLabel]
+		}
+		for _, a := range other.InternalIPs {
+			n.Addrs[a.Unmap()] = struct{}{}
+		}
+	}
+	s.node = n
+	return !slices.Equal(was, n.NodePortAddrs)
+}
+
+// write makes the kernel hold the rows of these owners: what is referred to is written
+// first and deleted last. It goes on past what fails.
+func (s *services) write(owners []string) error {
+	var errs []error
+	for _, t := range s.tables.byOwner() {
+		for _, o := range owners {
+			errs = append(errs, t.WriteOwner(o))
+		}
+	}
+	for _, t := range slices.Backward(s.tables.byOwner()) {
+		for _, o := range owners {
+			errs = append(errs, t.PruneOwner(o))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// report makes problems known, and tells the health checks what changed.
+func (s *services) report() {
+	s.book.noted = false
+	var texts []string
+	for _, k := range slices.SortedFunc(maps.Keys(s.book.troubled), compareNames) {
+		for _, p := range s.book.troubled[k] {
+			texts = append(texts, fmt.Sprintf("service %s: %s", k, p))
+		}
+	}
+	for _, ref := range slices.SortedFunc(maps.Keys(s.ports), compareRefs) {
+		for _, p := range s.ports[ref].problems {
+			texts = append(texts, fmt.Sprintf("pod %s: %s", s.ports[ref].name(), p))
+		}
+	}
+	s.problems.sum(problemService, strings.Join(few(8, texts), "\n"))
+
+	now := healthChecks{addrs: s.node.NodePortAddrs, want: make(map[string]service.Health, len(s.book.healths))}
+	for k, h := range s.book.healths {
+		now.want[k.String()] = h
+	}
+	if slices.Equal(now.addrs, s.told.addrs) && maps.Equal(now.want, s.told.want) {
+		return
+	}
+	s.told = now
+	offerLatest(s.answers, now)
+}
+
+// count is the Services that are served, the backends in their sets, and what cannot be
+// served as it wants.
+func (s *services) count() (served, backends, troubled int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	troubled = len(s.book.troubled)
+	for _, p := range s.ports {
+		if len(p.problems) > 0 {
+			troubled++
+		}
+	}
+	return s.book.served, s.book.backends, troubled
+}
+
+// serveHealth answers the health checks of Services until ctx is done.
+func (s *services) serveHealth(ctx context.Context) error {
+	var server service.HealthServer
+	defer server.Close()
+	var now healthChecks
+	retry := time.NewTicker(healthRetry)
+	defer retry.Stop()
+	failed := false
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case now = <-s.answers:
+		case <-retry.C:
+			if !failed {
+				continue
+			}
+		}
+		texts := server.Set(now.addrs, now.want)
+		failed = len(texts) > 0
+		s.problems.set(problemHealthCheck, few(8, texts)...)
+	}
+}
+
+// byOwner is the tables of Services, as services.write uses them.
+func (t *tables) byOwner() []ownedTable {
+	return []ownedTable{t.alive, t.backends, t.maglev, t.ranges, t.sets, t.frontends}
+}
+
+// ownedTable is a [reconcile.Table] of whatever row type.
+type ownedTable interface {
+	WriteOwner(string) error
+	PruneOwner(string) error
+}
+
+// putRows says in the tables of Services what an owner wants there.
+func (t *tables) putRows(owner string, r service.Rows) {
+	t.alive.Put(owner, r.Alive)
+	t.backends.Put(owner, r.Backends)
+	t.maglev.Put(owner, r.Maglev)
+	t.ranges.Put(owner, r.Ranges)
+	t.sets.Put(owner, r.Sets)
+	t.frontends.Put(owner, r.Frontends)
+}
+
+// heldRows fills a Service's sets, which have no backends, with what a former daemon
+// left in the kernel for them, and says whether there was something.
+func (t *tables) heldRows(r *service.Rows) bool {
+	protocols := map[bpf.SetID]bpf.Protocol{}
+	for at, f := range r.Frontends {
+		protocols[f.Inside], protocols[f.Outside] = at.Protocol, at.Protocol
+	}
+	found := false
+	for id := range r.Sets {
+		set, ok := held(t.served.Sets, id)
+		if !ok || set.Count == 0 {
+			continue
+		}
+		for i := range set.Count {
+			slot := bpf.Slot{Set: id, Slot: i}
+			b, ok := held(t.served.Backends, slot)
+			if !ok {
+				continue
+			}
+			found = true
+			r.Backends[slot] = b
+			r.Alive[bpf.Place{Addr: b.Addr, Port: b.Port, Protocol: protocols[id]}] = b.Generation
+		}
+		for i := range (set.Maglev + uint32(bpf.MaglevBlock) - 1) / uint32(bpf.MaglevBlock) {
+			at := bpf.Block{Set: id, Block: i}
+			if row, ok := held(t.served.Maglev, at); ok {
+				if r.Maglev == nil {
+					r.Maglev = map[bpf.Block]bpf.MaglevRow{}
+				}
+				r.Maglev[at] = row
+			}
+		}
+		r.Sets[id] = set
+	}
+	return found
+}
+
+// held reads one row of the kernel. One that cannot be read is as good as none.
+func held[K, V comparable](t reconcile.Target[K, V], k K) (V, bool) {
+	if g, ok := t.(reconcile.Getter[K, V]); ok {
+		if v, there, err := g.Get(k); err == nil && there {
+			return v, true
+		}
+	}
+	return *new(V), false
+}

@@ -1,0 +1,179 @@
+package source
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"strings"
+)
+
+const serviceLabel = "kubernetes.io/service-name"
+
+// EndpointSlice is what is kept of an EndpointSlice object (discovery.k8s.io/v1), or
+// what was derived from pods because there is none.
+type EndpointSlice struct {
+	Namespace, Name string
+	Service         string // the name of its Service
+	IPv6            bool
+	Ports           []SlicePort // without those that have no number
+	Endpoints       []SliceEndpoint
+	// Problem says what is left out; "" if nothing.
+	Problem string
+}
+
+// SlicePort is where the endpoints of a slice receive what the Service port of that
+// name gets.
+type SlicePort struct {
+	Name     string
+	Protocol Protocol
+	Port     uint16
+}
+
+// SliceEndpoint is a receiver.
+type SliceEndpoint struct {
+	IP                          netip.Addr // the first; all addresses of an endpoint are equally good
+	Ready, Serving, Terminating bool
+	Node, Zone                  string // "": not known
+	ForZones, ForNodes          []string
+	// TargetUID tells this receiver from a later one with the same address: its UID,
+	// or namespace/name if it has none; "" without a targetRef.
+	TargetUID string
+	TargetPod string // namespace/name, if it is a Pod
+}
+
+type sliceObject struct {
+	Metadata    metadata `json:"metadata"`
+	AddressType string   `json:"addressType"`
+	Ports       []struct {
+		Name     string `json:"name"`
+		Protocol string `json:"protocol"`
+		Port     *int   `json:"port"`
+	} `json:"ports"`
+	Endpoints []endpointObject `json:"endpoints"`
+}
+
+type endpointObject struct {
+	Addresses  []string `json:"addresses"`
+	Conditions struct {
+		Ready       *bool `json:"ready"`
+		Serving     *bool `json:"serving"`
+		Terminating *bool `json:"terminating"`
+	} `json:"conditions"`
+	NodeName string `json:"nodeName"`
+	Zone     string `json:"zone"`
+	Hints    struct {
+		ForZones []hintObject `json:"forZones"`
+		ForNodes []hintObject `json:"forNodes"`
+	} `json:"hints"`
+	TargetRef *struct {
+		Kind      string `json:"kind"`
+		Namespace string `json:"namespace"`
+		Name      string `json:"name"`
+		UID       string `json:"uid"`
+	} `json:"targetRef"`
+}
+
+type hintObject struct {
+	Name string `json:"name"`
+}
+
+func compareSlices(a, b *EndpointSlice) int {
+	if by := strings.Compare(a.Namespace, b.Namespace); by != 0 {
+		return by
+	}
+	return strings.Compare(a.Name, b.Name)
+}
+
+// newSlice returns nil for a slice of no Service, and for one of host names.
+func newSlice(in sliceObject) (*EndpointSlice, error) {
+	namespace, name, err := nameOf(in.Metadata)
+	if err != nil {
+		return nil, err
+	}
+	service := in.Metadata.Labels[serviceLabel]
+	if service == "" || in.AddressType == "FQDN" {
+		return nil, nil
+	}
+	s := &EndpointSlice{Namespace: namespace, Name: name, Service: intern(service), IPv6: in.AddressType == "IPv6"}
+	wrong := func(format string, args ...any) (*EndpointSlice, error) {
+		return nil, fmt.Errorf("%s/%s: %w", namespace, name, fmt.Errorf(format, args...))
+	}
+	if !s.IPv6 && in.AddressType != "IPv4" {
+		return wrong("addressType: %q is none of IPv4, IPv6, FQDN", in.AddressType)
+	}
+	if !validName(service) {
+		return wrong("metadata.labels: %s: %q is not a name (a-z, 0-9, - and . only)", serviceLabel, service)
+	}
+	for i, from := range in.Ports {
+		proto, err := parseProtocol(from.Protocol)
+		if err != nil {
+			return wrong("ports[%d].protocol: %w", i, err)
+		}
+		if from.Port == nil { // of a headless Service without ports: nothing to translate to
+			continue
+		}
+		port, err := checkPort(fmt.Sprintf("ports[%d].port", i), *from.Port)
+		if err != nil {
+			return wrong("%w", err)
+		}
+		s.Ports = append(s.Ports, SlicePort{intern(from.Name), proto, port})
+	}
+	s.Endpoints = make([]SliceEndpoint, 0, len(in.Endpoints))
+	for i := range in.Endpoints {
+		e, err := newEndpoint(s, &in.Endpoints[i])
+		if err != nil {
+			return wrong("endpoints[%d].%w", i, err)
+		}
+		if is := special(e.IP); is != "" {
+			s.Problem = cmp.Or(s.Problem, fmt.Sprintf("endpoints[%d].addresses[0]: %s is %s; it is left out", i, e.IP, is))
+			continue
+		}
+		s.Endpoints = append(s.Endpoints, e)
+	}
+	return s, nil
+}
+
+func newEndpoint(s *EndpointSlice, in *endpointObject) (SliceEndpoint, error) {
+	var e SliceEndpoint
+	if len(in.Addresses) == 0 {
+		return e, fmt.Errorf("addresses: missing")
+	}
+	ip, err := parseIP(in.Addresses[0])
+	if err != nil {
+		return e, fmt.Errorf("addresses[0]: %w", err)
+	}
+	if ip.Is6() != s.IPv6 {
+		return e, fmt.Errorf("addresses[0]: %s is not of the slice's addressType", ip)
+	}
+	yes, no := true, false
+	e = SliceEndpoint{
+		IP:          ip,
+		Ready:       *cmp.Or(in.Conditions.Ready, &yes),
+		Terminating: *cmp.Or(in.Conditions.Terminating, &no),
+		Node:        intern(in.NodeName), Zone: intern(in.Zone),
+		ForZones: hints(in.Hints.ForZones), ForNodes: hints(in.Hints.ForNodes),
+	}
+	e.Serving = *cmp.Or(in.Conditions.Serving, &e.Ready)
+	if to := in.TargetRef; to != nil {
+		e.TargetUID = to.UID
+		path := cmp.Or(to.Namespace, s.Namespace) + "/" + to.Name
+		if to.Kind == "Pod" {
+			e.TargetPod = path
+		}
+		if e.TargetUID == "" {
+			e.TargetUID = path
+		}
+	}
+	return e, nil
+}
+
+func hints(in []hintObject) []string {
+	if len(in) == 0 {
+		return nil
+	}
+	out := make([]string, len(in))
+	for i, h := range in {
+		out[i] = intern(h.Name)
+	}
+	return out
+}

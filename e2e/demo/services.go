@@ -1,0 +1,155 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"text/tabwriter"
+	"time"
+
+	"github.com/weftnet/weft/e2e/cluster"
+	"github.com/weftnet/weft/e2e/traffic"
+	"github.com/weftnet/weft/internal/testnet"
+)
+
+const shop = `apiVersion: v1
+kind: Service
+metadata: {name: shop, namespace: default}
+spec: {selector: {app: shop}, clusterIP: 10.96.0.10, ports: [{port: 80, targetPort: 8080}]}
+`
+
+var shopAddr = netip.MustParseAddrPort("10.96.0.10:80")
+
+// services shows a Service with a backend on each node, and the end of one under load.
+func (s *story) services(ctx context.Context) (err error) {
+	title("A Service over pods on three nodes, from YAML: %s", shopAddr)
+	backends := []*cluster.Pod{s.all[1], s.all[3], s.all[5]}
+	client, text := s.all[0], shop
+	for _, p := range backends {
+		l, err := sayName(p)
+		if err != nil {
+			return err
+		}
+		defer l.Close()
+		text += fmt.Sprintf("---\napiVersion: v1\nkind: Pod\nmetadata: {name: %s, namespace: default, labels: {app: shop}}\nspec: {nodeName: %s}\n",
+			p.Name, p.Node.Name)
+	}
+	if err := s.c.WriteObject("shop", text); err != nil {
+		return err
+	}
+	seen := map[string]bool{}
+	all, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	if err := testnet.Wait(all, func() error {
+		name, err := whoAnswers(client)
+		seen[name] = true
+		if err == nil && len(seen) < len(backends) {
+			err = errors.New("not all backends answer yet")
+		}
+		return err
+	}); err != nil {
+		return err
+	}
+	const connections = 600
+	count := map[string]int{}
+	for range connections {
+		name, err := whoAnswers(client)
+		if err != nil {
+			return err
+		}
+		count[name]++
+	}
+	fmt.Printf("  %d connections of %s:\n", connections, client.Name)
+	table(func(w *tabwriter.Writer) {
+		for _, p := range backends {
+			fmt.Fprintf(w, "    %s\t%s\t%d\n", p.Name, p.Node.Name, count[p.Name])
+		}
+	})
+	return s.end(ctx, client, backends[2])
+}
+
+// end deletes a backend under load.
+func (s *story) end(ctx context.Context, client, gone *cluster.Pod) error {
+	var mu sync.Mutex
+	var last time.Time // when a request began that failed
+	done, failed := 0, 0
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				start := time.Now()
+				_, err := whoAnswers(client)
+				mu.Lock()
+				done++
+				if err != nil {
+					failed++
+					last = start
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	begin := time.Now()
+	err := gone.Del(ctx)
+	s.all = slices.DeleteFunc(s.all, func(p *cluster.Pod) bool { return p == gone })
+	select {
+	case <-time.After(1500 * time.Millisecond):
+	case <-ctx.Done():
+	}
+	close(stop)
+	wg.Wait()
+	when := ""
+	if failed > 0 {
+		when = fmt.Sprintf(", the last of them begun %d ms after DEL was", last.Sub(begin).Milliseconds())
+	}
+	fmt.Printf("  %s is deleted without notice: of %d requests %d failed%s\n", gone.Name, done, failed, when)
+	return err
+}
+
+// sayName serves the pod's name on port 8080.
+func sayName(p *cluster.Pod) (l net.Listener, err error) {
+	err = p.NS.Do(func() error {
+		l, err = net.ListenTCP("tcp", &net.TCPAddr{IP: p.IP4.AsSlice(), Port: 8080})
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			io.WriteString(conn, p.Name+"\n")
+			conn.Close()
+		}
+	}()
+	return l, nil
+}
+
+func whoAnswers(from *cluster.Pod) (string, error) {
+	conn, err := traffic.Dial(from.NS, "tcp", shopAddr, 2*time.Second)
+	if err != nil {
+		return "", err
+	}
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(2 * time.Second))
+	line, err := bufio.NewReader(conn).ReadString('\n')
+	if err != nil {
+		return "", err
+	}
+	return line[:len(line)-1], nil
+}

@@ -1,0 +1,173 @@
+package e2e
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/weftnet/weft/e2e/cluster"
+	"github.com/weftnet/weft/e2e/traffic"
+	"github.com/weftnet/weft/internal/testnet"
+)
+
+// held is connections through Services, and what became of them.
+type held struct {
+	stop    chan struct{}
+	wg      sync.WaitGroup
+	turns   atomic.Int64 // there and back, on TCP
+	sent    atomic.Int64 // datagrams
+	lost    atomic.Int64
+	mu      sync.Mutex
+	failure []error
+}
+
+func (h *held) fail(err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.failure = append(h.failure, err)
+}
+
+// tcp opens a connection and says something on it ten times a second.
+func (h *held) tcp(t *testing.T, ns *testnet.NS, to netip.AddrPort) {
+	t.Helper()
+	conn, err := traffic.Dial(ns, "tcp", to, 5*time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.wg.Go(func() {
+		defer conn.Close()
+		name := make([]byte, len("backend\n"))
+		if _, err := io.ReadFull(conn, name); err != nil {
+			h.fail(fmt.Errorf("%s: %w", to, err))
+			return
+		}
+		tick := time.NewTicker(100 * time.Millisecond)
+		defer tick.Stop()
+		var b [1]byte
+		for {
+			select {
+			case <-h.stop:
+				return
+			case <-tick.C:
+			}
+			conn.SetDeadline(time.Now().Add(10 * time.Second))
+			_, err := conn.Write(b[:])
+			if err == nil {
+				_, err = io.ReadFull(conn, b[:])
+			}
+			if err != nil {
+				h.fail(fmt.Errorf("%s, after %d turns of all: %w", to, h.turns.Load(), err))
+				return
+			}
+			h.turns.Add(1)
+		}
+	})
+}
+
+// udp asks 100 times a second on one socket. A late answer is not a lost one.
+func (h *held) udp(t *testing.T, ns *testnet.NS, to netip.AddrPort) {
+	t.Helper()
+	conn, err := traffic.Dial(ns, "udp", to, time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var heard atomic.Int64
+	var listening sync.WaitGroup
+	listening.Go(func() {
+		b := make([]byte, 64)
+		for {
+			_, err := conn.Read(b)
+			if errors.Is(err, net.ErrClosed) {
+				return
+			} else if err != nil {
+				h.fail(fmt.Errorf("UDP to %s: %w", to, err))
+				continue
+			}
+			heard.Add(1)
+		}
+	})
+	h.wg.Go(func() {
+		tick := time.NewTicker(10 * time.Millisecond)
+		defer tick.Stop()
+		sent := int64(0)
+		for on := true; on; {
+			select {
+			case <-h.stop:
+				on = false
+			case <-tick.C:
+				if _, err := conn.Write([]byte("?")); err == nil {
+					sent++
+				}
+			}
+		}
+		for until := time.Now().Add(2 * time.Second); heard.Load() < sent && time.Now().Before(until); {
+			time.Sleep(10 * time.Millisecond)
+		}
+		conn.Close()
+		listening.Wait()
+		h.sent.Add(sent)
+		h.lost.Add(sent - heard.Load())
+	})
+}
+
+// Connections through Services do not notice that daemons are killed, come back, and
+// are upgraded to another layout.
+func TestRestartAndUpgradeKeepServicesConnections(t *testing.T) {
+	t.Parallel()
+	c := start(t, cluster.Spec{Nodes: 2})
+	if err := c.WriteObject("web", serviceYAML("web", "web", "Cluster", 20, 30090)+podObject("backend", "node-1", "web", "")); err != nil {
+		t.Fatal(err)
+	}
+	serveNamed(t, addPod(t, c.Nodes[0], "backend"))
+	near, far := addPod(t, c.Nodes[0], "near"), addPod(t, c.Nodes[1], "far")
+	for _, n := range c.Nodes {
+		waitBackends(t, n, "default/web", 1)
+	}
+	h := &held{stop: make(chan struct{})}
+	ways := []struct {
+		ns *testnet.NS
+		to string
+	}{
+		{near.NS, "10.96.0.20:80"}, {far.NS, "10.96.0.20:80"}, {near.NS, "[fd00:96::20]:80"}, {far.NS, "[fd00:96::20]:80"},
+		{c.Outside, "172.18.0.1:30090"}, {c.Outside, "172.18.0.2:30090"},
+		{c.Outside, "[fd18::1]:30090"}, {c.Outside, "[fd18::2]:30090"},
+	}
+	const connections = 504
+	for i := range connections {
+		w := ways[i%len(ways)]
+		h.tcp(t, w.ns, netip.MustParseAddrPort(w.to))
+	}
+	for _, w := range ways {
+		h.udp(t, w.ns, netip.MustParseAddrPort(w.to))
+	}
+	for _, flags := range [][]string{nil, {"--max-pods", "500", "--max-nodes", "300"}, nil} {
+		for _, n := range c.Nodes {
+			if err := n.Kill(); err != nil {
+				t.Fatal(err)
+			}
+			restart(t, n, flags...)
+		}
+		before := h.turns.Load()
+		testnet.Until(t, 20*time.Second, func() error { // all have said something since
+			if now := h.turns.Load(); now < before+3*connections {
+				return fmt.Errorf("%d turns since the restart", now-before)
+			}
+			return nil
+		})
+	}
+	close(h.stop)
+	h.wg.Wait()
+	t.Logf("%d connections, %d turns; %d datagrams, %d lost", connections, h.turns.Load(), h.sent.Load(), h.lost.Load())
+	for _, err := range h.failure[:min(10, len(h.failure))] {
+		t.Error(err)
+	}
+	if len(h.failure) > 0 || h.lost.Load() > 0 {
+		t.Errorf("%d connections failed, %d datagrams lost, want none", len(h.failure), h.lost.Load())
+	}
+}
