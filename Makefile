@@ -35,7 +35,7 @@ test: ## (root) everything CI runs: lint, generated files, unit, packet, namespa
 	@$(MAKE) --no-print-directory lint verify
 	$(GO) test -race -timeout 20m ./internal/reconcile ./internal/api ./ipam ./daemon/source
 	$(GO) test -timeout 20m $$($(GO) list ./... | grep -v /e2e)
-	$(GO) test -timeout 20m -tags weft_crash -run Killed ./daemon/endpoint
+	$(GO) test -timeout 20m -tags weft_crash -run 'Killed|Hold' ./daemon/endpoint ./internal/crash
 	$(GO) test -timeout 45m ./e2e/...
 
 lint: ## gofmt, go vet (also with test tags), staticcheck, clang-format

@@ -46,6 +46,15 @@ func (a armer) arm(n int, how string) error {
 	return os.Rename(a.path+".new", a.path)
 }
 
+// armed is the content that arm has given the file.
+func (a armer) armed() string {
+	b, err := os.ReadFile(a.path)
+	if err != nil {
+		return "not armed"
+	}
+	return string(b)
+}
+
 // disarm is also what starts the count again.
 func (a armer) disarm() error {
 	var errs []error

@@ -49,7 +49,7 @@ func (r *crashRig) killPlugin(v verb, p *cluster.Pod) bool {
 			return false
 		case <-time.After(time.Millisecond):
 		}
-		if _, err := os.Stat(held); err == nil {
+		if b, err := os.ReadFile(held); err == nil && string(b) == r.daemon.armed() {
 			break
 		}
 	}

@@ -16,9 +16,9 @@ import (
 // EnvArm names the file that arms the counter. While it does not exist nothing
 // is counted; another content starts the count again. Its first field is the number
 // n >= 1 of the write to act after, or 0 to only count. The second says how to act:
-// "die", or "hold", which makes the file EnvArm + ".held" and waits until that is
-// removed, so that the test can kill another process meanwhile. What follows only
-// makes the content another. The name of each write is appended to EnvArm + ".log".
+// "die", or "hold", which copies the file to EnvArm + ".held" and waits until EnvArm is
+// removed or another, so that the test can kill another process meanwhile. What follows
+// only makes the content another. The name of each write is appended to EnvArm + ".log".
 const EnvArm = "WEFT_CRASH_ARM"
 
 var (
@@ -60,22 +60,25 @@ func Point(name string) {
 		return
 	}
 	if hold {
-		wait(path + ".held")
+		wait(path, b)
 		return
 	}
 	syscall.Kill(os.Getpid(), syscall.SIGKILL)
 	select {}
 }
 
-// wait makes the file and returns when somebody has removed it.
-func wait(path string) {
-	if err := os.WriteFile(path, nil, 0o600); err != nil {
+// wait tells that the process holds, and returns when path has other content. (It may
+// have by now: then nobody waits for a word of this hold, and nobody would end it.)
+func wait(path string, content []byte) {
+	held := path + ".held"
+	if err := os.WriteFile(held, content, 0o600); err != nil {
 		panic(err)
 	}
 	for {
-		if _, err := os.Stat(path); err != nil {
-			return
+		if b, err := os.ReadFile(path); err != nil || string(b) != string(content) {
+			break
 		}
 		time.Sleep(time.Millisecond)
 	}
+	_ = os.Remove(held) // the test may have
 }
