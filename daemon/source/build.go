@@ -161,6 +161,8 @@ func mergeStatus(s *State, pods first[Pod], status []named, own []*Pod) []*Pod {
 			one.Labels, one.HostNetwork, one.Ports = root.object.Labels, root.object.HostNetwork, root.object.Ports
 			one.Ready, one.Terminating, one.Finished = root.object.Ready, root.object.Terminating, root.object.Finished
 			one.UID = cmp.Or(root.object.UID, p.UID)
+		} else if p.Declared {
+			one.Terminating = true
 		}
 		if seen { // another interface of the same pod
 			one.Attachment = have.Attachment

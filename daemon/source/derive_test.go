@@ -4,6 +4,9 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/weftnet/weft/internal/api"
 )
 
 const zones = `
@@ -19,6 +22,8 @@ metadata: {name: node-b}
 spec: {podCIDRs: [10.0.2.0/24]}
 status: {addresses: [{type: InternalIP, address: 192.168.0.2}]}
 `
+
+const nodesOfZones = "node node-a [10.0.1.0/24] [192.168.0.1 2001:db8::1]\nnode node-b [10.0.2.0/24] [192.168.0.2]\n"
 
 // pod is a Pod of app web on node-a; more is added to its spec and status.
 func pod(name, ips, spec, status, meta string) string {
@@ -108,10 +113,9 @@ func TestDerivedEndpointsFollowThePods(t *testing.T) {
 	p.put("pod.yaml", pod("w1", "", "", ", conditions: [{type: Ready, status: 'False'}]", "")+"---\n"+podYAML("default", "other", "other", "node-a"))
 	p.put("status/node-b/default_w2.yaml", podYAML("default", "w2", "web", "node-b")+"status: {podIP: 10.0.2.2}\n")
 	p.put("status/node-b/default_d.yaml", podYAML("default", "d", "db", "node-b")+"status: {podIP: 10.0.2.3}\n")
-	nodes := "node node-a [10.0.1.0/24] [192.168.0.1 2001:db8::1]\nnode node-b [10.0.2.0/24] [192.168.0.2]\n"
 	services := "service default/db []\nservice default/web []\n"
 	db := "slice default/db-weft-0 of db [{ TCP 80}] 10.0.2.3 ready on node-b\n"
-	before := p.wait(nodes + "pod default/d node-b db [10.0.2.3]\npod default/other node-a other []\npod default/w1 node-a web []\npod default/w2 node-b web [10.0.2.2]\n" +
+	before := p.wait(nodesOfZones + "pod default/d node-b db [10.0.2.3]\npod default/other node-a other []\npod default/w1 node-a web []\npod default/w2 node-b web [10.0.2.2]\n" +
 		services + db + "slice default/web-weft-0 of web [{ TCP 80}] 10.0.2.2 ready on node-b")
 	for done := false; !done; { // what the folder made
 		select {
@@ -144,5 +148,48 @@ func TestDerivedEndpointsFollowThePods(t *testing.T) {
 	case <-p.Changed():
 	default:
 		t.Error("not told of the end of an own endpoint")
+	}
+}
+
+// A Pod that is taken out of the folder is being deleted, though it has its address until
+// DEL: nobody is sent to it any more, as long as there are others. One that never was in
+// the folder is as its node says.
+func TestPodTakenOutOfTheFolderTerminates(t *testing.T) {
+	labels := func(api.Ref) map[string]string { return map[string]string{"app": "web"} }
+	a := start(t, "", Options{Labels: labels})
+	b := start(t, a.dir, Options{Node: "node-b"})
+	a.put("web.yaml", "{apiVersion: v1, kind: Service, metadata: {name: web}, spec: {selector: {app: web}, clusterIP: None, ports: [{port: 80}]}}")
+	a.put("node.yaml", zones)
+	a.put("pod.yaml", pod("w1", "", "", "", ""))
+	slices := func(p *place, want string) {
+		t.Helper()
+		want = "slice default/web-weft-0 of web [{ TCP 80}] " + want
+		deadline := time.After(10 * time.Second)
+		for {
+			got := text(State{Slices: p.Snapshot().Slices, Complete: true})
+			if got == want {
+				return
+			}
+			select {
+			case <-p.Changed():
+			case <-time.After(20 * time.Millisecond):
+			case <-deadline:
+				t.Fatalf("got:\n%s\nwant:\n%s", got, want)
+			}
+		}
+	}
+	a.wait(nodesOfZones + "pod default/w1 node-a web []\nservice default/web []")
+	a.write(endpoint("c1", "eth0", "default", "w1", "10.0.1.2"), false)
+	a.write(endpoint("c2", "eth0", "default", "w2", "10.0.1.3"), false)
+	for _, p := range []*place{a, b} {
+		slices(p, "10.0.1.2 ready on node-a in z1 10.0.1.3 ready on node-a in z1")
+	}
+	a.remove("pod.yaml")
+	for _, p := range []*place{a, b} {
+		slices(p, "10.0.1.2 serving terminating on node-a in z1 10.0.1.3 ready on node-a in z1")
+	}
+	a.put("pod.yaml", pod("w1", "", "", "", "")) // it is back
+	for _, p := range []*place{a, b} {
+		slices(p, "10.0.1.2 ready on node-a in z1 10.0.1.3 ready on node-a in z1")
 	}
 }

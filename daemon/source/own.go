@@ -242,16 +242,15 @@ func (d *Dir) ownPod(e api.Endpoint) (file string, pod *Pod) {
 		pod.Name = hex.EncodeToString(sum[:])
 	}
 	d.mu.Lock()
-	known := false
 	for _, f := range d.view.root {
 		i := slices.IndexFunc(f.pods, func(p *Pod) bool { return p.Name == pod.Name && p.Namespace == pod.Namespace })
 		if i >= 0 {
-			pod.Labels, pod.UID, known = f.pods[i].Labels, cmp.Or(f.pods[i].UID, e.PodUID), true
+			pod.Labels, pod.UID, pod.Declared = f.pods[i].Labels, cmp.Or(f.pods[i].UID, e.PodUID), true
 			break
 		}
 	}
 	d.mu.Unlock()
-	if !known && d.opts.Labels != nil {
+	if !pod.Declared && d.opts.Labels != nil {
 		pod.Labels = maps.Clone(d.opts.Labels(e.Ref))
 	}
 	file = pod.Namespace + "_" + pod.Name
@@ -271,6 +270,9 @@ func marshal(p *Pod) []byte {
 		},
 		Spec:   podSpec{NodeName: p.Node},
 		Status: podStatus{Phase: "Running"},
+	}
+	if p.Declared {
+		o.Metadata.Annotations[declaredAnnotation] = "true"
 	}
 	for _, a := range p.IPs {
 		o.Status.PodIPs = append(o.Status.PodIPs, podIP{a.String()})

@@ -11,6 +11,10 @@ import (
 // addresses, as <containerID>/<ifname>.
 const attachmentAnnotation = "weft.dev/attachment"
 
+// declaredAnnotation, on Pods below status/, says that the folder held the Pod when it was
+// attached. If it does not any more, the Pod is being deleted.
+const declaredAnnotation = "weft.dev/declared"
+
 // What is read of a Pod, and written of ours.
 type (
 	podObject struct {
@@ -71,6 +75,7 @@ func newPod(in podObject) (*Pod, error) {
 	}
 	if id, ifname, ok := strings.Cut(in.Metadata.Annotations[attachmentAnnotation], "/"); ok {
 		p.Attachment = api.Ref{ContainerID: id, IfName: ifname}
+		p.Declared = in.Metadata.Annotations[declaredAnnotation] == "true"
 	}
 	if p.Finished {
 		return p, nil // its addresses are somebody else's by now

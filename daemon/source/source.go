@@ -71,6 +71,7 @@ type Pod struct {
 	Finished             bool        // it succeeded or failed
 	// Attachment is the interface that has IPs; the zero Ref if no daemon wrote it.
 	Attachment api.Ref
+	Declared   bool // by the folder when it was attached
 }
 
 // Namespace is what is kept of a Namespace object.
