@@ -82,6 +82,7 @@ type Datapath struct {
 	ids      map[Program]ebpf.ProgramID
 	maps     map[string]*ebpf.Map
 	pins     map[string]string // where each map is pinned, by name
+	places   places
 
 	// From Commit on, a link must run exactly our program; before, a former
 	// daemon's will do.
@@ -155,7 +156,7 @@ func (d *Datapath) load(spec *ebpf.CollectionSpec) error {
 		}
 		d.ids[name] = id
 	}
-	return nil
+	return d.readPlaces()
 }
 
 // adopt returns the pinned map, or makes and pins a new one. A pin that holds

@@ -158,10 +158,4 @@ func (d *Datapath) Unmark() error {
 }
 
 // clientMark is the index of an address in `clients`: client_of in src/flow.h.
-func clientMark(a weftAddr) uint32 {
-	mix := func(h, v uint64) uint64 {
-		h = (h ^ v) * 0x9e3779b97f4a7c15
-		return h ^ h>>29
-	}
-	return uint32(mix(native.Uint64(a.B[:8]), native.Uint64(a.B[8:])) >> 50)
-}
+func clientMark(a weftAddr) uint32 { return uint32(mixAddr(a) >> 50) }

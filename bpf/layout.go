@@ -20,7 +20,7 @@ const lastingABI = 1
 // pinnedMaps are the maps that outlive a daemon.
 var pinnedMaps = []string{
 	weftMapCounters, weftMapEndpoints, weftMapPeers,
-	weftMapAlive, weftMapBackends, weftMapMaglev, weftMapRanges, weftMapSets, weftMapFrontends,
+	weftMapAlive, weftMapBackends, weftMapMaglev, weftMapRanges, weftMapSets, weftMapFrontends, weftMapPlaces,
 	weftMapOwn,
 }
 

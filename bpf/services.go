@@ -140,7 +140,7 @@ func (d *Datapath) Services() Services {
 			func(v Set) weftSet { return weftSet{Count: v.Count, Maglev: v.Maglev, Flags: v.Flags} },
 			func(v weftSet) Set { return Set{v.Count, v.Maglev, v.Flags} },
 		},
-		Frontends: table[weftFrontendKey, weftFrontend, Place, Frontend]{d, weftMapFrontends,
+		Frontends: frontends{d, table[weftFrontendKey, weftFrontend, Place, Frontend]{d, weftMapFrontends,
 			func(k Place) weftFrontendKey {
 				return weftFrontendKey{Addr: toAddr(k.Addr), Port: k.Port, Proto: uint8(k.Protocol)}
 			},
@@ -151,7 +151,7 @@ func (d *Datapath) Services() Services {
 			func(v weftFrontend) Frontend {
 				return Frontend{SetID(v.Inside), SetID(v.Outside), SetID(v.Ranges), v.Affinity}
 			},
-		},
+		}},
 	}
 }
 
@@ -208,3 +208,16 @@ func (t table[K, V, RowK, RowV]) Set(k RowK, v RowV) error {
 }
 
 func (t table[K, V, RowK, RowV]) Delete(k RowK) error { return remove(t.d, t.name, t.key(k)) }
+
+// frontends marks the address of each row it writes.
+type frontends struct {
+	d *Datapath
+	table[weftFrontendKey, weftFrontend, Place, Frontend]
+}
+
+func (t frontends) Set(k Place, v Frontend) error {
+	if err := t.d.markPlace(toAddr(k.Addr)); err != nil {
+		return err
+	}
+	return t.table.Set(k, v)
+}

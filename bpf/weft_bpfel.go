@@ -280,6 +280,7 @@ const (
 	weftMapMaglev        = "maglev"
 	weftMapOwn           = "own"
 	weftMapPeers         = "peers"
+	weftMapPlaces        = "places"
 	weftMapRanges        = "ranges"
 	weftMapSets          = "sets"
 	weftMapSockets       = "sockets"
@@ -378,6 +379,7 @@ type weftMapSpecs struct {
 	Maglev    *ebpf.MapSpec `ebpf:"maglev"`
 	Own       *ebpf.MapSpec `ebpf:"own"`
 	Peers     *ebpf.MapSpec `ebpf:"peers"`
+	Places    *ebpf.MapSpec `ebpf:"places"`
 	Ranges    *ebpf.MapSpec `ebpf:"ranges"`
 	Sets      *ebpf.MapSpec `ebpf:"sets"`
 	Sockets   *ebpf.MapSpec `ebpf:"sockets"`
@@ -424,6 +426,7 @@ type weftMaps struct {
 	Maglev    *ebpf.Map `ebpf:"maglev"`
 	Own       *ebpf.Map `ebpf:"own"`
 	Peers     *ebpf.Map `ebpf:"peers"`
+	Places    *ebpf.Map `ebpf:"places"`
 	Ranges    *ebpf.Map `ebpf:"ranges"`
 	Sets      *ebpf.Map `ebpf:"sets"`
 	Sockets   *ebpf.Map `ebpf:"sockets"`
@@ -445,6 +448,7 @@ func (m *weftMaps) Close() error {
 		m.Maglev,
 		m.Own,
 		m.Peers,
+		m.Places,
 		m.Ranges,
 		m.Sets,
 		m.Sockets,

@@ -74,12 +74,6 @@ static __always_inline __u32 now(void)
 	return bpf_ktime_get_coarse_ns() >> 30;
 }
 
-static __always_inline __u64 mix(__u64 h, __u64 v)
-{
-	h = (h ^ v) * 0x9e3779b97f4a7c15;
-	return h ^ h >> 29;
-}
-
 static __always_inline __u32 *client_of(const union addr *addr)
 {
 	__u32 key = mix(addr->d[0], addr->d[1]) >> 50;

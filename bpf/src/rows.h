@@ -109,3 +109,9 @@ static __always_inline union addr addr_of_v6(const __u32 *w)
 {
 	return (union addr){.w = {w[0], w[1], w[2], w[3]}};
 }
+
+static __always_inline __u64 mix(__u64 h, __u64 v)
+{
+	h = (h ^ v) * 0x9e3779b97f4a7c15;
+	return h ^ h >> 29;
+}

@@ -230,10 +230,11 @@ __noinline int service_of(struct packet *p, bool outside, struct flow *f)
 	return why == NOT_OURS ? new_flow(fe, &t, outside, f) : why;
 }
 
-/* What becomes of a packet that may be a reply of a flow translated here: f. NOT_OURS:
- * it is none.
+/* What becomes of a packet that is of a flow translated here, as far as that can be told
+ * without the place it is for: f. NOT_OURS: it is of none, or one to which another look
+ * is due (service_of).
  */
-__noinline int reply_of(struct packet *p, struct flow *f)
+__noinline int flow_of(struct packet *p, struct flow *f)
 {
 	struct flow *known;
 	struct tuple t;
@@ -242,11 +243,21 @@ __noinline int reply_of(struct packet *p, struct flow *f)
 		return DROP_INTERNAL;
 	tuple_of(&p->ip, &p->l4, &t);
 	known = bpf_map_lookup_elem(&live, &t);
-	if (known && known->flags & FLOW_REPLY) {
+	if (known) {
 		*f = *known;
+		if (!(f->flags & FLOW_REPLY)) {
+			if (unlikely(p->l4.flags & TCP_SYN) ||
+			    !is_alive(&f->dst, f->dport, t.proto, f->generation))
+				return NOT_OURS;
+			/* Connections outlive their Service, datagrams do not. */
+			if (t.proto == IPPROTO_UDP && !frontend_of(&t.dst, t.dport, t.proto))
+				return NOT_OURS;
+		}
 		note_live(&t, known, p->l4.flags);
 		return OK;
 	}
+	if (!is_client(&t.dst))
+		return NOT_OURS;
 	known = bpf_map_lookup_elem(&brief, &t);
 	if (!known || !(known->flags & FLOW_REPLY))
 		return NOT_OURS;

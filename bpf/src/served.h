@@ -14,6 +14,7 @@ enum {
 	WAY_OUTSIDE = 1 << 2, /* it came from outside of the cluster */
 	WAY_POD = 1 << 3,     /* it is to a pod of this node */
 	WAY_HOST = 1 << 4,    /* it is to an address of this node */
+	WAY_UNKNOWN = 1 << 5, /* whether it is to one of both has not been looked up */
 };
 
 enum {
@@ -113,56 +114,55 @@ static __always_inline int serve(struct __sk_buff *skb, struct packet *p, __u32 
 	return unlikely(why) ? give_up(why) : go_on(skb, p, way);
 }
 
-/* A reply gets back the addresses that its client knows. NOT_OURS: it is none. */
-static __always_inline int turn_back(struct __sk_buff *skb, struct packet *p)
+/* A packet of a flow that is known gets the addresses that it has on the other side.
+ * NOT_OURS: it is of none.
+ */
+static __always_inline int turn(struct __sk_buff *skb, struct packet *p)
 {
 	struct flow f;
-	int why;
+	int why = flow_of(p, &f);
 
-	if (likely(!is_client(&p->ip.dst)))
-		return NOT_OURS;
-	why = reply_of(p, &f);
 	return unlikely(why) ? why : translate(skb, p, &f);
 }
 
-/* From a pod: a packet to no pod of another node, or one that may be a reply of a
- * translated flow. Its source has been checked; way says what is known of it.
+/* From a pod: a packet to no pod of another node, or one that may be of a translated
+ * flow. Its source has been checked and its IP header read; way says what is known of it.
  */
-__noinline int from_pod_served(struct __sk_buff *skb, __u32 way)
+__noinline int from_pod_served(struct __sk_buff *skb, struct packet *p, __u32 way)
 {
 	struct endpoint *to;
-	int why, otherwise;
-	struct packet p;
+	struct peer *peer;
+	int why, known, otherwise;
 
-	why = parse_ip(skb, ETH_HLEN, skb->protocol, skb->len - ETH_HLEN, &p.ip);
-	if (unlikely(why))
-		return give_up(why);
-	why = read_l4(skb, ETH_HLEN, &p);
-	if (likely(!why && !p.l4.unported)) {
-		why = turn_back(skb, &p);
-		if (!why)
-			return go_on(skb, &p, way | WAY_AROUND);
-		if (unlikely(why != NOT_OURS))
-			return give_up(why);
-		why = OK;
-	} else if (!why) {
-		why = turn_error(skb, &p);
-		if (unlikely(!why))
-			return go_on(skb, &p, way | WAY_AROUND);
-		if (unlikely(why != NOT_OURS))
-			return give_up(why);
-		why = OK;
+	if (!p)
+		return give_up(DROP_INTERNAL);
+	why = read_l4(skb, ETH_HLEN, p);
+	known = NOT_OURS;
+	if (likely(!why))
+		known = unlikely(p->l4.unported) ? turn_error(skb, p) : turn(skb, p);
+	if (!known)
+		return go_on(skb, p, way | WAY_AROUND);
+	if (unlikely(known != NOT_OURS))
+		return give_up(known);
+	if (way & WAY_UNKNOWN) {
+		to = endpoint_of(&p->ip.dst);
+		if (to)
+			way |= to->flags & EP_HOST ? WAY_HOST : WAY_POD;
+		peer = to ? NULL : peer_of(&p->ip.dst);
+		if (unlikely(peer))
+			return way & WAY_LIMITED ? give_up(STACK_LIMITED)
+						 : to_peer(skb, peer, &p->ip);
 	}
 	if (way & WAY_POD) {
 		if (way & WAY_LIMITED)
 			return give_up(STACK_LIMITED);
-		to = endpoint_of(&p.ip.dst);
-		return to ? to_local(skb, to, &p.ip) : TCX_NEXT;
+		to = endpoint_of(&p->ip.dst);
+		return to ? to_local(skb, to, &p->ip) : TCX_NEXT;
 	}
-	otherwise = way & WAY_HOST ? TCX_NEXT : to_outside(skb, &p.ip);
-	if (unlikely(why || p.l4.unported))
-		return serve_unported(skb, &p, why, otherwise);
-	return serve(skb, &p, way, otherwise);
+	otherwise = way & WAY_HOST ? TCX_NEXT : to_outside(skb, &p->ip);
+	if (unlikely(why || p->l4.unported))
+		return serve_unported(skb, p, why, otherwise);
+	return serve(skb, p, way, otherwise);
 }
 
 /* From a device of the node: what is not of the overlay. */
@@ -176,7 +176,11 @@ __noinline int from_outside_served(struct __sk_buff *skb)
 	    parse_ip(skb, ETH_HLEN, skb->protocol, skb->len - ETH_HLEN, &p.ip) ||
 	    read_l4(skb, ETH_HLEN, &p))
 		return TCX_NEXT;
-	why = unlikely(p.l4.unported) ? turn_error(skb, &p) : turn_back(skb, &p);
+	why = NOT_OURS;
+	if (unlikely(p.l4.unported))
+		why = turn_error(skb, &p);
+	else if (is_client(&p.ip.dst) || may_be_place(&p.ip.dst))
+		why = turn(skb, &p);
 	if (!why)
 		return go_on(skb, &p, WAY_AROUND);
 	if (unlikely(why != NOT_OURS))
@@ -202,7 +206,7 @@ __noinline int from_peer_served(struct __sk_buff *skb, __u32 at, bool v6, bool o
 		return NOT_OURS;
 	if (unlikely(at != ETH_HLEN && skb->gso_size && p.l4.proto != IPPROTO_TCP))
 		return NOT_OURS; /* see take: from_overlay's */
-	why = unlikely(p.l4.unported) ? error_of(skb, &p, &f) : reply_of(&p, &f);
+	why = unlikely(p.l4.unported) ? error_of(skb, &p, &f) : flow_of(&p, &f);
 	if (why == NOT_OURS)
 		return why;
 	if (at != ETH_HLEN) {
@@ -233,6 +237,6 @@ static __always_inline int from_host_served(struct __sk_buff *skb)
 	if (parse_ip(skb, ETH_HLEN, skb->protocol, skb->len - ETH_HLEN, &p.ip) ||
 	    likely(!is_client(&p.ip.dst)) || read_l4(skb, ETH_HLEN, &p))
 		return TCX_NEXT;
-	why = unlikely(p.l4.unported) ? turn_error(skb, &p) : turn_back(skb, &p);
+	why = unlikely(p.l4.unported) ? turn_error(skb, &p) : turn(skb, &p);
 	return why && why != NOT_OURS ? give_up(why) : TCX_NEXT;
 }

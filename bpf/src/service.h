@@ -88,6 +88,30 @@ struct {
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 } frontends SEC(".maps");
 
+enum {
+	PLACE_WORDS = 16384,
+};
+
+/* Whether there may be frontends of an address, a bit by a hash of it: packets to most
+ * addresses need no look at them before others. Bits are set before frontends are, and
+ * stay; one too many costs a few lookups, and one too few, too.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, __u64);
+	__uint(max_entries, PLACE_WORDS);
+} places SEC(".maps");
+
+static __always_inline bool may_be_place(const union addr *addr)
+{
+	__u64 hash = mix(addr->d[0], addr->d[1]);
+	__u32 key = hash >> 50;
+	__u64 *word = bpf_map_lookup_elem(&places, &key);
+
+	return word && *word >> (hash >> 44 & 63) & 1;
+}
+
 /* One row per Service port, family and policy. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);

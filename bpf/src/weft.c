@@ -19,39 +19,42 @@ int from_pod(struct __sk_buff *skb)
 {
 	struct endpoint *from, *to;
 	struct peer *peer;
+	struct packet p;
 	enum reason why;
-	struct ip ip;
-	bool limited;
+	__u32 way = 0;
 
 	if (unlikely(skb->vlan_present))
 		return give_up(DROP_NOT_IP);
 	if (unlikely(skb->protocol == htons(ETH_P_ARP)))
 		return answer_arp(skb);
 	pull(skb, ETH_HLEN + sizeof(struct ipv6hdr) + 32);
-	why = parse_ip(skb, ETH_HLEN, skb->protocol, skb->len - ETH_HLEN, &ip);
+	why = parse_ip(skb, ETH_HLEN, skb->protocol, skb->len - ETH_HLEN, &p.ip);
 	if (unlikely(why))
 		return give_up(why);
-	from = endpoint_of(&ip.src);
-	if (unlikely(!from && ip.v6 && is_link_local(&ip.src)))
+	from = endpoint_of(&p.ip.src);
+	if (unlikely(!from && p.ip.v6 && is_link_local(&p.ip.src)))
 		return give_up(DROP_LINK_LOCAL);
 	why = check_source(skb, from);
 	if (unlikely(why || !from))
 		return give_up(why);
-	if (unlikely(is_solicit(skb, &ip)))
-		return answer_solicit(skb, &ip, from);
+	if (unlikely(is_solicit(skb, &p.ip)))
+		return answer_solicit(skb, &p.ip, from);
 	if (unlikely(skb->pkt_type != PACKET_HOST))
 		return TCX_NEXT;
-	limited = from->flags & EP_STACK;
-	to = endpoint_of(&ip.dst);
+	if (unlikely(from->flags & EP_STACK))
+		way = WAY_LIMITED;
+	if (may_be_place(&p.ip.dst))
+		return from_pod_served(skb, &p, way | WAY_UNKNOWN);
+	to = endpoint_of(&p.ip.dst);
 	if (to && !(to->flags & EP_HOST)) {
-		if (unlikely(is_client(&ip.dst)))
-			return from_pod_served(skb, WAY_POD | (limited ? WAY_LIMITED : 0));
-		return unlikely(limited) ? give_up(STACK_LIMITED) : to_local(skb, to, &ip);
+		if (unlikely(is_client(&p.ip.dst)))
+			return from_pod_served(skb, &p, way | WAY_POD);
+		return unlikely(way) ? give_up(STACK_LIMITED) : to_local(skb, to, &p.ip);
 	}
-	peer = to ? NULL : peer_of(&ip.dst);
+	peer = to ? NULL : peer_of(&p.ip.dst);
 	if (!peer)
-		return from_pod_served(skb, (to ? WAY_HOST : 0) | (limited ? WAY_LIMITED : 0));
-	return unlikely(limited) ? give_up(STACK_LIMITED) : to_peer(skb, peer, &ip);
+		return from_pod_served(skb, &p, way | (to ? WAY_HOST : 0));
+	return unlikely(way) ? give_up(STACK_LIMITED) : to_peer(skb, peer, &p.ip);
 }
 
 /* Ingress of the devices that carry the node's addresses. */

@@ -1,0 +1,49 @@
+package bpf
+
+import (
+	"fmt"
+	"sync"
+)
+
+// places is what the map of the same name holds: a bit for each address that may have a
+// row in `frontends`. Bits are never taken back but with the layout.
+type places struct {
+	mu    sync.Mutex
+	words map[uint32]uint64
+}
+
+// readPlaces takes up what a former daemon has marked.
+func (d *Datapath) readPlaces() error {
+	d.places.words = map[uint32]uint64{}
+	return scan(d, weftMapPlaces, func(k *uint32, v *uint64) {
+		if *v != 0 {
+			d.places.words[*k] = *v
+		}
+	})
+}
+
+// markPlace lets packets to an address have a look at `frontends` first.
+func (d *Datapath) markPlace(a weftAddr) error {
+	hash := mixAddr(a)
+	word, bit := uint32(hash>>50), uint64(1)<<(hash>>44&63)
+	d.places.mu.Lock()
+	defer d.places.mu.Unlock()
+	marked := d.places.words[word] | bit
+	if marked == d.places.words[word] {
+		return nil
+	}
+	if err := d.maps[weftMapPlaces].Put(&word, &marked); err != nil {
+		return fmt.Errorf("write map %s: %w", weftMapPlaces, err)
+	}
+	d.places.words[word] = marked
+	return nil
+}
+
+// mixAddr is mix in src/rows.h of an address.
+func mixAddr(a weftAddr) uint64 {
+	mix := func(h, v uint64) uint64 {
+		h = (h ^ v) * 0x9e3779b97f4a7c15
+		return h ^ h>>29
+	}
+	return mix(native.Uint64(a.B[:8]), native.Uint64(a.B[8:]))
+}
