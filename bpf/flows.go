@@ -20,17 +20,22 @@ type Flow struct {
 	Idle     time.Duration // since its client last sent something, rounded down to about a second
 }
 
-// Timeouts say how long a flow may be silent, both ways, before it is forgotten.
+// Timeouts say how long a flow may be silent, both ways, before it is forgotten. Ended is
+// for those that have ended, in case the programs have not forgotten them by then.
 type Timeouts struct {
-	TCP, UDP, SCTP time.Duration
+	TCP, UDP, SCTP, Ended time.Duration
 }
 
 // DefaultTimeouts: TCP and SCTP outlast a keepalive every two hours (RFC 5382, REQ-5),
-// UDP is that of the kernel's own conntrack (nf_conntrack_udp_timeout_stream).
-var DefaultTimeouts = Timeouts{TCP: 124 * time.Minute, UDP: 2 * time.Minute, SCTP: 124 * time.Minute}
+// UDP is that of the kernel's own conntrack (nf_conntrack_udp_timeout_stream); what has
+// ended may still be under way for two minutes (RFC 9293, 2·MSL), but hardly for one.
+var DefaultTimeouts = Timeouts{TCP: 124 * time.Minute, UDP: 2 * time.Minute, SCTP: 124 * time.Minute, Ended: time.Minute}
 
-func (t Timeouts) of(p Protocol) time.Duration {
-	switch p {
+func (t Timeouts) of(k *weftTuple, v *weftFlow) time.Duration {
+	if v.Flags&flowClosed != 0 {
+		return t.Ended
+	}
+	switch Protocol(k.Proto) {
 	case TCP:
 		return t.TCP
 	case SCTP:
@@ -60,9 +65,9 @@ func (d *Datapath) Collect(timeouts Timeouts, f func(Flow)) (int, error) {
 	var dead []weftTuple
 	err := scan(d, weftMapLive, func(k *weftTuple, v *weftFlow) {
 		silent := idle(v)
-		if silent > timeouts.of(Protocol(k.Proto)) {
+		if silent > timeouts.of(k, v) {
 			dead = append(dead, *k)
-		} else if v.Flags&flowReply == 0 && f != nil {
+		} else if v.Flags&(flowReply|flowClosed) == 0 && f != nil {
 			f(flowOf(k, v, silent))
 		}
 	})
@@ -78,7 +83,7 @@ func (d *Datapath) Collect(timeouts Timeouts, f func(Flow)) (int, error) {
 			continue // gone already
 		}
 		other := otherOf(k, v)
-		if err := live.Lookup(&other, &back); err == nil && idle(&back) <= timeouts.of(Protocol(k.Proto)) {
+		if err := live.Lookup(&other, &back); err == nil && idle(&back) <= timeouts.of(&other, &back) {
 			continue // only this direction is silent
 		}
 		forgotten++
@@ -92,7 +97,7 @@ func (d *Datapath) Collect(timeouts Timeouts, f func(Flow)) (int, error) {
 func (d *Datapath) BackendFlows() (map[Place]int, error) {
 	counts := map[Place]int{}
 	err := scan(d, weftMapLive, func(k *weftTuple, v *weftFlow) {
-		if v.Flags&flowReply == 0 {
+		if v.Flags&(flowReply|flowClosed) == 0 {
 			counts[Place{addrFrom(v.Dst), v.Dport, Protocol(k.Proto)}]++
 		}
 	})
@@ -105,8 +110,11 @@ func (d *Datapath) BackendFlows() (map[Place]int, error) {
 	return counts, err
 }
 
-// flowReply is FLOW_REPLY in src/flow.h.
-const flowReply = 1
+// FLOW_REPLY and FLOW_CLOSED in src/flow.h.
+const (
+	flowReply  = 1 << 0
+	flowClosed = 1 << 3
+)
 
 func drop(m *ebpf.Map, k weftTuple) error {
 	if err := m.Delete(&k); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {

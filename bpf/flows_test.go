@@ -65,7 +65,7 @@ func TestFlowsAreCollected(t *testing.T) {
 		if !marked(t, w.a.Datapath, client) {
 			t.Error("the client of a live flow is not marked any more")
 		}
-		if _, n = flows(Timeouts{TCP: time.Hour, UDP: -1}); n != 1 {
+		if _, n = flows(Timeouts{TCP: time.Hour, UDP: -1, Ended: time.Hour}); n != 1 {
 			t.Errorf("%d flows forgotten, want that of UDP", n)
 		}
 		c.Close()
@@ -77,6 +77,9 @@ func TestFlowsAreCollected(t *testing.T) {
 			t.Errorf("after the end of the connection there is %+v", all)
 		}
 		u.Close()
+		if _, n = flows(Timeouts{TCP: time.Hour, UDP: time.Hour, Ended: -1}); n != 1 {
+			t.Errorf("%d flows forgotten, want that which has ended", n)
+		}
 		rows := 0
 		must(t, scan(w.a.Datapath, weftMapLive, func(*weftTuple, *weftFlow) { rows++ }))
 		if rows != 0 {

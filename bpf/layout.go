@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
+	"math/bits"
 	"regexp"
 
 	"github.com/cilium/ebpf"
@@ -68,9 +69,12 @@ func specs(o Options) (*ebpf.CollectionSpec, error) {
 	sockets := cmp.Or(o.MaxSockets, DefaultMaxSockets)
 	spec.Maps[weftMapSockets].MaxEntries = sockets
 	spec.Maps[weftMapDatagrams].MaxEntries = sockets
-	spec.Maps[weftMapLive].MaxEntries = cmp.Or(o.MaxFlows, DefaultMaxFlows)
+	flows := cmp.Or(o.MaxFlows, DefaultMaxFlows)
+	spec.Maps[weftMapLive].MaxEntries = flows
+	ended := endedSize(flows)
+	spec.Maps[weftMapEnded].MaxEntries = ended
 	spec.Maps[weftMapBrief].MaxEntries = cmp.Or(o.MaxBriefFlows, DefaultMaxBriefFlows)
-	config := weftConfig{Vni: o.Config.VNI, Port: o.Config.Port, NetnsCookie: o.Config.NetnsCookie}
+	config := weftConfig{Vni: o.Config.VNI, Port: o.Config.Port, NetnsCookie: o.Config.NetnsCookie, Ended: ended}
 	if config.NetnsCookie == 0 {
 		if config.NetnsCookie, err = netnsCookie(); err != nil {
 			return nil, err
@@ -80,6 +84,13 @@ func specs(o Options) (*ebpf.CollectionSpec, error) {
 		return nil, fmt.Errorf("set configuration of the programs: %w", err)
 	}
 	return spec, nil
+}
+
+// endedSize is how many flows are kept for a while after their end, of so many rows of
+// `live`: a power of two. They take at most an eighth of it (a flow has two rows).
+func endedSize(flows uint32) uint32 {
+	const least, most = 16, 16384
+	return min(max(uint32(1)<<(bits.Len32(flows/16|1)-1), least), most)
 }
 
 // layout hashes the form of all pinned maps.

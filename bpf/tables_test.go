@@ -90,6 +90,63 @@ func TestNoRoomForFlows(t *testing.T) {
 	}
 }
 
+// Flows that have ended stay for a while, never at the cost of others: in a map that is
+// small for them, and beside one that lives.
+func TestEndedFlowsAreForgotten(t *testing.T) {
+	const rows, kept = 128, 16
+	p := newLaneWith(t, false, true, Options{MaxFlows: rows})
+	p.establish(t, p.client)
+	most := 0
+	for i := range 10 * rows {
+		client := p.clientAt(20000 + i%(3*kept))
+		p.establish(t, client)
+		if i%2 == 0 {
+			p.tcp(t, client, rst)
+		} else {
+			p.tcp(t, client, fin|ack)
+			p.reply(t, p.backend, client, fin|ack)
+			p.tcp(t, client, ack)
+		}
+		most = max(most, len(p.flows(t, weftMapLive)))
+	}
+	if want := 2 * (1 + kept); most != want {
+		t.Errorf("live had %d rows at most, want %d", most, want)
+	}
+	if got := p.where(t, p.client); got != weftMapLive {
+		t.Errorf("the flow that lives is in %q", got)
+	}
+	if diff := cmp.Diff(p.counts(t), map[string]uint64{}); diff != "" {
+		t.Errorf("counters (-got +want):\n%s", diff)
+	}
+}
+
+// A tuple that ends again and again keeps its latest end as long as any other does: so
+// many ends of other tuples.
+func TestTupleThatEndsAgain(t *testing.T) {
+	const kept = 16
+	p := newLaneWith(t, false, true, Options{MaxFlows: 16 * kept})
+	end := func(client netip.AddrPort) {
+		p.establish(t, client)
+		p.tcp(t, client, rst)
+	}
+	for range 3 {
+		end(p.client)
+		for i := range kept - 1 {
+			end(p.clientAt(20000 + i))
+		}
+	}
+	end(p.client) // in the place of its first end
+	for i := range kept {
+		if got := p.where(t, p.client); got != "ended" {
+			t.Fatalf("after %d other ends it is in %q", i, got)
+		}
+		end(p.clientAt(21000 + i))
+	}
+	if got := p.where(t, p.client); got != "" {
+		t.Errorf("after %d other ends it is still in %q", kept, got)
+	}
+}
+
 // flood sends SYNs to a place at the node's own address, each from another source.
 func (p *lane) flood(t testing.TB, to netip.AddrPort, n int) {
 	t.Helper()

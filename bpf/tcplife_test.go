@@ -7,20 +7,24 @@ import (
 	"testing"
 )
 
-// where says in which map a client's flow is: both of its rows.
+// where says in which map a client's flow is, both of its rows; "ended" if it is in live
+// and has.
 func (p *lane) where(t testing.TB, client netip.AddrPort) string {
 	t.Helper()
 	out := ""
 	for _, name := range []string{weftMapBrief, weftMapLive} {
-		n := 0
+		n, closed := 0, 0
 		for k, f := range p.flows(t, name) {
 			there := addrFrom(k.Src) == client.Addr() && k.Sport == client.Port()
 			back := addrFrom(f.Dst) == client.Addr() && f.Dport == client.Port()
 			if there || back {
 				n++
+				closed += int(f.Flags & flowClosed / flowClosed)
 			}
 		}
-		if n == 2 {
+		if n == 2 && closed == 2 && name == weftMapLive {
+			out += "ended"
+		} else if n == 2 {
 			out += name
 		} else if n != 0 {
 			out += fmt.Sprintf("%d rows in %s", n, name)
@@ -29,7 +33,8 @@ func (p *lane) where(t testing.TB, client netip.AddrPort) string {
 	return out
 }
 
-// A TCP flow is live while both ends know of each other, and brief before and after.
+// A TCP flow is brief until both ends know of each other, and live until both have ended
+// it.
 func TestTCPLife(t *testing.T) {
 	for _, v6 := range []bool{false, true} {
 		for _, far := range []bool{false, true} {
@@ -42,12 +47,14 @@ func TestTCPLife(t *testing.T) {
 				}
 				port := 20000
 				for name, steps := range map[string][]step{
-					"client closes":  {{false, syn, "brief"}, {true, syn | ack, "brief"}, {false, ack, "live"}, {true, ack, "live"}, {false, fin | ack, "live"}, {true, ack, "live"}, {true, fin | ack, "brief"}, {false, ack, "brief"}},
-					"backend closes": {{false, syn, "brief"}, {true, syn | ack, "brief"}, {false, ack, "live"}, {true, fin | ack, "live"}, {false, ack, "live"}, {false, fin | ack, "brief"}, {true, ack, "brief"}},
-					"client resets":  {{false, syn, "brief"}, {true, syn | ack, "brief"}, {false, ack, "live"}, {false, rst, "brief"}},
-					"backend resets": {{false, syn, "brief"}, {true, syn | ack, "brief"}, {false, ack, "live"}, {true, rst, "brief"}},
-					"refused":        {{false, syn, "brief"}, {true, rst | ack, "brief"}},
-					"asked again":    {{false, syn, "brief"}, {false, syn, "brief"}, {true, syn | ack, "brief"}, {true, syn | ack, "brief"}, {false, syn, "brief"}, {false, ack, "live"}},
+					"client closes":     {{false, syn, "brief"}, {true, syn | ack, "brief"}, {false, ack, "live"}, {true, ack, "live"}, {false, fin | ack, "live"}, {true, ack, "live"}, {true, fin | ack, "ended"}, {false, ack, "ended"}},
+					"backend closes":    {{false, syn, "brief"}, {true, syn | ack, "brief"}, {false, ack, "live"}, {true, fin | ack, "live"}, {false, ack, "live"}, {false, fin | ack, "ended"}, {true, ack, "ended"}},
+					"client resets":     {{false, syn, "brief"}, {true, syn | ack, "brief"}, {false, ack, "live"}, {false, rst, "ended"}, {true, ack, "ended"}},
+					"backend resets":    {{false, syn, "brief"}, {true, syn | ack, "brief"}, {false, ack, "live"}, {true, rst, "ended"}},
+					"refused":           {{false, syn, "brief"}, {true, rst | ack, "brief"}},
+					"asked again":       {{false, syn, "brief"}, {false, syn, "brief"}, {true, syn | ack, "brief"}, {true, syn | ack, "brief"}, {false, syn, "brief"}, {false, ack, "live"}},
+					"refused, then not": {{false, syn, "brief"}, {true, rst | ack, "brief"}, {false, syn, "brief"}, {true, syn | ack, "brief"}, {false, ack, "live"}},
+					"begins anew":       {{false, syn, "brief"}, {true, syn | ack, "brief"}, {false, ack, "live"}, {false, rst, "ended"}, {false, syn, "brief"}, {true, syn | ack, "brief"}, {false, ack, "live"}},
 				} {
 					port++
 					client := p.clientAt(port)

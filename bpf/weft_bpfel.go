@@ -64,6 +64,8 @@ type weftConfig struct {
 	Port        uint16
 	Pad         uint16
 	NetnsCookie uint64
+	Ended       uint32
+	Pad2        uint32
 }
 
 type weftConnected struct {
@@ -273,11 +275,13 @@ const (
 	weftMapClients       = "clients"
 	weftMapCounters      = "counters"
 	weftMapDatagrams     = "datagrams"
+	weftMapEnded         = "ended"
 	weftMapEndpoints     = "endpoints"
 	weftMapFragments     = "fragments"
 	weftMapFrontends     = "frontends"
 	weftMapLive          = "live"
 	weftMapMaglev        = "maglev"
+	weftMapMaking        = "making"
 	weftMapOwn           = "own"
 	weftMapPeers         = "peers"
 	weftMapPlaces        = "places"
@@ -300,6 +304,8 @@ const (
 	weftProgToPod        = "to_pod"
 	weftProgToUplink     = "to_uplink"
 	weftVarConfig        = "config"
+	weftVarEndedFirst    = "ended_first"
+	weftVarEndedNext     = "ended_next"
 )
 
 // loadWeft returns the embedded CollectionSpec for weft.
@@ -372,11 +378,13 @@ type weftMapSpecs struct {
 	Clients   *ebpf.MapSpec `ebpf:"clients"`
 	Counters  *ebpf.MapSpec `ebpf:"counters"`
 	Datagrams *ebpf.MapSpec `ebpf:"datagrams"`
+	Ended     *ebpf.MapSpec `ebpf:"ended"`
 	Endpoints *ebpf.MapSpec `ebpf:"endpoints"`
 	Fragments *ebpf.MapSpec `ebpf:"fragments"`
 	Frontends *ebpf.MapSpec `ebpf:"frontends"`
 	Live      *ebpf.MapSpec `ebpf:"live"`
 	Maglev    *ebpf.MapSpec `ebpf:"maglev"`
+	Making    *ebpf.MapSpec `ebpf:"making"`
 	Own       *ebpf.MapSpec `ebpf:"own"`
 	Peers     *ebpf.MapSpec `ebpf:"peers"`
 	Places    *ebpf.MapSpec `ebpf:"places"`
@@ -389,7 +397,9 @@ type weftMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type weftVariableSpecs struct {
-	Config *ebpf.VariableSpec `ebpf:"config"`
+	Config     *ebpf.VariableSpec `ebpf:"config"`
+	EndedFirst *ebpf.VariableSpec `ebpf:"ended_first"`
+	EndedNext  *ebpf.VariableSpec `ebpf:"ended_next"`
 }
 
 // weftObjects contains all objects after they have been loaded into the kernel.
@@ -419,11 +429,13 @@ type weftMaps struct {
 	Clients   *ebpf.Map `ebpf:"clients"`
 	Counters  *ebpf.Map `ebpf:"counters"`
 	Datagrams *ebpf.Map `ebpf:"datagrams"`
+	Ended     *ebpf.Map `ebpf:"ended"`
 	Endpoints *ebpf.Map `ebpf:"endpoints"`
 	Fragments *ebpf.Map `ebpf:"fragments"`
 	Frontends *ebpf.Map `ebpf:"frontends"`
 	Live      *ebpf.Map `ebpf:"live"`
 	Maglev    *ebpf.Map `ebpf:"maglev"`
+	Making    *ebpf.Map `ebpf:"making"`
 	Own       *ebpf.Map `ebpf:"own"`
 	Peers     *ebpf.Map `ebpf:"peers"`
 	Places    *ebpf.Map `ebpf:"places"`
@@ -441,11 +453,13 @@ func (m *weftMaps) Close() error {
 		m.Clients,
 		m.Counters,
 		m.Datagrams,
+		m.Ended,
 		m.Endpoints,
 		m.Fragments,
 		m.Frontends,
 		m.Live,
 		m.Maglev,
+		m.Making,
 		m.Own,
 		m.Peers,
 		m.Places,
@@ -459,7 +473,9 @@ func (m *weftMaps) Close() error {
 //
 // It can be passed to loadWeftObjects or ebpf.CollectionSpec.LoadAndAssign.
 type weftVariables struct {
-	Config *ebpf.Variable `ebpf:"config"`
+	Config     *ebpf.Variable `ebpf:"config"`
+	EndedFirst *ebpf.Variable `ebpf:"ended_first"`
+	EndedNext  *ebpf.Variable `ebpf:"ended_next"`
 }
 
 // weftPrograms contains all programs after they have been loaded into the kernel.

@@ -2,8 +2,9 @@
 /* Conntrack: the flows that are translated, and no others. A flow has two rows, one for
  * each direction; each says what the packets of its tuple become, so each leads to the
  * other. New flows are in `brief`, where a flood pushes out its like; a flow that both
- * ends have spoken in moves to `live`, from which nothing is pushed out, and back when
- * it has ended.
+ * ends have spoken in moves to `live`, from which nothing is pushed out. There it stays for
+ * a while after its end, for what is still under way: until many others have ended, or
+ * there is no more room.
  */
 #pragma once
 #include "choose.h"
@@ -20,12 +21,13 @@ struct tuple {
 	__u8 pad[3];
 };
 
-/* Flow flags; FLOW_REPLY is flowReply in ../flows.go, too. */
+/* Flow flags; FLOW_REPLY and FLOW_CLOSED are in ../flows.go, too. */
 enum {
 	FLOW_REPLY = 1 << 0,	/* a row of what backends send */
 	FLOW_ANSWERED = 1 << 1, /* in the row of replies: one has passed */
 	FLOW_FIN = 1 << 2,	/* this direction has ended (TCP) */
 	FLOW_CLOSED = 1 << 3,	/* both have, or one was reset */
+	FLOW_ENDED = 8,		/* in live, once closed: from this bit on, which end it was */
 };
 
 struct flow {
@@ -47,13 +49,34 @@ struct {
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 } live SEC(".maps");
 
-/* Written by the programs; new and ended flows, the oldest go first. */
+/* Written by the programs; new flows, the oldest go first. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__type(key, struct tuple);
 	__type(value, struct flow);
 	__uint(max_entries, 65536); /* replaced at load by the setting */
 } brief SEC(".maps");
+
+/* Flows of `live` that have ended, as a ring: their tuples, the next to be forgotten when
+ * another one ends. (A new program begins with an empty ring: what was in the former's is
+ * forgotten by the daemon, by its age.)
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, struct tuple);
+	__uint(max_entries, 16384); /* a power of two; replaced at load, by the size of live */
+} ended SEC(".maps");
+
+/* A row that is being made, kept here because the stack is short. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__type(key, __u32);
+	__type(value, struct flow);
+	__uint(max_entries, 1);
+} making SEC(".maps");
+
+__u32 ended_first, ended_next; /* in ended, modulo its size */
 
 enum {
 	CLIENTS = 16384,
@@ -118,33 +141,101 @@ static __always_inline void other_of(const struct flow *f, __u8 proto, struct tu
 	t->proto = proto;
 }
 
-/* Moves both rows of a flow from one map to the other. */
-static __always_inline enum reason move_flow(void *from, void *to, const struct tuple *t,
-					     struct flow *f, const struct tuple *u, struct flow *g,
-					     __u32 flags)
+/* The row of replies of a flow whose packets have tuple t and become f. */
+static __always_inline struct flow *back_of(const struct tuple *t, const struct flow *f)
 {
-	f->flags |= flags;
-	g->flags |= flags;
-	if (bpf_map_update_elem(to, t, f, BPF_ANY))
-		return DROP_FLOWS_FULL;
-	if (bpf_map_update_elem(to, u, g, BPF_ANY)) {
-		bpf_map_delete_elem(to, t);
-		return DROP_FLOWS_FULL;
-	}
-	bpf_map_delete_elem(from, t);
-	bpf_map_delete_elem(from, u);
-	return OK;
+	__u32 key = 0;
+	struct flow *back = bpf_map_lookup_elem(&making, &key);
+
+	if (!back)
+		return NULL;
+	back->src = t->dst;
+	back->dst = t->src;
+	back->sport = t->dport;
+	back->dport = t->sport;
+	back->generation = f->generation;
+	back->seen = f->seen;
+	back->flags = FLOW_REPLY;
+	return back;
 }
 
+/* Whether a row of replies is the other one of the flow whose packets have tuple t. */
+static __always_inline bool leads_to(const struct flow *g, const struct tuple *t)
+{
+	return same_addr(&g->dst, &t->src) && same_addr(&g->src, &t->dst) && g->dport == t->sport &&
+	       g->sport == t->dport;
+}
+
+/* Forgets both rows of a flow whose packets have tuple t, wherever they are. The other
+ * row's place may be another flow's by now.
+ */
 static __always_inline void forget_flow(const struct tuple *t, const struct flow *f)
 {
+	struct flow *g;
 	struct tuple u;
 
 	other_of(f, t->proto, &u);
-	bpf_map_delete_elem(&live, &u);
-	bpf_map_delete_elem(&brief, &u);
+	g = bpf_map_lookup_elem(&live, &u);
+	if (g && leads_to(g, t))
+		bpf_map_delete_elem(&live, &u);
+	g = bpf_map_lookup_elem(&brief, &u);
+	if (g && leads_to(g, t))
+		bpf_map_delete_elem(&brief, &u);
 	bpf_map_delete_elem(&live, t);
 	bpf_map_delete_elem(&brief, t);
+}
+
+/* Forgets a flow that has ended, by either of its tuples, if that was end number `end`;
+ * the tuple may have begun anew, and ended again.
+ */
+__noinline int forget_ended(const struct tuple *t, __u32 end)
+{
+	struct flow *f, *g;
+	struct tuple u;
+
+	if (!t)
+		return 0;
+	f = bpf_map_lookup_elem(&live, t);
+	if (!f || !(f->flags & FLOW_CLOSED) || (f->flags ^ end << FLOW_ENDED) >> FLOW_ENDED)
+		return 0;
+	other_of(f, t->proto, &u);
+	g = bpf_map_lookup_elem(&live, &u);
+	if (g && g->flags & FLOW_CLOSED && leads_to(g, t))
+		bpf_map_delete_elem(&live, &u);
+	bpf_map_delete_elem(&live, t);
+	return 0;
+}
+
+/* Makes room in `live` by the flow that ended first. */
+static __always_inline void make_room(void)
+{
+	__u32 first = ended_first, next = ended_next, at;
+	struct tuple *t;
+
+	if (next - first > config.ended)
+		first = next - config.ended; /* the others have been overwritten */
+	if (first == next)
+		return;
+	ended_first = first + 1;
+	at = first & (config.ended - 1);
+	t = bpf_map_lookup_elem(&ended, &at);
+	if (t)
+		forget_ended(t, first);
+}
+
+/* Both rows of a live flow, one of them that of tuple t, have ended. */
+static __always_inline void end_flow(const struct tuple *t, struct flow *f, struct flow *g)
+{
+	__u32 end = __sync_fetch_and_add(&ended_next, 1), at = end & (config.ended - 1);
+	__u32 flags = FLOW_CLOSED | end << FLOW_ENDED;
+	struct tuple *place = bpf_map_lookup_elem(&ended, &at);
+
+	if (place) {
+		forget_ended(place, end - config.ended);
+		*place = *t;
+	}
+	f->flags = (f->flags & 0xff) | flags;
+	g->flags = (g->flags & 0xff) | flags;
 }
 
 /* Takes note of a packet of a live flow. */
@@ -157,42 +248,48 @@ static __always_inline void note_live(const struct tuple *t, struct flow *f, __u
 		f->seen = now();
 	if (likely(!(flags & (TCP_FIN | TCP_RST))))
 		return;
+	if (f->flags & FLOW_CLOSED)
+		return;
 	f->flags |= FLOW_FIN;
 	other_of(f, t->proto, &u);
 	g = bpf_map_lookup_elem(&live, &u);
 	if (g && (flags & TCP_RST || g->flags & FLOW_FIN))
-		move_flow(&live, &brief, t, f, &u, g, FLOW_CLOSED);
+		end_flow(t, f, g);
 }
 
-/* Whether a row of replies is the other one of the flow whose packets have tuple t. */
-static __always_inline bool leads_to(const struct flow *g, const struct tuple *t)
+/* Moves both rows of a new flow to `live`. */
+static __always_inline enum reason move_flow(const struct tuple *t, struct flow *f,
+					     const struct tuple *u, struct flow *g)
 {
-	return same_addr(&g->dst, &t->src) && same_addr(&g->src, &t->dst) && g->dport == t->sport &&
-	       g->sport == t->dport;
+	if (bpf_map_update_elem(&live, t, f, BPF_ANY))
+		return DROP_FLOWS_FULL;
+	if (bpf_map_update_elem(&live, u, g, BPF_ANY)) {
+		bpf_map_delete_elem(&live, t);
+		return DROP_FLOWS_FULL;
+	}
+	bpf_map_delete_elem(&brief, t);
+	bpf_map_delete_elem(&brief, u);
+	return OK;
 }
 
 /* Takes note of what a client sends in a new flow: when it goes on after an answer, the
  * flow is live. The row of replies is made again if it was pushed out; NOT_OURS if
  * another flow has its place by now.
  */
-static __always_inline enum reason note_brief(const struct tuple *t, struct flow *f, __u8 flags)
+__noinline int note_brief(const struct tuple *t, struct flow *f, __u32 flags)
 {
-	struct flow *g, back = {};
+	struct flow *g, *back;
 	struct tuple u;
 
+	if (!t || !f)
+		return DROP_INTERNAL;
 	f->seen = now();
 	other_of(f, t->proto, &u);
 	g = bpf_map_lookup_elem(&brief, &u);
 	if (unlikely(!g)) {
-		back.src = t->dst;
-		back.dst = t->src;
-		back.sport = t->dport;
-		back.dport = t->sport;
-		back.generation = f->generation;
-		back.seen = f->seen;
-		back.flags = FLOW_REPLY;
-		if (bpf_map_lookup_elem(&live, &u) ||
-		    bpf_map_update_elem(&brief, &u, &back, BPF_NOEXIST))
+		back = back_of(t, f);
+		if (!back || bpf_map_lookup_elem(&live, &u) ||
+		    bpf_map_update_elem(&brief, &u, back, BPF_NOEXIST))
 			return NOT_OURS;
 		return OK;
 	}
@@ -204,19 +301,40 @@ static __always_inline enum reason note_brief(const struct tuple *t, struct flow
 		return OK;
 	if (flags & TCP_FIN)
 		f->flags |= FLOW_FIN;
-	return move_flow(&brief, &live, t, f, &u, g, 0);
+	return move_flow(t, f, &u, g);
 }
 
-/* Takes note of what a backend answers in a new flow, or one that has ended: NOT_OURS if
- * it answers another one, of the same tuple, that is not translated.
+/* The same; if there is no room for another live flow, that of one which has ended is
+ * taken.
  */
-static __always_inline enum reason note_answer(struct flow *f, __u8 flags)
+static __always_inline int note_client(const struct tuple *t, struct flow *f, __u8 flags)
 {
+	int why = note_brief(t, f, flags);
+
+	if (likely(why != DROP_FLOWS_FULL))
+		return why;
+	make_room();
+	return note_brief(t, f, flags);
+}
+
+/* Takes note of what a backend answers, by a packet of tuple t, in a new flow, or one that
+ * has ended: NOT_OURS if it answers another one, of the same tuple, that is not translated.
+ */
+static __always_inline enum reason note_answer(const struct tuple *t, struct flow *f, __u8 flags)
+{
+	struct flow *g;
+	struct tuple u;
+
 	if (f->flags & FLOW_CLOSED && flags & TCP_SYN)
 		return NOT_OURS;
 	f->seen = now();
 	f->flags |= FLOW_ANSWERED;
-	if (flags & TCP_RST)
-		f->flags |= FLOW_CLOSED;
+	if (likely(!(flags & TCP_RST)))
+		return OK;
+	f->flags |= FLOW_CLOSED;
+	other_of(f, t->proto, &u);
+	g = bpf_map_lookup_elem(&brief, &u);
+	if (g && leads_to(g, t))
+		g->flags |= FLOW_CLOSED;
 	return OK;
 }

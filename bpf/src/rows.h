@@ -55,9 +55,11 @@ struct config {
 	__u16 port; /* host order */
 	__u16 pad;
 	__u64 netns_cookie; /* of the node's own network namespace */
+	__u32 ended;	    /* size of the map of that name */
+	__u32 pad2;
 };
 
-volatile const struct config config = {.vni = 87, .port = 8872};
+volatile const struct config config = {.vni = 87, .port = 8872, .ended = 16384};
 
 /* Written by the daemon; one row per pod address and per address of the node. */
 struct {

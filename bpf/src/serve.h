@@ -119,8 +119,9 @@ static __always_inline void pick_source(const struct tuple *t, bool outside, str
 	f->sport = PORT_FIRST + (hash_of(t, true) % PORTS + t->sport) % PORTS;
 }
 
-/* Whether a new flow may have the place of one in `brief`: if it is the same, or a former
- * one of that port of the client. Another's may not be known as ended to its backend.
+/* Whether a new flow may have the place of another one that is new or has ended: if it is
+ * the same, or a former one of that port of the client. Another's may not be known as ended
+ * to its backend.
  */
 static __always_inline bool may_follow(const struct flow *g, const struct tuple *t)
 {
@@ -134,24 +135,25 @@ static __always_inline bool may_follow(const struct flow *g, const struct tuple 
  */
 static __always_inline enum reason claim(const struct tuple *t, struct flow *f)
 {
-	struct flow back = {}, *g;
+	struct flow *back = back_of(t, f), *g;
 	struct tuple u;
 
-	back.src = t->dst;
-	back.dst = t->src;
-	back.sport = t->dport;
-	back.dport = t->sport;
-	back.generation = f->generation;
-	back.seen = f->seen;
-	back.flags = FLOW_REPLY;
+	if (!back)
+		return DROP_INTERNAL;
 	other_of(f, t->proto, &u);
 	for (int i = 0; i < PORT_TRIES; i++) {
-		if (likely(!bpf_map_lookup_elem(&live, &u))) {
-			if (likely(!bpf_map_update_elem(&brief, &u, &back, BPF_NOEXIST)))
+		g = bpf_map_lookup_elem(&live, &u);
+		if (unlikely(g && g->flags & FLOW_CLOSED &&
+			     (i >= PORT_TRIES / 2 || may_follow(g, t)))) {
+			forget_ended(&u, g->flags >> FLOW_ENDED);
+			g = bpf_map_lookup_elem(&live, &u);
+		}
+		if (likely(!g)) {
+			if (likely(!bpf_map_update_elem(&brief, &u, back, BPF_NOEXIST)))
 				return OK;
 			g = bpf_map_lookup_elem(&brief, &u);
 			if (g && (i >= PORT_TRIES / 2 || may_follow(g, t)) &&
-			    !bpf_map_update_elem(&brief, &u, &back, BPF_ANY))
+			    !bpf_map_update_elem(&brief, &u, back, BPF_ANY))
 				return OK;
 		}
 		f->sport = PORT_FIRST + bpf_get_prandom_u32() % PORTS;
@@ -201,14 +203,16 @@ static __always_inline enum reason known_flow(const struct tuple *t, __u8 flags,
 		return t->proto == IPPROTO_TCP && !(flags & TCP_SYN) ? REJECT_BACKEND_GONE
 								     : NOT_OURS;
 	}
+	if (unlikely(f->flags & FLOW_CLOSED && flags & TCP_SYN)) {
+		forget_flow(t, f);
+		return NOT_OURS;
+	}
 	if (likely(is_live)) {
 		note_live(t, known, flags);
 		return OK;
 	}
-	if (unlikely(f->flags & FLOW_CLOSED && flags & TCP_SYN))
-		return NOT_OURS;
 	mark_client(&f->src); /* the daemon may have cleared it a moment ago */
-	return note_brief(t, known, flags);
+	return note_client(t, known, flags);
 }
 
 /* What becomes of a packet to a Service: f. NOT_OURS: it is to none. */
@@ -241,11 +245,19 @@ __noinline int flow_of(struct packet *p, struct flow *f)
 
 	if (!p || !f)
 		return DROP_INTERNAL;
+	if ((p->l4.flags & (TCP_SYN | TCP_ACK)) == TCP_SYN)
+		return NOT_OURS;
 	tuple_of(&p->ip, &p->l4, &t);
 	known = bpf_map_lookup_elem(&live, &t);
 	if (known) {
 		*f = *known;
-		if (!(f->flags & FLOW_REPLY)) {
+		if (f->flags & FLOW_REPLY) {
+			/* After its end: the answer to another, of the same tuple, that is
+			 * not translated.
+			 */
+			if (unlikely(f->flags & FLOW_CLOSED && p->l4.flags & TCP_SYN))
+				return NOT_OURS;
+		} else {
 			if (unlikely(p->l4.flags & TCP_SYN) ||
 			    !is_alive(&f->dst, f->dport, t.proto, f->generation))
 				return NOT_OURS;
@@ -256,13 +268,19 @@ __noinline int flow_of(struct packet *p, struct flow *f)
 		note_live(&t, known, p->l4.flags);
 		return OK;
 	}
-	if (!is_client(&t.dst))
+	if (!is_client(&t.dst) && !may_be_place(&t.dst))
 		return NOT_OURS;
 	known = bpf_map_lookup_elem(&brief, &t);
-	if (!known || !(known->flags & FLOW_REPLY))
+	if (!known)
 		return NOT_OURS;
 	*f = *known;
-	return note_answer(known, p->l4.flags);
+	if (f->flags & FLOW_REPLY)
+		return note_answer(&t, known, p->l4.flags);
+	if (t.proto == IPPROTO_UDP || p->l4.flags & TCP_SYN ||
+	    !is_alive(&f->dst, f->dport, t.proto, f->generation))
+		return NOT_OURS;
+	mark_client(&f->src); /* the daemon may have cleared it a moment ago */
+	return note_client(&t, known, p->l4.flags);
 }
 
 /* To where the node's routes lead, past its stack: that would not take a packet with an
