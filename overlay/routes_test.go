@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/weftnet/weft/internal/reconcile"
 )
@@ -24,6 +25,16 @@ func testDevices(t *testing.T) (veth, vxlan int) {
 		ip addr add fd00:244:1::1/128 dev weft-vxlan nodad
 		ip addr add 192.0.2.1/24 dev weft0
 		ip addr add 2001:db8::1/64 dev weft0 nodad`)
+	// The kernel makes IPv6's local routes a moment later, in a worker.
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		local := sh(t, "ip -6 route show table local")
+		if strings.Contains(local, "local fd00:244:1::1 ") && strings.Contains(local, "local 2001:db8::1 ") {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("local routes are %s", local)
+		}
+	}
 	return ifindex(t, "weft0"), ifindex(t, "weft-vxlan")
 }
 
