@@ -126,12 +126,21 @@ func (t *tables) services() reconcile.Group {
 // seconds, the others on events and at the full resync. Those of Services are too big
 // for that: they are read at the full resync only.
 func (t *tables) silent() reconcile.Group {
-	g := reconcile.Group{t.sysctl, t.rows, t.peers, t.own, t.links, t.sockets}
+	g := reconcile.Group{t.sysctl, t.rows, t.peers, t.own, nodeLinks{t.links}, t.sockets}
 	if t.chainer.Backend() == "legacy" { // only nftables has notifications
 		g = append(g, t.chains)
 	}
 	return g
 }
+
+// nodeLinks is the table of links without those of pods, whose changes are told
+// (endpoint.Manager.Watch).
+type nodeLinks struct {
+	*reconcile.Table[bpf.Hook, struct{}]
+}
+
+// Refresh reads what is ours of the node's own devices.
+func (t nodeLinks) Refresh() error { return t.RefreshOwner(ownerSelf) }
 
 // concerned is the tables that an event may have changed. A device that went down
 // takes its IPv4 routes with it without a word about them; a program goes with

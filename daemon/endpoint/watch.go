@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -19,8 +21,10 @@ const (
 	// how often at most.
 	settle = 200 * time.Millisecond
 	// gather is how long events are left in the socket after the first: an ADD makes
-	// some 25, and to wake up for each would take its CPU time.
-	gather = 50 * time.Millisecond
+	// some 25, and to wake up for each would take its CPU time. While nothing concerns a
+	// pod (the node's own neighbours come and go all the time) it is doubled, up to gatherMost.
+	gather     = 50 * time.Millisecond
+	gatherMost = 800 * time.Millisecond
 	// calm is how long there must have been no ADD and no DEL before all changed pods are
 	// looked at. In a burst of calls most events are their own, and to look takes their
 	// time and their locks: then it is a few every settle.
@@ -70,52 +74,39 @@ func (u *unrest) due(now time.Time) bool {
 // CAP_NET_BROADCAST); each pod's has an id here, because the other end of its veth
 // is here.
 func (m *Manager) Watch(ctx context.Context) error {
-	fd, err := listen()
+	f, err := listen()
 	if err != nil {
 		return err
 	}
-	defer unix.Close(fd)
+	defer f.Close()
+	conn, err := f.SyscallConn()
+	if err != nil {
+		return fmt.Errorf("watch netlink events: %w", err)
+	}
+	defer context.AfterFunc(ctx, func() { f.Close() })()
 	m.unrest.stirred.Store(true) // what changed while nobody listened
 	m.unrest.listening.Store(true)
 	defer m.unrest.listening.Store(false)
-	end, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
-	if err != nil {
-		return fmt.Errorf("make event descriptor: %w", err)
-	}
-	defer unix.Close(end)
-	woken := make(chan struct{})
-	stop := context.AfterFunc(ctx, func() {
-		defer close(woken)
-		if _, err := unix.Write(end, []byte{1, 0, 0, 0, 0, 0, 0, 0}); err != nil {
-			m.Log.Warn("end the watch of pods", "err", err)
-		}
-	})
-	defer func() {
-		if !stop() {
-			<-woken // before the descriptor is closed
-		}
-	}()
 	dirty := map[ipam.Owner]bool{}
 	for _, o := range m.all() {
 		dirty[o] = true
 	}
 	buf := make([]byte, 64<<10)
 	var since time.Time
+	rest := gather
 	for ctx.Err() == nil {
-		wait := -1 // nothing to do before something happens: an idle node stays asleep
+		var until time.Time // nothing to do before something happens: an idle node stays asleep
 		if len(dirty) > 0 {
-			wait = int(settle.Milliseconds())
+			until = time.Now().Add(settle)
 		}
-		if err := awaitEvents(fd, end, wait); err != nil {
-			return err
+		if err := f.SetReadDeadline(until); err != nil {
+			return endOf(ctx, err)
 		}
-		for range 1 << 12 { // in a storm what is dirty gets its turn, too
-			events, err := readEvents(fd, buf)
-			if err != nil {
-				return err
-			}
+		concerned := false
+		hear := func(events []event) {
 			for _, e := range events {
 				owners := m.concerned(e)
+				concerned = concerned || len(owners) > 0
 				if e.all || e.ours || e.netns < 0 && len(owners) > 0 {
 					m.unrest.stirred.Store(true)
 				}
@@ -126,9 +117,16 @@ func (m *Manager) Watch(ctx context.Context) error {
 					dirty[o] = true
 				}
 			}
-			if len(events) == 0 {
-				break
-			}
+		}
+		heard, err := readAll(ctx, conn, buf, rest, hear)
+		if err != nil {
+			return endOf(ctx, err)
+		}
+		switch {
+		case concerned:
+			rest = gather
+		case heard:
+			rest = min(2*rest, gatherMost)
 		}
 		if len(dirty) == 0 || time.Since(since) < settle {
 			continue
@@ -154,14 +152,22 @@ func (m *Manager) Watch(ctx context.Context) error {
 	return nil
 }
 
-func listen() (int, error) {
+// endOf is nil for the end that was asked for.
+func endOf(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+func listen() (*os.File, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_ROUTE)
 	if err != nil {
-		return -1, fmt.Errorf("open netlink socket: %w", err)
+		return nil, fmt.Errorf("open netlink socket: %w", err)
 	}
-	fail := func(what string, err error) (int, error) {
+	fail := func(what string, err error) (*os.File, error) {
 		unix.Close(fd)
-		return -1, fmt.Errorf("%s: %w", what, err)
+		return nil, fmt.Errorf("%s: %w", what, err)
 	}
 	if err := unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_LISTEN_ALL_NSID, 1); err != nil {
 		return fail("listen to all namespaces (needs CAP_NET_BROADCAST)", err)
@@ -177,46 +183,67 @@ func listen() (int, error) {
 			return fail("subscribe to netlink events", err)
 		}
 	}
-	return fd, nil
+	return os.NewFile(uintptr(fd), "netlink"), nil
 }
 
-// awaitEvents waits at most so many milliseconds (-1: for ever) for an event, and then
-// for those that come with it, or until end can be read.
-func awaitEvents(fd, end, wait int) error {
-	both := []unix.PollFd{{Fd: int32(end), Events: unix.POLLIN}, {Fd: int32(fd), Events: unix.POLLIN}}
-	n, err := unix.Poll(both, wait)
-	if n > 0 && both[1].Revents != 0 {
-		_, err = unix.Poll(both[:1], int(gather.Milliseconds()))
+// readAll waits for an event, at most until the read deadline, and so long for those that
+// come with it. It tells hear of all, and says whether there were any.
+func readAll(ctx context.Context, conn syscall.RawConn, buf []byte, rest time.Duration, hear func([]event)) (heard bool, err error) {
+	one := func(fd uintptr) bool {
+		var events []event
+		var there bool
+		if events, there, err = readEvents(int(fd), buf); there {
+			hear(events)
+		}
+		return there
 	}
-	if err != nil && !errors.Is(err, unix.EINTR) {
-		return fmt.Errorf("wait for netlink events: %w", err)
+	waited := conn.Read(func(fd uintptr) bool {
+		heard = one(fd)
+		return heard || err != nil
+	})
+	switch {
+	case errors.Is(waited, os.ErrDeadlineExceeded):
+		return false, nil
+	case waited != nil || err != nil:
+		return false, errors.Join(waited, err)
 	}
-	return nil
+	select {
+	case <-ctx.Done():
+	case <-time.After(rest):
+	}
+	waited = conn.Read(func(fd uintptr) bool {
+		for n := 1 << 12; n > 0 && one(fd); n-- { // in a storm what is dirty gets its turn, too
+		}
+		return true
+	})
+	if errors.Is(waited, os.ErrDeadlineExceeded) {
+		waited = nil
+	}
+	return true, errors.Join(waited, err)
 }
 
-// readEvents reads one datagram, without waiting. None is no error.
-func readEvents(fd int, buf []byte) ([]event, error) {
+// readEvents reads one datagram, without waiting; there is false if there was none.
+func readEvents(fd int, buf []byte) (events []event, there bool, err error) {
 	oob := make([]byte, unix.CmsgSpace(4))
 	n, oobn, _, _, err := unix.Recvmsg(fd, buf, oob, 0)
 	switch {
 	case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.EINTR):
-		return nil, nil
+		return nil, false, nil
 	case errors.Is(err, unix.ENOBUFS):
-		return []event{{all: true}}, nil
+		return []event{{all: true}}, true, nil
 	case err != nil:
-		return nil, fmt.Errorf("read netlink events: %w", err)
+		return nil, false, fmt.Errorf("read netlink events: %w", err)
 	}
 	netns := -1
 	controls, err := unix.ParseSocketControlMessage(oob[:oobn])
 	if err != nil {
-		return nil, fmt.Errorf("read netlink events: %w", err)
+		return nil, false, fmt.Errorf("read netlink events: %w", err)
 	}
 	for _, c := range controls {
 		if c.Header.Level == unix.SOL_NETLINK && c.Header.Type == unix.NETLINK_LISTEN_ALL_NSID {
 			netns = int(int32(u32(c.Data)))
 		}
 	}
-	var events []event
 	for b := buf[:n]; len(b) >= unix.SizeofNlMsghdr; {
 		size := int(native.Uint32(b))
 		if size < unix.SizeofNlMsghdr || size > len(b) {
@@ -228,7 +255,7 @@ func readEvents(fd int, buf []byte) ([]event, error) {
 		}
 		b = b[min(align(size), len(b)):]
 	}
-	return events, nil
+	return events, true, nil
 }
 
 // eventIndex is the device that a message of the host's namespace is about. All but
