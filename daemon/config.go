@@ -47,6 +47,7 @@ type Config struct {
 	MaxNodes   uint32
 
 	MetricsAddress string // empty: on the socket only
+	HealthPort     uint16 // on 127.0.0.1; 0: none
 	LogLevel       string
 }
 

@@ -34,18 +34,22 @@ func (n *node) install(ctx context.Context) error {
 			return nil
 		}
 	}
+	report := func(err error) {
+		n.problems.err(problemInstall, err)
+		n.installed.Store(err == nil)
+	}
 	o, err := installOptions(n.cfg)
 	if err != nil {
-		n.problems.err(problemInstall, err)
+		report(err)
 		return nil
 	}
-	n.problems.err(problemInstall, plugin.Install(o))
+	report(plugin.Install(o))
 	for {
-		err := plugin.Watch(ctx, o, n.log, func(err error) { n.problems.err(problemInstall, err) })
+		err := plugin.Watch(ctx, o, n.log, report)
 		if ctx.Err() != nil {
 			return nil
 		}
-		n.problems.err(problemInstall, err)
+		report(err)
 		if !sleep(ctx, sweepEvery) {
 			return nil
 		}

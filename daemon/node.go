@@ -48,6 +48,9 @@ type node struct {
 
 	statuses *statuses
 
+	// installed says whether the CNI binary and configuration are what they should be.
+	installed atomic.Bool
+
 	// called is when the last CNI call ended (Unix time, ns).
 	called atomic.Int64
 
@@ -325,6 +328,13 @@ func (n *node) peerCount() int {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return len(n.book.entries)
+}
+
+// reaches is how they answer.
+func (n *node) reaches() []api.Reach {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.book.reaches()
 }
 
 // allProblems is our problems and the source's; never nil.

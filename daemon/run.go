@@ -26,6 +26,9 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	if err := preflight(cfg); err != nil {
 		return err
 	}
+	if err := openSysctls("/proc/sys"); err != nil {
+		return err
+	}
 	lock, err := acquire(cfg.StateDir)
 	if err != nil {
 		return err
@@ -85,6 +88,7 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return src.Run(ctx) })
 	group.Go(func() error { return n.serve(ctx, dp, pods) })
+	group.Go(func() error { return n.serveHealthPort(ctx) })
 	group.Go(func() error { return n.writeStatuses(ctx) })
 	group.Go(func() error {
 		events, err := overlay.Watch(ctx, log)

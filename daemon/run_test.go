@@ -27,6 +27,13 @@ import (
 const asDaemon = "WEFT_TEST_DAEMON"
 
 func TestMain(m *testing.M) {
+	if os.Getenv(asNode) != "" {
+		if err := beNode(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	text := os.Getenv(asDaemon)
 	if text == "" {
 		os.Exit(m.Run())
