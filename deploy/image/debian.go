@@ -34,8 +34,14 @@ func Fetch(ctx context.Context, cache string, names ...string) ([]Package, error
 	if err := os.MkdirAll(cache, 0o755); err != nil {
 		return nil, fmt.Errorf("make cache: %w", err)
 	}
+	// apt does not name what is in its working folder already.
+	empty, err := os.MkdirTemp(cache, "ask-")
+	if err != nil {
+		return nil, fmt.Errorf("make cache: %w", err)
+	}
+	defer os.Remove(empty)
 	// 'URL' FILE SIZE SHA256:SUM, one line for each package.
-	known, err := run(ctx, cache, "apt-get", append([]string{"-qq", "--print-uris", "download"}, names...)...)
+	known, err := run(ctx, empty, "apt-get", append([]string{"-qq", "--print-uris", "download"}, names...)...)
 	if err != nil {
 		return nil, fmt.Errorf("ask apt for packages: %w (apt-get update may help)", err)
 	}
@@ -60,6 +66,9 @@ func Fetch(ctx context.Context, cache string, names ...string) ([]Package, error
 			return nil, fmt.Errorf("ask apt for packages: it does not name %s", name)
 		}
 		if p.check() != nil {
+			if err := os.Remove(p.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return nil, err
+			}
 			if _, err := run(ctx, cache, "apt-get", "-qq", "download", name); err != nil {
 				return nil, fmt.Errorf("download package %s: %w", name, err)
 			}
