@@ -56,12 +56,14 @@ func TestImportLaw(t *testing.T) {
 		"internal/reconcile": {},
 		"internal/testnet":   {},
 		"deploy":             {"internal/api"},
+		"deploy/fake":        {},
 		"deploy/image":       {},
 		"deploy/mkimage":     {"deploy/image"},
 		"deploy/mkmanifest":  {"deploy"},
 		"cmd/weft":           {"deploy", "internal/api"},
 		"cmd/weft-cni":       {"plugin"},
 		"cmd/weftd":          {"daemon"},
+		"examples":           {},
 		"daemon/source":      free,
 	}
 	pkgs := list(t)
