@@ -115,11 +115,14 @@ func removeState(cfg Config) error {
 	return errors.Join(errs...)
 }
 
-// removeEmpty removes a folder if nothing is in it.
+// removeEmpty removes a folder if nothing is in it, and nothing is mounted on it: in a
+// container, whose own files are read-only, the node's folders are mounts.
 func removeEmpty(dir string) error {
 	err := os.Remove(dir)
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTEMPTY) || errors.Is(err, syscall.EBUSY) {
-		return nil
+	for _, fine := range []error{fs.ErrNotExist, syscall.ENOTEMPTY, syscall.EBUSY, syscall.EROFS} {
+		if errors.Is(err, fine) {
+			return nil
+		}
 	}
 	return err
 }

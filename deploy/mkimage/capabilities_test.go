@@ -53,6 +53,51 @@ func TestDaemonRunsWithTheManifestsRights(t *testing.T) {
 	}
 }
 
+// The clean-up's container, privileged and with the daemon's mounts, removes what the
+// daemon has made; the mounts themselves stay.
+func TestUninstallInAContainerCleansTheNode(t *testing.T) {
+	n := newNode(t)
+	p := n.start(n.daemon())
+	pod := testnet.New(t, "pod")
+	if err := n.verdict(p, pod, 30*time.Second); err != nil {
+		t.Fatal(err)
+	}
+	c := n.daemon()
+	c.Capabilities = nil
+	c.Args = []string{"/usr/bin/weftd", "uninstall", "--node-name=node-1"}
+	refused := n.start(c)
+	<-refused.ended
+	if text := refused.text(t); !strings.Contains(text, "another weftd runs") {
+		t.Errorf("uninstall beside a daemon: %s", text)
+	}
+	p.end(t, unix.SIGTERM)
+	for range 2 {
+		u := n.start(c)
+		<-u.ended
+		if u.cmd.ProcessState.ExitCode() != 0 {
+			t.Fatalf("uninstall: %s", u.text(t))
+		}
+	}
+	for _, dir := range []string{"opt/cni/bin", "etc/cni/net.d", "run/weft", "var/lib/weft", "sys/fs/bpf"} {
+		entries, err := os.ReadDir(filepath.Join(n.dir, dir))
+		if err != nil || len(entries) > 0 && dir != "sys/fs/bpf" {
+			t.Errorf("%s: left %v, %v", dir, entries, err)
+		}
+		for _, e := range entries {
+			if !strings.HasSuffix(e.Name(), ".debug") { // the kernel's own
+				t.Errorf("%s: left %s", dir, e.Name())
+			}
+		}
+	}
+	for _, args := range []string{"ip -o link", "ip route show table all proto 87", "iptables-save", "ip6tables-save", "nft list ruleset", "bpftool cgroup show " + n.cgroup} {
+		f := strings.Fields(args)
+		out, err := n.Output(f[0], f[1:]...)
+		if err != nil || strings.Contains(strings.ToLower(out), "weft") || strings.Contains(out, "sock_connect") {
+			t.Errorf("%s: %v\n%s", args, err, out)
+		}
+	}
+}
+
 // None of them is there for nothing: without it something does not work. To the kernel
 // SYS_ADMIN implies BPF and PERFMON, so these two are looked at without it.
 func TestEachCapabilityIsNeeded(t *testing.T) {
