@@ -122,6 +122,10 @@ func TestInstallSaysWhatIsWrong(t *testing.T) {
 			notReady(p, corev1.ContainerStatus{Name: "prepare", State: waiting("PodInitializing", "")})
 		}, []string{"node b: its pod is pending", "event: FailedMount: MountVolume.SetUp failed", "kubelet.conf is not a file", "event: Unhealthy: second"}},
 		{"cannot be placed", nil, func(p *corev1.Pod) {
+			p.Spec.NodeName = ""
+			p.Spec.Affinity = &corev1.Affinity{NodeAffinity: &corev1.NodeAffinity{RequiredDuringSchedulingIgnoredDuringExecution: &corev1.NodeSelector{
+				NodeSelectorTerms: []corev1.NodeSelectorTerm{{MatchFields: []corev1.NodeSelectorRequirement{
+					{Key: "metadata.name", Operator: corev1.NodeSelectorOpIn, Values: []string{"b"}}}}}}}}
 			p.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Message: "Insufficient memory"}}
 		}, []string{"node b: its pod cannot be placed: Insufficient memory"}},
 		{"evicted", nil, func(p *corev1.Pod) {

@@ -11,6 +11,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
 )
@@ -84,8 +85,9 @@ func (v view) states() []nodeState {
 	byNode := map[string]*corev1.Pod{}
 	for i := range v.pods {
 		p := &v.pods[i]
-		if old := byNode[p.Spec.NodeName]; old == nil || newer(p, old) {
-			byNode[p.Spec.NodeName] = p
+		node := nodeOf(p)
+		if old := byNode[node]; old == nil || newer(p, old) {
+			byNode[node] = p
 		}
 	}
 	var out []nodeState
@@ -96,6 +98,23 @@ func (v view) states() []nodeState {
 		out = append(out, s)
 	}
 	return out
+}
+
+// nodeOf is the node that a pod of a DaemonSet is on, or is to be placed on: its
+// controller says so by an affinity to the node's name.
+func nodeOf(p *corev1.Pod) string {
+	a := p.Spec.Affinity
+	if p.Spec.NodeName != "" || a == nil || a.NodeAffinity == nil || a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution == nil {
+		return p.Spec.NodeName
+	}
+	for _, term := range a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms {
+		for _, f := range term.MatchFields {
+			if f.Key == metav1.ObjectNameField && f.Operator == corev1.NodeSelectorOpIn && len(f.Values) == 1 {
+				return f.Values[0]
+			}
+		}
+	}
+	return ""
 }
 
 // newer says whether a counts and b does not: what is being deleted counts least.

@@ -71,6 +71,9 @@ func (u Uninstall) run(ctx context.Context) error {
 	}
 	slices.Reverse(objects)
 	for _, o := range objects {
+		if o.Kind == "DaemonSet" {
+			continue // it went first
+		}
 		if err := u.delete(ctx, o); err != nil {
 			return err
 		}

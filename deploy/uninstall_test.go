@@ -33,7 +33,6 @@ func TestUninstallRemovesEverythingInOrder(t *testing.T) {
 		"POST " + podsPath,
 		"POST " + podsPath,
 		"DELETE " + podsPath,
-		"DELETE " + daemonPath,
 		"DELETE /api/v1/namespaces/kube-system/configmaps/weft",
 		"DELETE /apis/admissionregistration.k8s.io/v1/validatingadmissionpolicybindings/pod-ips.weft.dev",
 		"DELETE /apis/admissionregistration.k8s.io/v1/validatingadmissionpolicybindings/account.weft.dev",
