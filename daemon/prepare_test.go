@@ -17,15 +17,21 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
+	"github.com/weftnet/weft/bpf"
 	"github.com/weftnet/weft/internal/testnet"
 )
 
 // asNode makes the test's binary the first process of a node: it has a mount namespace
-// of its own, in which what Prepare touches is empty, and lives until its input ends.
+// of its own, in which what Prepare touches is empty, and a cgroup namespace, as in kind.
+// It lives until its input ends.
 const asNode = "WEFT_TEST_NODE"
 
 // beNode mounts empty file systems over what Prepare touches.
 func beNode() error {
+	runtime.LockOSThread()
+	if err := unix.Unshare(unix.CLONE_NEWCGROUP); err != nil {
+		return err
+	}
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return err
 	}
@@ -39,16 +45,17 @@ func beNode() error {
 			return err
 		}
 	}
-	fmt.Println("up")
+	fmt.Println(unix.Gettid())
 	_, err := io.Copy(io.Discard, os.Stdin)
 	return err
 }
 
 // fakeNode is a node with nothing on it.
 type fakeNode struct {
-	t    *testing.T
-	proc string // as a container sees the node's /proc
-	root string // the node's files
+	t      *testing.T
+	proc   string // as a container sees the node's /proc
+	root   string // the node's files
+	cgroup string // that its processes are in
 }
 
 func newFakeNode(t *testing.T) *fakeNode {
@@ -60,7 +67,21 @@ func newFakeNode(t *testing.T) *fakeNode {
 	}
 	cmd := exec.Command(self)
 	cmd.Env = append(os.Environ(), asNode+"=1")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS}
+	top, err := bpf.FindCgroup()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cgroup, err := os.MkdirTemp(top, "weft-test-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { testnet.Until(t, converge, func() error { return os.Remove(cgroup) }) })
+	dir, err := os.Open(cgroup)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS, UseCgroupFD: true, CgroupFD: int(dir.Fd())}
 	cmd.Stderr = os.Stderr
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
@@ -79,11 +100,12 @@ func newFakeNode(t *testing.T) *fakeNode {
 			t.Errorf("the node's process: %v", err)
 		}
 	})
-	if _, err := io.ReadFull(stdout, make([]byte, 3)); err != nil {
+	var thread int
+	if _, err := fmt.Fscanln(stdout, &thread); err != nil {
 		t.Fatal("the node's process does not come up:", err)
 	}
-	n := &fakeNode{t: t, proc: t.TempDir(), root: fmt.Sprintf("/proc/%d/root", cmd.Process.Pid)}
-	n.must(os.Symlink(fmt.Sprintf("/proc/%d", cmd.Process.Pid), filepath.Join(n.proc, "1")))
+	n := &fakeNode{t: t, proc: t.TempDir(), root: fmt.Sprintf("/proc/%d/root", cmd.Process.Pid), cgroup: cgroup}
+	n.must(os.Symlink(fmt.Sprintf("/proc/%d/task/%d", cmd.Process.Pid, thread), filepath.Join(n.proc, "1")))
 	n.must(os.Symlink("/proc/sys", filepath.Join(n.proc, "sys")))
 	return n
 }
@@ -156,6 +178,13 @@ func TestPrepareMakesWhatIsMissingAndUnprepareRemovesIt(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, n.files()); diff != "" {
 		t.Errorf("after Prepare (-want +got):\n%s", diff)
+	}
+	// It is the node's own cgroup, not that of all nodes on the machine.
+	var own, mounted unix.Stat_t
+	n.must(unix.Stat(n.cgroup, &own))
+	n.must(unix.Stat(n.root+"/run/weft/cgroup2", &mounted))
+	if own.Ino != mounted.Ino {
+		t.Errorf("the cgroup2 of the node is %d, the node's processes are in %d", mounted.Ino, own.Ino)
 	}
 	n.must(Prepare(cfg, n.proc)) // the container was restarted
 	if diff := cmp.Diff(want, n.files()); diff != "" {
