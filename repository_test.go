@@ -54,11 +54,13 @@ func TestImportLaw(t *testing.T) {
 		"internal/api":       {"internal/crash"},
 		"internal/crash":     {},
 		"internal/reconcile": {},
+		"internal/testkube":  {},
 		"internal/testnet":   {},
 		"cmd/weft":           {"internal/api"},
 		"cmd/weft-cni":       {"plugin"},
 		"cmd/weftd":          {"daemon"},
 		"daemon/source":      free,
+		"daemon/source/kube": append([]string{"daemon/source"}, free...),
 	}
 	pkgs := list(t)
 	for name, allowed := range law {
@@ -93,6 +95,19 @@ func TestHeavyImportsStayWhereTheyBelong(t *testing.T) {
 				if strings.HasPrefix(dep, prefix) {
 					t.Errorf("%s depends on %s", name, dep)
 				}
+			}
+		}
+	}
+}
+
+// Whoever wants something of a cluster asks the source. A client of the Kubernetes API has
+// a scheme, caches and goroutines of its own; one is enough for a small daemon.
+func TestOneClientOfTheAPI(t *testing.T) {
+	allowed := []string{"daemon/source/kube"}
+	for name, p := range list(t) {
+		for _, imp := range p.Imports {
+			if strings.HasPrefix(imp, "k8s.io/client-go/") && !slices.Contains(allowed, name) {
+				t.Errorf("%s imports %s; only %v may", name, imp, allowed)
 			}
 		}
 	}
