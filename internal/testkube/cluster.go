@@ -1,5 +1,5 @@
 // Package testkube is a Kubernetes API for tests: lists, watches and patches of a few
-// kinds, over TLS, by as many API servers as a test wants, on loopback.
+// kinds, over TLS, by as many API servers as a test wants.
 package testkube
 
 import (

@@ -15,9 +15,12 @@ import (
 	"sync"
 )
 
+// apiName is the name that all API servers have.
+const apiName = "kubernetes.default.svc"
+
 // Server is one API server.
 type Server struct {
-	Addr string // of loopback, with its port
+	Addr string // with its port
 
 	http   *http.Server
 	mu     sync.Mutex
@@ -35,12 +38,18 @@ func (c *Cluster) Serve(names ...string) *Server {
 // ServeOn is Serve at an address.
 func (c *Cluster) ServeOn(addr string, names ...string) *Server {
 	c.t.Helper()
-	if len(names) == 0 {
-		names = []string{"kubernetes", "kubernetes.default.svc"}
-	}
 	l, err := net.Listen("tcp", addr)
 	if err != nil {
 		c.t.Fatal(err)
+	}
+	return c.ServeBy(l, names...)
+}
+
+// ServeBy is Serve by a listener, of another network namespace perhaps.
+func (c *Cluster) ServeBy(l net.Listener, names ...string) *Server {
+	c.t.Helper()
+	if len(names) == 0 {
+		names = []string{"kubernetes", apiName}
 	}
 	s := &Server{Addr: l.Addr().String(), conns: map[net.Conn]bool{}}
 	s.http = &http.Server{
