@@ -47,7 +47,7 @@ demo: ## (root) three nodes, a few pods, one story; KEEP=1 leaves it up, DOWN=1 
 test: ## (root) everything CI runs: lint, generated files, unit, packet, namespace and crash tests
 	@./deps.sh test
 	@$(MAKE) --no-print-directory lint verify
-	$(GO) test -race -timeout 20m ./internal/reconcile ./internal/api ./ipam ./daemon/source
+	$(GO) test -race -timeout 20m ./internal/reconcile ./internal/api ./ipam ./daemon/source/...
 	$(GO) test -timeout 20m $$($(GO) list ./... | grep -v /e2e)
 	$(GO) test -timeout 20m -tags weft_crash -run 'Killed|Hold' ./daemon/endpoint ./internal/crash
 	cd deploy/charttest && $(GO) vet ./... && $(GO) test ./...

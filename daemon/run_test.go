@@ -250,13 +250,17 @@ type pod struct {
 	id    string
 }
 
-// attach makes a pod.
-func (m *machine) attach() *pod {
+// attach makes a pod. Its request may be changed before it is made.
+func (m *machine) attach(change ...func(*api.Attach)) *pod {
 	t := m.lab.t
 	t.Helper()
 	p := &pod{NS: testnet.New(t, "pod")}
 	p.id = p.Name
-	raw, err := m.client().Add(context.Background(), p.request())
+	request := p.request()
+	for _, f := range change {
+		f(&request)
+	}
+	raw, err := m.client().Add(context.Background(), request)
 	if err != nil {
 		t.Fatalf("add: %v", err)
 	}

@@ -4,15 +4,19 @@ import (
 	"cmp"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
 	gocmp "github.com/google/go-cmp/cmp"
+	"github.com/spf13/pflag"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	"sigs.k8s.io/yaml"
+
+	"github.com/weftnet/weft/daemon"
 )
 
 // table is the rows of the first table below a heading of a page.
@@ -83,21 +87,22 @@ func TestEveryRightIsDocumented(t *testing.T) {
 			}
 		}
 	}
-	documented := map[string][]string{}
-	for _, row := range table(t, installPage, "## Rights") {
-		if row[3] == "" {
-			t.Errorf("%v: the reason is missing", row)
-		}
-		key := row[0] + " " + row[1]
-		documented[key] = append(documented[key], strings.Split(row[2], ", ")...)
+	for key := range rights {
+		slices.Sort(rights[key])
 	}
-	for _, m := range []map[string][]string{rights, documented} {
-		for key := range m {
-			slices.Sort(m[key])
+	for _, where := range []struct{ page, heading string }{{installPage, "## Rights"}, {"../docs/ARCHITECTURE.md", "## API access"}} {
+		documented := map[string][]string{}
+		for _, row := range table(t, where.page, where.heading) {
+			if row[3] == "" {
+				t.Errorf("%s: %v: the reason is missing", where.page, row)
+			}
+			key := row[0] + " " + row[1]
+			documented[key] = append(documented[key], strings.Split(row[2], ", ")...)
+			slices.Sort(documented[key])
 		}
-	}
-	if diff := gocmp.Diff(rights, documented); diff != "" {
-		t.Errorf("rights (-ClusterRole +docs):\n%s", diff)
+		if diff := gocmp.Diff(rights, documented); diff != "" {
+			t.Errorf("rights (-ClusterRole +%s):\n%s", where.page, diff)
+		}
 	}
 }
 
@@ -135,6 +140,34 @@ func TestEveryFolderIsDocumented(t *testing.T) {
 	slices.Sort(documented)
 	if diff := gocmp.Diff(mounted, documented); diff != "" {
 		t.Errorf("folders (-DaemonSet +docs):\n%s", diff)
+	}
+}
+
+// weftd knows each setting by its name, and takes the file that is made of them.
+func TestSettingsAreThoseOfTheDaemon(t *testing.T) {
+	load := func(assignments ...string) error {
+		v := Defaults()
+		for _, a := range assignments {
+			must(t, v.Set(a))
+		}
+		path := filepath.Join(t.TempDir(), "weftd.yaml")
+		must(t, os.WriteFile(path, []byte(decode[corev1.ConfigMap](t, object(t, v, "ConfigMap")).Data["weftd.yaml"]), 0o600))
+		flags := pflag.NewFlagSet("", pflag.ContinueOnError)
+		c := daemon.Settings(flags)
+		c.NodeName = "a"
+		return daemon.Load(flags, c, path, false)
+	}
+	must(t, load())
+	must(t, load("kubeletKubeconfig=", "apiServers=10.0.0.1:6443,[fd00::1]:6443", "healthPort=0", "services=false", "maxPods=1048576"))
+	flags := pflag.NewFlagSet("", pflag.ContinueOnError)
+	daemon.Settings(flags)
+	for _, s := range Settings() {
+		if name := s.Daemon(); name != "" && flags.Lookup(name) == nil {
+			t.Errorf("%s: weftd has no setting %s", s.Name, name)
+		}
+	}
+	if err := load("port=70000"); err == nil {
+		t.Error("weftd takes what it should not: the test proves nothing")
 	}
 }
 
