@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -19,11 +20,14 @@ import (
 	"golang.org/x/sys/unix"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/yaml"
 
 	"github.com/weftnet/weft/bpf"
 	"github.com/weftnet/weft/deploy"
 	"github.com/weftnet/weft/internal/api"
+	"github.com/weftnet/weft/internal/testkube"
 	"github.com/weftnet/weft/internal/testnet"
 )
 
@@ -32,6 +36,7 @@ type node struct {
 	*testnet.NS
 	t      *testing.T
 	dir    string // the node's files; below it: the image
+	api    *testkube.Cluster
 	pod    corev1.PodSpec
 	config corev1.ConfigMap
 	cgroup string
@@ -48,7 +53,7 @@ func newNode(t *testing.T) *node {
 	n.read()
 
 	// What weftd prepare makes, and a node's own.
-	for _, d := range []string{"opt/cni/bin", "etc/cni/net.d", "run/weft", "var/lib/weft", "sys/fs/cgroup", "settings", "objects"} {
+	for _, d := range []string{"opt/cni/bin", "etc/cni/net.d", "run/weft", "var/lib/weft", "sys/fs/cgroup", "settings", "account", "etc/kubernetes"} {
 		must(t, os.MkdirAll(filepath.Join(dir, d), 0o755))
 	}
 	// The archive of the reference plugins gives the folder to whoever made the archive.
@@ -70,20 +75,31 @@ func newNode(t *testing.T) *node {
 	for _, args := range []string{"link set up0 up", "link set up1 up", "addr add 192.0.2.1/24 dev up0", "addr add 2001:db8::1/64 dev up0 nodad"} {
 		must(t, n.IP(strings.Fields(args)...))
 	}
-	n.write("objects/node.yaml", `
+	n.write("settings/weftd.yaml", n.config.Data["weftd.yaml"])
+	n.api = testkube.NewCluster(t)
+	n.api.Put(&corev1.Node{
+		ObjectMeta: metav1.ObjectMeta{Name: "node-1"},
+		Spec:       corev1.NodeSpec{PodCIDRs: []string{"10.87.1.0/24", "fd87:1::/64"}},
+		Status: corev1.NodeStatus{Addresses: []corev1.NodeAddress{
+			{Type: corev1.NodeInternalIP, Address: "192.0.2.1"}, {Type: corev1.NodeInternalIP, Address: "2001:db8::1"}}},
+	})
+	var l net.Listener
+	must(t, n.Do(func() (err error) {
+		l, err = net.Listen("tcp", "192.0.2.1:0")
+		return err
+	}))
+	n.api.ServiceAccount(filepath.Join(dir, "account"), "token")
+	authority, err := os.ReadFile(filepath.Join(dir, "account/ca.crt"))
+	must(t, err)
+	// As kubeadm writes it: what it names besides is not in the container.
+	n.write("etc/kubernetes/kubelet.conf", fmt.Sprintf(`
 apiVersion: v1
-kind: Node
-metadata: {name: node-1}
-spec: {podCIDRs: [10.87.1.0/24, "fd87:1::/64"]}
-status: {addresses: [{type: InternalIP, address: 192.0.2.1}, {type: InternalIP, address: "2001:db8::1"}]}
-`)
-	settings := ""
-	for line := range strings.Lines(n.config.Data["weftd.yaml"]) {
-		if name, _, _ := strings.Cut(line, ":"); name != "source" && name != "api-servers" && name != "kubelet-kubeconfig" {
-			settings += line
-		}
-	}
-	n.write("settings/weftd.yaml", settings+"source: dir:/objects\n")
+kind: Config
+clusters: [{name: c, cluster: {server: "https://%s", certificate-authority-data: %s, tls-server-name: kubernetes}}]
+users: [{name: u, user: {client-certificate: /var/lib/kubelet/pki/kubelet-client-current.pem, client-key: /var/lib/kubelet/pki/kubelet-client-current.pem}}]
+contexts: [{name: x, context: {cluster: c, user: u}}]
+current-context: x
+`, n.api.ServeBy(l).Addr, base64.StdEncoding.EncodeToString(authority)))
 	return n
 }
 
@@ -151,13 +167,11 @@ func (n *node) daemon(without ...corev1.Capability) container {
 		c.Capabilities = append(c.Capabilities, number)
 	}
 	for _, m := range spec.VolumeMounts {
-		if m.Name == "kubelet-kubeconfig" {
-			continue // for the API server, which there is none of here
-		}
 		follow := m.MountPropagation != nil && *m.MountPropagation == corev1.MountPropagationHostToContainer
 		c.Mounts = append(c.Mounts, mount{From: n.source(m.Name), To: m.MountPath, ReadOnly: m.ReadOnly, Follow: follow})
 	}
-	c.Mounts = append(c.Mounts, mount{From: filepath.Join(n.dir, "objects"), To: "/objects"})
+	// What the API server adds to each Pod with a service account.
+	c.Mounts = append(c.Mounts, mount{From: filepath.Join(n.dir, "account"), To: "/run/secrets/kubernetes.io/serviceaccount", ReadOnly: true})
 	for _, m := range c.Mounts { // as runc makes them
 		at := filepath.Join(c.Root, m.To)
 		if i, err := os.Stat(m.From); err == nil && i.IsDir() {
@@ -253,7 +267,9 @@ func (n *node) client() *api.Client {
 
 // attach asks for an interface as the plugin does, by a path as containerd has it.
 func (n *node) attach(pod *testnet.NS) error {
+	n.api.Put(&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: pod.Name, UID: types.UID(pod.Name)}, Spec: corev1.PodSpec{NodeName: "node-1"}})
 	_, err := n.client().Add(context.Background(), api.Attach{
+		PodNamespace: "default", PodName: pod.Name, PodUID: pod.Name,
 		ContainerID: pod.Name, IfName: "eth0", Netns: "/var/run/netns/" + pod.Name, Network: "weft",
 		PortMappings: []api.PortMapping{{HostPort: 8081, ContainerPort: 80, Protocol: "tcp"}},
 		Bandwidth:    &api.Bandwidth{IngressRate: 1e9, IngressBurst: 1e7, EgressRate: 1e9, EgressBurst: 1e7},
@@ -291,6 +307,9 @@ func (n *node) verdict(p *process, pod *testnet.NS, within time.Duration) error 
 
 // well says what is wrong with an attached pod, or with the node.
 func (n *node) well(pod *testnet.NS) error {
+	if !slices.ContainsFunc(n.api.Pods(), func(p *corev1.Pod) bool { return p.Name == pod.Name && p.Annotations["weft.dev/pod-ips"] != "" }) {
+		return errors.New("the pod's addresses are not announced")
+	}
 	for _, address := range []string{"192.0.2.1", "2001:db8::1"} {
 		err := pod.Do(func() error {
 			_, err := net.DialTimeout("tcp", net.JoinHostPort(address, "9"), time.Second)
