@@ -12,11 +12,15 @@ BUILD := CGO_ENABLED=0 $(GO) build -buildvcs=false -trimpath -ldflags '$(LDFLAGS
 export PATH := $(dir $(GO)):$(PATH):/usr/sbin:/sbin
 export GOFLAGS += -buildvcs=false
 
+# Names of the images; the manifest has these.
+REGISTRY ?= ghcr.io/weftnet
+TAG ?= $(shell sed -n 's/^appVersion: //p' deploy/chart/Chart.yaml)
+
 RUN ?= .
 FUZZTIME ?= 60s
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test verify lint generate bench soak fuzz clean
+.PHONY: help build image manifest demo test verify lint generate bench soak fuzz clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -24,6 +28,16 @@ help: ## list the targets
 build: ## build weft-cni, weftd and weft into bin/
 	@mkdir -p bin
 	$(BUILD) -o bin/ ./cmd/weft-cni ./cmd/weftd ./cmd/weft
+
+image: ## write the images of Weft and of the example to bin/*-image.tar; REGISTRY=…, TAG=…
+	@./deps.sh image
+	@$(MAKE) --no-print-directory build
+	$(BUILD) -o bin/example ./examples
+	$(GO) run ./deploy/mkimage -name $(REGISTRY)/weft:$(TAG) -out bin/weft-image.tar weft
+	$(GO) run ./deploy/mkimage -name $(REGISTRY)/example:$(TAG) -out bin/example-image.tar example
+
+manifest: ## make deploy/weft.yaml and the chart's schema from the chart
+	$(GO) run ./deploy/mkmanifest
 
 demo: ## (root) three nodes, a few pods, one story; KEEP=1 leaves it up, DOWN=1 takes it down
 	@./deps.sh demo
@@ -33,9 +47,10 @@ demo: ## (root) three nodes, a few pods, one story; KEEP=1 leaves it up, DOWN=1 
 test: ## (root) everything CI runs: lint, generated files, unit, packet, namespace and crash tests
 	@./deps.sh test
 	@$(MAKE) --no-print-directory lint verify
-	$(GO) test -race -timeout 20m ./internal/reconcile ./internal/api ./ipam ./daemon/source
+	$(GO) test -race -timeout 20m ./internal/reconcile ./internal/api ./ipam ./daemon/source/...
 	$(GO) test -timeout 20m $$($(GO) list ./... | grep -v /e2e)
 	$(GO) test -timeout 20m -tags weft_crash -run 'Killed|Hold' ./daemon/endpoint ./internal/crash
+	cd deploy/charttest && $(GO) vet ./... && $(GO) test ./...
 	$(GO) test -timeout 45m ./e2e/...
 
 lint: ## gofmt, go vet (also with test tags), staticcheck, clang-format

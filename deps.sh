@@ -1,5 +1,5 @@
 #!/bin/sh
-# Checks for the programs that a make target needs: `./deps.sh demo|test|bench|generate`.
+# Checks for the programs that a make target needs: `./deps.sh demo|test|bench|generate|image`.
 # As root on a machine with apt it installs the Debian packages that are missing;
 # elsewhere it says which they are.
 set -eu
@@ -17,6 +17,8 @@ needs() {
 		test sysctl procps
 		test tcpdump tcpdump
 		test bpftool bpftool
+		test,image dpkg-deb dpkg
+		test,image apt-get apt
 		test gcc gcc
 		generate,test clang-19 clang-19
 		generate,test llvm-strip-19 llvm-19
@@ -24,9 +26,9 @@ needs() {
 	EOF
 }
 
-target=${1:?"usage: ./deps.sh demo|test|bench|generate"}
+target=${1:?"usage: ./deps.sh demo|test|bench|generate|image"}
 
-if [ "$target" != generate ] && [ "$(id -u)" != 0 ]; then
+if [ "$target" != generate ] && [ "$target" != image ] && [ "$(id -u)" != 0 ]; then
 	echo "make $target makes network namespaces and loads BPF programs: run it as root (sudo make $target)" >&2
 	exit 1
 fi
@@ -40,6 +42,17 @@ missing=$(needs | while read -r targets program package; do
 	*,"$target",*) command -v "$program" >/dev/null || echo "$package" ;;
 	esac
 done | sort -u | tr '\n' ' ')
+case $target in
+test | image) # the image's packages are asked of apt, which must know them
+	if [ -z "$missing" ] && ! apt-cache show iptables >/dev/null 2>&1; then
+		if [ "$(id -u)" != 0 ]; then
+			echo "apt knows no packages yet: run apt-get update as root" >&2
+			exit 1
+		fi
+		apt-get -qq update
+	fi
+	;;
+esac
 [ -n "$missing" ] || exit 0
 
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then

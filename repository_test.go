@@ -54,11 +54,19 @@ func TestImportLaw(t *testing.T) {
 		"internal/api":       {"internal/crash"},
 		"internal/crash":     {},
 		"internal/reconcile": {},
+		"internal/testkube":  {},
 		"internal/testnet":   {},
-		"cmd/weft":           {"internal/api"},
+		"deploy":             {"internal/api"},
+		"deploy/fake":        {},
+		"deploy/image":       {},
+		"deploy/mkimage":     {"deploy/image"},
+		"deploy/mkmanifest":  {"deploy"},
+		"cmd/weft":           {"deploy", "internal/api"},
 		"cmd/weft-cni":       {"plugin"},
 		"cmd/weftd":          {"daemon"},
+		"examples":           {},
 		"daemon/source":      free,
+		"daemon/source/kube": append([]string{"daemon/source"}, free...),
 	}
 	pkgs := list(t)
 	for name, allowed := range law {
@@ -80,10 +88,11 @@ func TestImportLaw(t *testing.T) {
 // the kubelet starts for every pod, carries neither netlink nor BPF.
 func TestHeavyImportsStayWhereTheyBelong(t *testing.T) {
 	banned := map[string][]string{
-		"bpf":          {"k8s.io/"},
-		"ipam":         {"k8s.io/", "github.com/cilium/", "github.com/vishvananda/"},
-		"overlay":      {"k8s.io/", "github.com/cilium/"},
-		"cmd/weft":     {"k8s.io/", "github.com/cilium/", "github.com/vishvananda/"},
+		"bpf":     {"k8s.io/"},
+		"ipam":    {"k8s.io/", "github.com/cilium/", "github.com/vishvananda/"},
+		"overlay": {"k8s.io/", "github.com/cilium/"},
+		// Typed clients and informers would triple the CLI.
+		"cmd/weft":     {"k8s.io/client-go/kubernetes", "k8s.io/client-go/informers", "github.com/cilium/", "github.com/vishvananda/"},
 		"cmd/weft-cni": {"k8s.io/", "github.com/cilium/", "github.com/vishvananda/netlink", "github.com/prometheus/", "github.com/spf13/"},
 	}
 	pkgs := list(t)
@@ -93,6 +102,20 @@ func TestHeavyImportsStayWhereTheyBelong(t *testing.T) {
 				if strings.HasPrefix(dep, prefix) {
 					t.Errorf("%s depends on %s", name, dep)
 				}
+			}
+		}
+	}
+}
+
+// Whoever wants something of a cluster asks the source. A client of the Kubernetes API has
+// a scheme, caches and goroutines of its own; one is enough for a small daemon. The CLI
+// has none of it: it asks by itself.
+func TestOneClientOfTheAPI(t *testing.T) {
+	allowed := []string{"daemon/source/kube", "deploy"}
+	for name, p := range list(t) {
+		for _, imp := range p.Imports {
+			if strings.HasPrefix(imp, "k8s.io/client-go/") && !slices.Contains(allowed, name) {
+				t.Errorf("%s imports %s; only %v may", name, imp, allowed)
 			}
 		}
 	}

@@ -73,6 +73,21 @@ func removeLayouts(dir, keep string) (int, error) {
 	return n, errors.Join(errs...)
 }
 
+// Former says whether a former daemon's layout is there, which [Datapath.Commit] will
+// remove: its programs may be in force, with its maps.
+func (d *Datapath) Former() (bool, error) {
+	entries, err := os.ReadDir(d.dir)
+	if err != nil {
+		return false, fmt.Errorf("read layouts: %w", err)
+	}
+	for _, e := range entries {
+		if e.Name() != d.layout && layoutName.MatchString(e.Name()) {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
 func lastingDir(dir string) string { return filepath.Join(dir, "lasting") }
 
 // removeLasting removes the lasting maps whose pins are not among those to keep.

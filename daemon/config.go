@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/weftnet/weft/daemon/source/kube"
 	"github.com/weftnet/weft/internal/api"
 	"github.com/weftnet/weft/overlay"
 )
@@ -23,8 +24,12 @@ const DefaultConfigFile = "/etc/weft/weftd.yaml"
 // flag nor the file says otherwise; the settings' names and documentation are in
 // [Config.settings].
 type Config struct {
-	NodeName  string
-	Source    string // dir:PATH
+	NodeName string
+	Source   string // dir:PATH, kube or kube:PATH
+	// Where the source kube finds the API: a list with commas between, and the kubelet's
+	// kubeconfig.
+	APIServers, KubeletKubeconfig string
+
 	Socket    string
 	StateDir  string
 	BPFDir    string
@@ -47,6 +52,7 @@ type Config struct {
 	MaxNodes   uint32
 
 	MetricsAddress string // empty: on the socket only
+	HealthPort     uint16 // on 127.0.0.1; 0: none
 	LogLevel       string
 }
 
@@ -58,8 +64,11 @@ func DefaultConfig() Config {
 		host = "" // Validate then asks for node-name
 	}
 	return Config{
-		NodeName:   strings.ToLower(host),
-		Source:     "dir:/etc/weft/objects",
+		NodeName: strings.ToLower(host),
+		Source:   "dir:/etc/weft/objects",
+
+		KubeletKubeconfig: kube.DefaultKubelet,
+
 		Socket:     api.DefaultSocket,
 		StateDir:   api.DefaultStateDir,
 		BPFDir:     "/sys/fs/bpf/weft",
@@ -102,8 +111,14 @@ func (c Config) Validate() error {
 	if !nodeName.MatchString(c.NodeName) || len(c.NodeName) > maxNodeName {
 		bad("node-name", "%q is no node name (a-z, 0-9, - and .): set it to metadata.name of this machine's Node object", c.NodeName)
 	}
-	if _, err := c.sourceDir(); err != nil {
+	if _, _, err := c.source(); err != nil {
 		bad("source", "%w", err)
+	}
+	if _, err := kube.ParseServers(c.APIServers); err != nil {
+		bad("api-servers", "%w", err)
+	}
+	if c.KubeletKubeconfig != "" && !filepath.IsAbs(c.KubeletKubeconfig) {
+		bad("kubelet-kubeconfig", "%q is not an absolute path: begin it with /", c.KubeletKubeconfig)
 	}
 	for _, p := range []struct{ name, path string }{
 		{"socket", c.Socket}, {"state-dir", c.StateDir}, {"bpf-dir", c.BPFDir},
@@ -166,18 +181,6 @@ func (c Config) Level() (slog.Level, error) {
 		return l, err
 	}
 	return l, fmt.Errorf("unknown level %q", c.LogLevel)
-}
-
-// sourceDir is the folder of a source dir:PATH.
-func (c Config) sourceDir() (string, error) {
-	kind, dir, ok := strings.Cut(c.Source, ":")
-	if !ok || kind != "dir" {
-		return "", fmt.Errorf("%q is no source: use dir:PATH, with the folder of Kubernetes YAML", c.Source)
-	}
-	if !filepath.IsAbs(dir) {
-		return "", fmt.Errorf("%q is not an absolute path: use dir:/PATH", dir)
-	}
-	return filepath.Clean(dir), nil
 }
 
 // nodePortPrefixes are the prefixes of nodeport-addresses; none: all addresses.

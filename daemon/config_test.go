@@ -57,6 +57,10 @@ func TestSettingsComeFromFlagsThenFileThenDefaults(t *testing.T) {
 		})},
 		{"quoted", `masquerade: "false"`, nil, with(func(c *Config) { c.Masquerade = false })},
 		{"number as text", "node-name: 7", []string{}, base},
+		{"the API", "source: kube\napi-servers: '10.0.0.1, https://api.example.com'\nkubelet-kubeconfig: /k", nil, with(func(c *Config) {
+			c.Source, c.APIServers, c.KubeletKubeconfig = "kube", "10.0.0.1, https://api.example.com", "/k"
+		})},
+		{"the API by a kubeconfig", "source: kube:/k", nil, with(func(c *Config) { c.Source = "kube:/k" })},
 		{"text", "source: dir:/x\noverlay: auto", nil, with(func(c *Config) { c.Source, c.Overlay = "dir:/x", "auto" })},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -79,7 +83,7 @@ func TestBadSettingsSayWhatToDo(t *testing.T) {
 	}{
 		{"unknown key", "prot: 1", nil, []string{`unknown setting "prot"`, `did you mean "port"?`}},
 		{"key of another style", "stateDir: /x", nil, []string{`did you mean "state-dir"?`}},
-		{"nothing near", "zzzzzzzzzzzz: 1", nil, []string{`unknown setting "zzzzzzzzzzzz": there are bpf-dir, `}},
+		{"nothing near", "zzzzzzzzzzzz: 1", nil, []string{`unknown setting "zzzzzzzzzzzz": there are api-servers, bpf-dir, `}},
 		{"all bad keys at once", "aa: 1\nvni: x\n", nil, []string{`unknown setting "aa"`, "vni:"}},
 		{"file cut in half", "port: 87\nsource: \"dir", nil, []string{"weftd.yaml", "parse YAML"}},
 		{"key twice", "port: 1\nport: 2\n", nil, []string{"already set"}},
@@ -92,8 +96,12 @@ func TestBadSettingsSayWhatToDo(t *testing.T) {
 		{"no node name", "", []string{"--node-name="}, []string{"node-name:", "metadata.name"}},
 		{"node name as path", "", []string{"--node-name=../x"}, []string{"node-name:"}},
 		{"node name in capitals", "", []string{"--node-name=Node-A"}, []string{"node-name:", "a-z, 0-9"}},
-		{"source", "source: kube", nil, []string{"source:", "dir:PATH"}},
+		{"source", "source: etcd:/x", nil, []string{"source:", "dir:/PATH", "kube:/PATH"}},
+		{"source without its path", "source: dir", nil, []string{"source:", "dir:/PATH"}},
 		{"relative source", "source: dir:x", nil, []string{"dir:/PATH"}},
+		{"relative kubeconfig", "source: kube:x", nil, []string{"source:", "kube:/PATH"}},
+		{"API server", "api-servers: 'http://10.0.0.1'", nil, []string{"api-servers:", "https"}},
+		{"relative kubelet's kubeconfig", "kubelet-kubeconfig: x", nil, []string{"kubelet-kubeconfig:", "begin it with /"}},
 		{"relative path", "state-dir: x", nil, []string{`state-dir: "x" is not an absolute path`}},
 		{"long socket", "socket: /" + strings.Repeat("x", 120), nil, []string{"socket: the path has 121 bytes"}},
 		{"overlay", "overlay: ipip", nil, []string{`"ipip" is none of vxlan, direct, auto`}},

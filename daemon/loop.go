@@ -53,6 +53,9 @@ func (w work) any() bool { return w != work{} }
 // drift says whether the work is only to look what others may have changed.
 func (w work) drift() bool { return w == work{event: w.event, quick: w.quick} }
 
+// fullWork is all that a pass can do.
+func fullWork() work { return work{full: true, event: overlay.EventAll} }
+
 // pass does some work: takes up the source's state, reads what may have changed,
 // compiles, writes, prunes. It is the only way by which the node's rows come into
 // being, at the start as on any change.
@@ -112,8 +115,9 @@ func (n *node) review() (failed bool) {
 	return len(errs) > 0
 }
 
-// loop passes whenever something changed, until ctx is done.
-func (n *node) loop(ctx context.Context, events <-chan overlay.Event) error {
+// loop passes whenever something changed, until ctx is done. If the first synchronisation
+// is still to be put in force, because the source has not spoken, settle does that.
+func (n *node) loop(ctx context.Context, events <-chan overlay.Event, settle func() error) error {
 	quick, full := time.NewTicker(quickEvery), time.NewTicker(fullEvery)
 	defer quick.Stop()
 	defer full.Stop()
@@ -183,6 +187,11 @@ func (n *node) loop(ctx context.Context, events <-chan overlay.Event) error {
 			}
 			err := n.pass(todo)
 			n.log.Debug("pass", "event", todo.event, "source", todo.source, "full", todo.full, "took", time.Since(start), "err", err)
+			if !n.begun() && n.source.Snapshot().Complete {
+				if err := settle(); err != nil {
+					return ignoreDone(ctx, err)
+				}
+			}
 			todo, before = work{}, true
 			rested = time.Now().Add(min(restFactor*time.Since(start), restMost))
 			if retrying = n.review(); retrying {
@@ -202,10 +211,13 @@ func (n *node) loop(ctx context.Context, events <-chan overlay.Event) error {
 
 // firstSync waits until the source has spoken and the node is known, then makes the
 // kernel hold what is wanted. Nothing is pruned before that. What cannot be written
-// is a problem, and tried again by the loop.
-func (n *node) firstSync(ctx context.Context) error {
+// is a problem, and tried again by the loop. If the source does not speak for long, and
+// mayRecall, it returns errRecalled: what was known last is taken up.
+func (n *node) firstSync(ctx context.Context, mayRecall bool) error {
 	late := time.NewTimer(time.Second) // most sources are read by then: no problem yet
 	defer late.Stop()
+	silent := time.NewTimer(recallAfter)
+	defer silent.Stop()
 	for !n.source.Snapshot().Complete || !n.known() {
 		select {
 		case <-ctx.Done():
@@ -215,11 +227,15 @@ func (n *node) firstSync(ctx context.Context) error {
 				continue
 			}
 		case <-late.C:
+		case <-silent.C:
+			if mayRecall && !n.source.Snapshot().Complete && n.recall() {
+				return errRecalled
+			}
 		}
 		n.observe()
 		n.publish() // says why not
 	}
-	err := n.pass(work{full: true, event: overlay.EventAll})
+	err := n.pass(fullWork())
 	n.review()
 	if err != nil {
 		n.log.Warn("first synchronisation is not complete, will retry", "err", err)

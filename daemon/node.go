@@ -27,7 +27,7 @@ type node struct {
 	log      *slog.Logger
 	tables   *tables
 	pools    *ipam.Manager
-	source   *source.Dir
+	source   stateSource
 	problems *problems
 	services *services
 	since    time.Time
@@ -48,6 +48,9 @@ type node struct {
 
 	statuses *statuses
 
+	// installed says whether the CNI binary and configuration are what they should be.
+	installed atomic.Bool
+
 	// called is when the last CNI call ended (Unix time, ns).
 	called atomic.Int64
 
@@ -57,12 +60,15 @@ type node struct {
 	around  surroundings
 	book    *book
 	started bool // the first synchronisation is done and in force
+	// recalled: until then, what a former daemon knew is in force.
+	recalled bool
+	written  []overlay.Node // what rememberNodes wrote last
 	// hindrance is why no pods can be attached; nil: they can.
 	hindrance error
 	offload   []string // devices whose checksum offload is off
 }
 
-func newNode(cfg Config, log *slog.Logger, t *tables, pools *ipam.Manager, src *source.Dir) *node {
+func newNode(cfg Config, log *slog.Logger, t *tables, pools *ipam.Manager, src stateSource) *node {
 	n := &node{
 		cfg: cfg, log: log, tables: t, pools: pools, source: src, since: time.Now(),
 		problems: newProblems(log), remake: make(chan struct{}, 1), poke: make(chan struct{}, 1), backendsChanged: make(chan struct{}, 1), gateways: make(chan []netip.Addr, 1),
@@ -108,10 +114,12 @@ func (n *node) observe() {
 		return
 	}
 	n.problems.set(problemNotSynced)
-	c := survey(n.cfg.NodeName, overlayNodes(state.Nodes), n.holds)
+	nodes := overlayNodes(state.Nodes)
+	c := survey(n.cfg.NodeName, nodes, n.holds)
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.cluster = c
+	n.problems.err(problemMemory, n.rememberNodes(nodes))
 	n.problems.set(problemConflict, few(8, c.clashes)...)
 	what, err := usable(n.cfg.NodeName, c.self)
 	for _, kind := range []string{problemNoNode, problemNoPodCIDR, problemNoAddress} {
@@ -140,6 +148,9 @@ func (n *node) changeServices(at time.Time) (more bool, err error) {
 	self := n.around.self
 	more = state.Complete != n.seen.Complete || !slices.Equal(state.Nodes, n.seen.Nodes)
 	n.mu.Unlock()
+	if !state.Complete && !n.begun() { // a former daemon may have known more
+		return more, nil
+	}
 	owners := n.services.update(state, self)
 	if len(owners) == 0 {
 		return more, nil
@@ -155,9 +166,9 @@ func (n *node) changeServices(at time.Time) (more bool, err error) {
 func (n *node) updateServices() {
 	state := n.source.Snapshot()
 	n.mu.Lock()
-	self, started := n.around.self, n.started
+	self := n.around.self
 	n.mu.Unlock()
-	if state.Complete || started {
+	if state.Complete || n.begun() {
 		n.services.update(state, self)
 	}
 }
@@ -248,8 +259,8 @@ func (n *node) publish() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	ready := n.hindrance
-	if ready == nil && !n.started {
-		ready = errors.New("weftd is starting: its first synchronisation is under way")
+	if ready == nil && !n.started && !n.recalled {
+		ready = errStarting
 	}
 	was := n.net()
 	now := endpoint.Net{Gateways: overlay.GatewayAddrs(n.around.self.PodCIDRs), MTU: n.around.mtu, Ready: ready}
@@ -286,6 +297,13 @@ func (n *node) begin() {
 	n.mu.Lock()
 	n.started = true
 	n.mu.Unlock()
+}
+
+// begun says whether the first synchronisation is in force.
+func (n *node) begun() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.started
 }
 
 // off is the wanted rows of the table offload.
@@ -325,6 +343,13 @@ func (n *node) peerCount() int {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return len(n.book.entries)
+}
+
+// reaches is how they answer.
+func (n *node) reaches() []api.Reach {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.book.reaches()
 }
 
 // allProblems is our problems and the source's; never nil.

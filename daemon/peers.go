@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/weftnet/weft/bpf"
+	"github.com/weftnet/weft/internal/api"
 	"github.com/weftnet/weft/overlay"
 )
 
@@ -168,6 +169,29 @@ func outerFamilies(self overlay.Node, nodes map[string]overlay.Node) []overlay.P
 		if a.IsValid() {
 			out = append(out, overlay.Peer{Remote: a})
 		}
+	}
+	return out
+}
+
+// reaches counts the peers by how they answer, in the order of the states' names.
+func (b *book) reaches() []api.Reach {
+	const show = 5
+	byState := map[string]*api.Reach{}
+	for _, e := range b.sorted() {
+		state := e.reach.String()
+		r := byState[state]
+		if r == nil {
+			r = &api.Reach{State: state}
+			byState[state] = r
+		}
+		r.Nodes++
+		if !e.reach.ok() && len(r.Names) < show {
+			r.Names = append(r.Names, e.node.Name)
+		}
+	}
+	out := []api.Reach{}
+	for _, state := range slices.Sorted(maps.Keys(byState)) {
+		out = append(out, *byState[state])
 	}
 	return out
 }

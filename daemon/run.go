@@ -12,7 +12,6 @@ import (
 
 	"github.com/weftnet/weft/bpf"
 	"github.com/weftnet/weft/daemon/endpoint"
-	"github.com/weftnet/weft/daemon/source"
 	"github.com/weftnet/weft/internal/api"
 	"github.com/weftnet/weft/ipam"
 	"github.com/weftnet/weft/overlay"
@@ -24,6 +23,9 @@ import (
 func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	limitMemory()
 	if err := preflight(cfg); err != nil {
+		return err
+	}
+	if err := openSysctls("/proc/sys"); err != nil {
 		return err
 	}
 	lock, err := acquire(cfg.StateDir)
@@ -52,9 +54,7 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 		return fmt.Errorf("open leases: %w", err)
 	}
 	var pods *endpoint.Manager
-	src, err := source.Open(cfg.Source, source.Options{
-		Node: cfg.NodeName, Log: log, Labels: func(r api.Ref) map[string]string { return pods.Labels(r) },
-	})
+	src, err := openSource(cfg, log, func(r api.Ref) map[string]string { return pods.Labels(r) })
 	if err != nil {
 		return err
 	}
@@ -85,31 +85,52 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return src.Run(ctx) })
 	group.Go(func() error { return n.serve(ctx, dp, pods) })
+	group.Go(func() error { return n.serveHealthPort(ctx) })
 	group.Go(func() error { return n.writeStatuses(ctx) })
 	group.Go(func() error {
 		events, err := overlay.Watch(ctx, log)
 		if err != nil {
 			return fmt.Errorf("watch the kernel: %w", err)
 		}
-		if err := n.firstSync(ctx); err != nil {
+		selfTest := func() error {
+			if err := dp.SelfTest(); err != nil {
+				return fmt.Errorf("datapath does not work on this kernel, the former one stays in force: %w", err)
+			}
+			return nil
+		}
+		settle := func() error {
+			if !hadGateways { // only now is it known what the pods' rows are
+				n.problems.err(problemPods, pods.Restore(ctx))
+				syncPods()
+			}
+			t.all().AllowPrune()
+			if err := n.pass(work{retry: true, source: !hadGateways}); err != nil {
+				log.Warn("synchronisation is not complete, will retry", "err", err)
+			}
+			if err := selfTest(); err != nil {
+				return err
+			}
+			if err := dp.Commit(); err != nil {
+				return fmt.Errorf("put datapath in force: %w", err)
+			}
+			n.begin()
+			return nil
+		}
+		// A new layout needs all rows, also those of Services, before it may be in force.
+		former, err := dp.Former()
+		if err != nil {
+			return err
+		}
+		err = n.firstSync(ctx, hadGateways && !former)
+		if errors.Is(err, errRecalled) {
+			err = n.serveRecalled(selfTest)
+		} else if err == nil {
+			err = settle()
+		}
+		if err != nil {
 			return ignoreDone(ctx, err)
 		}
-		if !hadGateways { // only now is it known what the pods' rows are
-			n.problems.err(problemPods, pods.Restore(ctx))
-			syncPods()
-		}
-		t.all().AllowPrune()
-		if err := n.pass(work{retry: true, source: !hadGateways}); err != nil {
-			log.Warn("synchronisation is not complete, will retry", "err", err)
-		}
-		if err := dp.SelfTest(); err != nil {
-			return fmt.Errorf("datapath does not work on this kernel, the former one stays in force: %w", err)
-		}
-		if err := dp.Commit(); err != nil {
-			return fmt.Errorf("put datapath in force: %w", err)
-		}
-		n.begin()
-		group.Go(func() error { return n.loop(ctx, events) })
+		group.Go(func() error { return n.loop(ctx, events, settle) })
 		group.Go(func() error { return n.lookAfter(ctx, pods) })
 		group.Go(func() error { return n.watchPods(ctx, pods) })
 		group.Go(func() error { return n.probe(ctx) })
@@ -152,7 +173,7 @@ func preflight(cfg Config) error {
 	if err := bpf.Preflight(cfg.BPFDir); err != nil {
 		return fmt.Errorf("this machine cannot run Weft: %w", err)
 	}
-	return nil
+	return preflightSource(cfg)
 }
 
 // reuseDelay is the setting as package ipam takes it, where zero is the default.

@@ -27,6 +27,13 @@ import (
 const asDaemon = "WEFT_TEST_DAEMON"
 
 func TestMain(m *testing.M) {
+	if os.Getenv(asNode) != "" {
+		if err := beNode(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	text := os.Getenv(asDaemon)
 	if text == "" {
 		os.Exit(m.Run())
@@ -243,13 +250,17 @@ type pod struct {
 	id    string
 }
 
-// attach makes a pod.
-func (m *machine) attach() *pod {
+// attach makes a pod. Its request may be changed before it is made.
+func (m *machine) attach(change ...func(*api.Attach)) *pod {
 	t := m.lab.t
 	t.Helper()
 	p := &pod{NS: testnet.New(t, "pod")}
 	p.id = p.Name
-	raw, err := m.client().Add(context.Background(), p.request())
+	request := p.request()
+	for _, f := range change {
+		f(&request)
+	}
+	raw, err := m.client().Add(context.Background(), request)
 	if err != nil {
 		t.Fatalf("add: %v", err)
 	}

@@ -230,7 +230,7 @@ func (i *info) Status() api.Status {
 		Node: n.cfg.NodeName, Version: Version, Since: n.since, Ready: offer.Ready == nil,
 		Problems: n.allProblems(), Source: n.cfg.Source, Synced: n.source.Snapshot().Complete,
 		Overlay: n.cfg.Overlay, Layout: i.dp.Layout(), MTU: offer.MTU,
-		Peers: n.peerCount(), Pods: len(i.pods.List()),
+		Peers: n.peerCount(), Reach: n.reaches(), Pods: len(i.pods.List()),
 		Pools: []api.Pool{}, Counters: []api.Counter{}, Tables: []api.Table{},
 	}
 	for _, p := range n.pools.Pools() {

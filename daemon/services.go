@@ -72,6 +72,13 @@ func (s *services) remembered(self overlay.Node) {
 	s.setNode(self, nil)
 }
 
+// begin says that what is known of the pods is all that will be known for now.
+func (s *services) begin() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.begun = true
+}
+
 // update takes up what the source says and says in the tables what changed thereby. It
 // returns the owners of the rows that did. self is this node without prefixes that it
 // lost.

@@ -18,7 +18,9 @@ import (
 // keys of the file are this one list.
 func (c *Config) settings(fs *pflag.FlagSet) {
 	fs.StringVar(&c.NodeName, "node-name", c.NodeName, "metadata.name of this machine's Node object")
-	fs.StringVar(&c.Source, "source", c.Source, "where Nodes, Pods, Services and the like come from: dir:PATH, a folder of YAML")
+	fs.StringVar(&c.Source, "source", c.Source, "where Nodes, Pods, Services and the like come from: dir:PATH, a folder of YAML; kube, the Kubernetes API with the pod's service account; kube:PATH, the API with that kubeconfig")
+	fs.StringVar(&c.APIServers, "api-servers", c.APIServers, "API servers, separated by commas: HOST, HOST:PORT (default 6443) or https://HOST:PORT; never a Service's address. Some may be dead; empty: the one in kubelet-kubeconfig")
+	fs.StringVar(&c.KubeletKubeconfig, "kubelet-kubeconfig", c.KubeletKubeconfig, "kubeconfig of this node's kubelet: where the source kube finds an API server")
 	fs.StringVar(&c.Socket, "socket", c.Socket, "unix socket for weft-cni and weft; root's alone")
 	fs.StringVar(&c.StateDir, "state-dir", c.StateDir, "folder of what outlives the daemon: attachments, former sysctls")
 	fs.StringVar(&c.BPFDir, "bpf-dir", c.BPFDir, "folder of pinned BPF maps and links, on a BPF file system")
@@ -37,6 +39,7 @@ func (c *Config) settings(fs *pflag.FlagSet) {
 	fs.Uint32Var(&c.MaxPods, "max-pods", c.MaxPods, "most pods on this node (sizes a BPF map)")
 	fs.Uint32Var(&c.MaxNodes, "max-nodes", c.MaxNodes, "most other nodes (sizes a BPF map)")
 	fs.StringVar(&c.MetricsAddress, "metrics-address", c.MetricsAddress, "ADDRESS:PORT on which metrics are served besides the socket; empty: nowhere")
+	fs.Uint16Var(&c.HealthPort, "health-port", c.HealthPort, "TCP port of 127.0.0.1 that answers /livez and /readyz; 0: none")
 	fs.StringVar(&c.LogLevel, "log-level", c.LogLevel, "debug, info, warn or error")
 }
 

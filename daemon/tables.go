@@ -61,6 +61,8 @@ const (
 	sysctlFile  = "sysctls.json"
 	offloadFile = "offload.json"
 	nodeFile    = "node.json"
+	nodesFile   = "nodes.json"
+	serversFile = "apiservers.json"
 	lockFile    = "weftd.lock"
 )
 

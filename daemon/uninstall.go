@@ -83,9 +83,9 @@ func removeDevice() error {
 
 // removeStatus removes what we wrote into the source's folder.
 func removeStatus(cfg Config) error {
-	dir, err := cfg.sourceDir()
-	if err != nil {
-		return err
+	kind, dir, err := cfg.source()
+	if err != nil || kind != sourceDir {
+		return err // annotations go with their Pods
 	}
 	status := filepath.Join(dir, "status")
 	if err := os.RemoveAll(filepath.Join(status, cfg.NodeName)); err != nil {
@@ -102,7 +102,7 @@ func removeState(cfg Config) error {
 		api.AttachmentDir, api.TombstoneDir, "released", "corrupt", "answered",
 		sysctlFile, sysctlFile + ".tmp", sysctlFile + ".corrupt",
 		offloadFile, offloadFile + ".tmp", offloadFile + ".corrupt",
-		nodeFile, nodeFile + ".tmp", lockFile,
+		nodeFile, nodeFile + ".tmp", nodesFile, nodesFile + ".tmp", serversFile, serversFile + ".tmp", lockFile,
 	} {
 		errs = append(errs, os.RemoveAll(filepath.Join(cfg.StateDir, name)))
 	}
@@ -115,11 +115,14 @@ func removeState(cfg Config) error {
 	return errors.Join(errs...)
 }
 
-// removeEmpty removes a folder if nothing is in it.
+// removeEmpty removes a folder if nothing is in it, and nothing is mounted on it: in a
+// container, whose own files are read-only, the node's folders are mounts.
 func removeEmpty(dir string) error {
 	err := os.Remove(dir)
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTEMPTY) || errors.Is(err, syscall.EBUSY) {
-		return nil
+	for _, fine := range []error{fs.ErrNotExist, syscall.ENOTEMPTY, syscall.EBUSY, syscall.EROFS} {
+		if errors.Is(err, fine) {
+			return nil
+		}
 	}
 	return err
 }

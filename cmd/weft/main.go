@@ -1,4 +1,5 @@
-// Command weft shows what the Weft daemon of this node knows.
+// Command weft shows what the Weft daemon of this node knows, installs Weft in a cluster,
+// and shows how it is there.
 package main
 
 import (
@@ -14,6 +15,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/weftnet/weft/deploy"
 	"github.com/weftnet/weft/internal/api"
 )
 
@@ -87,15 +89,17 @@ type cli struct {
 func (c *cli) command() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "weft",
-		Short: "Show what the Weft daemon of this node knows",
+		Short: "Install Weft in a cluster, and show how it is there and on this node",
 		Long: `weft reads the socket of the Weft daemon on this node and shows the node's
-state, its pods' interfaces and the nodes it is joined with.
+state, its pods' interfaces and the nodes it is joined with. With a kubeconfig it
+installs Weft in a cluster, removes it, and shows how it is on all nodes.
 
-Exit codes: 0 all well, 1 the node is not ready or the daemon refused,
+Exit codes: 0 all well, 1 a node is not ready, or the daemon or the cluster refused,
 2 wrong command line, 3 no answer from the daemon.`,
-		Example: `  sudo weft status
-  sudo weft endpoints -o json
-  sudo weft nodes --socket /run/weft/weftd.sock`,
+		Example: `  weft install
+  weft status --cluster
+  sudo weft status
+  sudo weft endpoints -o json`,
 		Args:              cobra.NoArgs,
 		RunE:              func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 		SilenceUsage:      true,
@@ -114,28 +118,9 @@ Exit codes: 0 all well, 1 the node is not ready or the daemon refused,
 	flags.StringVarP(&c.format, "output", "o", "table", "table or json")
 	flags.DurationVar(&c.timeout, "timeout", 10*time.Second, "how long to wait for the daemon")
 	root.AddCommand(
-		&cobra.Command{
-			Use: "status", Args: cobra.NoArgs,
-			Short: "Show whether the node is ready, and what is wrong if not",
-			Long: `Show whether pods can be started on this node, the problems a person should
-know of, the address pools, the packets dropped or left to the kernel by reason,
-and the kernel tables that the daemon keeps.
-
-Exits with 1 if the node is not ready.`,
-			RunE: func(cmd *cobra.Command, _ []string) error {
-				s, err := ask(cmd, c, (*api.Client).Status)
-				if err != nil {
-					return err
-				}
-				if err := c.show(s, func() error { return c.status(s) }); err != nil {
-					return err
-				}
-				if !s.Ready {
-					return errNotReady
-				}
-				return nil
-			},
-		},
+		c.install(),
+		c.uninstall(),
+		c.statusCommand(),
 		&cobra.Command{
 			Use: "endpoints", Aliases: []string{"ep", "endpoint"}, Args: cobra.NoArgs,
 			Short: "List the pod interfaces of this node",
@@ -185,6 +170,46 @@ ready. SERVED AT *: all addresses of the node that serve node ports.`,
 		},
 	)
 	return root
+}
+
+func (c *cli) statusCommand() *cobra.Command {
+	var f clusterFlags
+	var cluster bool
+	cmd := &cobra.Command{
+		Use: "status", Args: cobra.NoArgs,
+		Short: "Show whether the node, or a cluster's nodes, are ready, and what is wrong if not",
+		Long: `Show whether pods can be started on this node, the problems a person should
+know of, the address pools, the packets dropped or left to the kernel by reason,
+and the kernel tables that the daemon keeps.
+
+With --cluster, --kubeconfig or --context, or where there is no daemon but a kubeconfig,
+show all nodes of the cluster: versions, how the nodes reach each other, and what is
+wrong where. Each node's daemon is asked by a command in its pod.
+
+Exits with 1 if a node is not ready.`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if cluster || f.kubeconfig != "" || f.context != "" {
+				return c.clusterStatus(cmd.Context(), f)
+			}
+			s, err := ask(cmd, c, (*api.Client).Status)
+			if errors.Is(err, fs.ErrNotExist) && !cmd.Flags().Changed("socket") && deploy.HasKubeconfig() {
+				return c.clusterStatus(cmd.Context(), f)
+			}
+			if err != nil {
+				return err
+			}
+			if err := c.show(s, func() error { return c.status(s) }); err != nil {
+				return err
+			}
+			if !s.Ready {
+				return errNotReady
+			}
+			return nil
+		},
+	}
+	f.add(cmd)
+	cmd.Flags().BoolVar(&cluster, "cluster", false, "show the cluster of the usual kubeconfig")
+	return cmd
 }
 
 // ask calls the daemon.

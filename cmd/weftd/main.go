@@ -36,7 +36,7 @@ wins over the file. Install and uninstall want the same settings as run.`,
 		SilenceErrors:     true,
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 	}
-	cmd.AddCommand(run(), install(), uninstall(), version())
+	cmd.AddCommand(run(), install(), uninstall(), prepare(), unprepare(), version())
 	return cmd
 }
 
@@ -127,6 +127,37 @@ removed is listed.`,
 		return daemon.Uninstall(cmd.Context(), cfg, *force)
 	}
 	return cmd
+}
+
+// onNode is a command that changes what the node's first process sees of the node.
+func onNode(use, short, long string, do func(cfg daemon.Config, proc string) error) *cobra.Command {
+	cmd := &cobra.Command{Use: use, Short: short, Long: long, Args: cobra.NoArgs}
+	load := settings(cmd)
+	proc := cmd.Flags().String("proc", "/proc", "where the node's /proc is mounted")
+	cmd.RunE = func(*cobra.Command, []string) error {
+		cfg, err := load()
+		if err != nil {
+			return err
+		}
+		return do(cfg, *proc)
+	}
+	return cmd
+}
+
+func prepare() *cobra.Command {
+	return onNode("prepare", "Make on the node what a container with the daemon has mounted into it",
+		`Make on the node what a container with the daemon has mounted into it: the folders of
+the settings, a BPF file system on /sys/fs/bpf, and a cgroup2 where there is none. What
+is there already is left alone; what is made is noted in state-dir.
+
+It is for the DaemonSet's first container, which must be privileged and have the node's
+/proc mounted where --proc says. A weftd without a container does not need it.`, daemon.Prepare)
+}
+
+func unprepare() *cobra.Command {
+	return onNode("unprepare", "Remove what prepare has made",
+		`Remove what weftd prepare has made and nobody else uses. It is run after weftd
+uninstall, in a container like that of prepare. It may be repeated.`, daemon.Unprepare)
 }
 
 func version() *cobra.Command {

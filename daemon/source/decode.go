@@ -47,11 +47,12 @@ type (
 			PodCIDRs []string `json:"podCIDRs"`
 		} `json:"spec"`
 		Status struct {
-			Addresses []struct {
-				Type    string `json:"type"`
-				Address string `json:"address"`
-			} `json:"addresses"`
+			Addresses []nodeAddress `json:"addresses"`
 		} `json:"status"`
+	}
+	nodeAddress struct {
+		Type    string `json:"type"`
+		Address string `json:"address"`
 	}
 	namespaceObject struct {
 		Metadata metadata `json:"metadata"`

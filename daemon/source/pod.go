@@ -31,12 +31,13 @@ type (
 		InitContainers []container `json:"initContainers,omitempty"`
 	}
 	container struct {
-		RestartPolicy string `json:"restartPolicy"`
-		Ports         []struct {
-			Name          string `json:"name"`
-			Protocol      string `json:"protocol"`
-			ContainerPort int    `json:"containerPort"`
-		} `json:"ports"`
+		RestartPolicy string          `json:"restartPolicy"`
+		Ports         []containerPort `json:"ports"`
+	}
+	containerPort struct {
+		Name          string `json:"name"`
+		Protocol      string `json:"protocol"`
+		ContainerPort int    `json:"containerPort"`
 	}
 	podStatus struct {
 		Phase      string         `json:"phase,omitempty"`

@@ -112,12 +112,14 @@ type serviceObject struct {
 	} `json:"spec"`
 	Status struct {
 		LoadBalancer struct {
-			Ingress []struct {
-				IP     string `json:"ip"`
-				IPMode string `json:"ipMode"`
-			} `json:"ingress"`
+			Ingress []ingressObject `json:"ingress"`
 		} `json:"loadBalancer"`
 	} `json:"status"`
+}
+
+type ingressObject struct {
+	IP     string `json:"ip"`
+	IPMode string `json:"ipMode"`
 }
 
 type servicePortObject struct {

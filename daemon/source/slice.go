@@ -42,14 +42,16 @@ type SliceEndpoint struct {
 }
 
 type sliceObject struct {
-	Metadata    metadata `json:"metadata"`
-	AddressType string   `json:"addressType"`
-	Ports       []struct {
-		Name     string `json:"name"`
-		Protocol string `json:"protocol"`
-		Port     *int   `json:"port"`
-	} `json:"ports"`
-	Endpoints []endpointObject `json:"endpoints"`
+	Metadata    metadata          `json:"metadata"`
+	AddressType string            `json:"addressType"`
+	Ports       []slicePortObject `json:"ports"`
+	Endpoints   []endpointObject  `json:"endpoints"`
+}
+
+type slicePortObject struct {
+	Name     string `json:"name"`
+	Protocol string `json:"protocol"`
+	Port     *int   `json:"port"`
 }
 
 type endpointObject struct {
@@ -65,12 +67,14 @@ type endpointObject struct {
 		ForZones []hintObject `json:"forZones"`
 		ForNodes []hintObject `json:"forNodes"`
 	} `json:"hints"`
-	TargetRef *struct {
-		Kind      string `json:"kind"`
-		Namespace string `json:"namespace"`
-		Name      string `json:"name"`
-		UID       string `json:"uid"`
-	} `json:"targetRef"`
+	TargetRef *targetObject `json:"targetRef"`
+}
+
+type targetObject struct {
+	Kind      string `json:"kind"`
+	Namespace string `json:"namespace"`
+	Name      string `json:"name"`
+	UID       string `json:"uid"`
 }
 
 type hintObject struct {

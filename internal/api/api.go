@@ -140,6 +140,7 @@ type Status struct {
 	MTU      int       `json:"mtu"`     // of the pods, bytes
 	Pools    []Pool    `json:"pools"`
 	Peers    int       `json:"peers"`
+	Reach    []Reach   `json:"reach"` // how the peers answer
 	Pods     int       `json:"pods"`
 	Counters []Counter `json:"counters"` // packets by reason; zero ones left out
 	Tables   []Table   `json:"tables"`
@@ -150,6 +151,13 @@ type Problem struct {
 	What  string    `json:"what"` // a fixed name, e.g. "no-pod-cidr"
 	Text  string    `json:"text"`
 	Since time.Time `json:"since"`
+}
+
+// Reach is the peers that have one [Node].Reach.
+type Reach struct {
+	State string   `json:"state"`
+	Nodes int      `json:"nodes"`
+	Names []string `json:"names,omitempty"` // the first five; none where all is well
 }
 
 // Pool is the state of one address pool.

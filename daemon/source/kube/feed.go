@@ -1,0 +1,316 @@
+package kube
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net/url"
+	"strconv"
+	"sync"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/rest"
+
+	"github.com/weftnet/weft/internal/api"
+)
+
+const (
+	// watchFor is how long the server is asked to keep a watch, up to twice as long by
+	// chance. A new one begins where the last ended.
+	watchFor = 5 * time.Minute
+	// A watch that ends within shortWatch without a word is a failure.
+	shortWatch = time.Second
+	// The wait before what failed is tried again.
+	retryFirst = 250 * time.Millisecond
+	retryMost  = 10 * time.Second
+)
+
+// sink takes what a [feed] finds.
+type sink interface {
+	// begin says that what follows, until end, is all objects there are.
+	begin()
+	put(runtime.Object)
+	remove(runtime.Object)
+	end()
+}
+
+// feed keeps a sink at what the API holds of one kind: it lists, then watches from there
+// on. When the connection is lost it watches on from what was seen last; it lists again
+// only if the server says that it does not know any more what came since (410).
+//
+// It is not [k8s.io/client-go/tools/cache.Reflector]: docs/adr/006-source-kube.md.
+type feed struct {
+	client    rest.Interface
+	resource  string
+	namespace string      // "": all
+	selector  [][2]string // parameters of each request
+	list      func() runtime.Object
+	sink      sink
+	log       *slog.Logger
+
+	version string // resourceVersion to watch from; "": list first
+	newest  string // resourceVersion that was seen last
+
+	mu    sync.Mutex
+	err   error
+	since time.Time // of err
+}
+
+// run feeds until ctx is done.
+func (f *feed) run(ctx context.Context) {
+	wait := retryFirst
+	for ctx.Err() == nil {
+		began := time.Now()
+		told, err := f.turn(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		if err == nil && !told && time.Since(began) < shortWatch {
+			err = fmt.Errorf("watch %s: it ends at once", f.resource)
+		}
+		f.note(err)
+		if err == nil {
+			wait = retryFirst
+			continue
+		}
+		pause := wait/2 + rand.N(wait)
+		if seconds, ok := apierrors.SuggestsClientDelay(err); ok {
+			pause = max(pause, time.Duration(seconds)*time.Second)
+		}
+		wait = min(2*wait, retryMost)
+		select {
+		case <-ctx.Done():
+		case <-time.After(pause):
+		}
+	}
+}
+
+// turn lists if need be and watches until the watch ends, which is no error once it has
+// begun. It says whether the watch told anything.
+func (f *feed) turn(ctx context.Context) (told bool, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	w, err := f.begin(ctx)
+	if isGone(err) {
+		f.version = ""
+	}
+	if err != nil {
+		return false, err
+	}
+	defer w.Stop()
+	f.note(nil)
+	for e := range w.ResultChan() {
+		if e.Type != watch.Error {
+			f.take(e)
+			told = true
+			continue
+		}
+		if err := apierrors.FromObject(e.Object); isGone(err) {
+			f.log.Debug("list again", "resource", f.resource, "err", err)
+			f.version = ""
+		} else {
+			f.log.Debug("watch ended", "resource", f.resource, "err", err)
+		}
+		break
+	}
+	return told, nil
+}
+
+// begin returns a watch that goes on from f.version, after a listing if there is none.
+func (f *feed) begin(ctx context.Context) (watch.Interface, error) {
+	if f.version != "" {
+		return f.watch(ctx, f.version)
+	}
+	w, err := f.watchList(ctx)
+	if err == nil || !(apierrors.IsInvalid(err) || apierrors.IsBadRequest(err) || apierrors.IsMethodNotSupported(err)) {
+		return w, err
+	}
+	f.log.Debug("the API server does not stream lists", "resource", f.resource, "err", err)
+	if err := f.listAll(ctx); err != nil {
+		return nil, err
+	}
+	return f.watch(ctx, f.version)
+}
+
+// watchList has the server stream all objects there are and then their changes, and
+// returns when the former are there (KEP-3157).
+func (f *feed) watchList(ctx context.Context) (watch.Interface, error) {
+	w, err := f.watch(ctx, "", "sendInitialEvents", "true", "resourceVersionMatch", "NotOlderThan")
+	if err != nil {
+		return nil, err
+	}
+	f.sink.begin()
+	for e := range w.ResultChan() {
+		switch {
+		case e.Type == watch.Error:
+			w.Stop()
+			return nil, fmt.Errorf("list %s: %w", f.resource, apierrors.FromObject(e.Object))
+		case e.Type == watch.Bookmark && isInitialEnd(e.Object):
+			f.take(e)
+			f.sink.end()
+			return w, nil
+		case e.Type == watch.Bookmark: // the version is not that of a whole list
+		default:
+			f.put(e)
+		}
+	}
+	w.Stop()
+	return nil, fmt.Errorf("list %s: it ends before all is there", f.resource)
+}
+
+func isInitialEnd(o runtime.Object) bool {
+	m, err := meta.Accessor(o)
+	return err == nil && m.GetAnnotations()[metav1.InitialEventsAnnotationKey] == "true"
+}
+
+// listAll lists all objects, for servers that do not stream them (before Kubernetes 1.32).
+// It takes what the server has at hand, if that is not older than what was seen: lists of
+// all nodes at once are a load for the database behind it.
+func (f *feed) listAll(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, watchFor)
+	defer cancel()
+	f.sink.begin()
+	for next := ""; ; {
+		list := f.list()
+		r := f.request()
+		if next == "" {
+			r = r.Param("resourceVersion", cmp.Or(f.newest, "0"))
+		} else {
+			r = r.Param("continue", next)
+		}
+		if err := r.Do(ctx).Into(list); err != nil {
+			if isGone(err) {
+				f.newest = ""
+			}
+			return fmt.Errorf("list %s: %w", f.resource, brief(err))
+		}
+		m, err := meta.ListAccessor(list)
+		if err != nil {
+			return fmt.Errorf("list %s: %w", f.resource, brief(err))
+		}
+		err = meta.EachListItem(list, func(o runtime.Object) error {
+			f.sink.put(o)
+			return nil
+		})
+		if err != nil {
+			return fmt.Errorf("list %s: %w", f.resource, brief(err))
+		}
+		f.version, f.newest = m.GetResourceVersion(), m.GetResourceVersion()
+		if next = m.GetContinue(); next == "" {
+			f.sink.end()
+			return nil
+		}
+	}
+}
+
+// watch starts a watch. The server ends it in time; if not, we do.
+func (f *feed) watch(ctx context.Context, version string, params ...string) (watch.Interface, error) {
+	long := watchFor + rand.N(watchFor)
+	ctx, cancel := context.WithTimeout(ctx, long+time.Minute)
+	r := f.request().Param("watch", "true").Param("allowWatchBookmarks", "true").
+		Param("timeoutSeconds", strconv.Itoa(int(long/time.Second)))
+	if version != "" {
+		r = r.Param("resourceVersion", version)
+	}
+	for i := 0; i < len(params); i += 2 {
+		r = r.Param(params[i], params[i+1])
+	}
+	w, err := r.Watch(ctx)
+	if err != nil {
+		cancel()
+		return nil, fmt.Errorf("watch %s: %w", f.resource, brief(err))
+	}
+	return watching{w, cancel}, nil
+}
+
+// watching is a watch that ends its request's context when it is stopped.
+type watching struct {
+	watch.Interface
+	cancel context.CancelFunc
+}
+
+func (w watching) Stop() {
+	w.Interface.Stop()
+	w.cancel()
+}
+
+func (f *feed) request() *rest.Request {
+	r := f.client.Get().NamespaceIfScoped(f.namespace, f.namespace != "").Resource(f.resource).MaxRetries(0)
+	for _, p := range f.selector {
+		r = r.Param(p[0], p[1])
+	}
+	return r
+}
+
+// take takes up an event and its version.
+func (f *feed) take(e watch.Event) {
+	if e.Type != watch.Bookmark {
+		f.put(e)
+	}
+	if m, err := meta.Accessor(e.Object); err == nil {
+		f.version, f.newest = m.GetResourceVersion(), m.GetResourceVersion()
+	}
+}
+
+func (f *feed) put(e watch.Event) {
+	if e.Type == watch.Deleted {
+		f.sink.remove(e.Object)
+		return
+	}
+	f.sink.put(e.Object)
+}
+
+// isGone says whether the server cannot tell what came since a version, or never knew it:
+// another database was put behind it.
+func isGone(err error) bool {
+	return apierrors.IsGone(err) || apierrors.IsResourceExpired(err) ||
+		apierrors.HasStatusCause(err, metav1.CauseTypeResourceVersionTooLarge)
+}
+
+// brief is an error without the URL of its request, which is long and of which the rest
+// of the text tells what matters.
+func brief(err error) error {
+	var u *url.Error
+	if errors.As(err, &u) {
+		return u.Err
+	}
+	return err
+}
+
+// note keeps the error of the last turn; nil: it was well.
+func (f *feed) note(err error) {
+	f.mu.Lock()
+	was := f.err
+	if f.err = err; was == nil {
+		f.since = time.Now()
+	}
+	f.mu.Unlock()
+	if err != nil && was == nil {
+		f.log.Warn("API request, will retry", "resource", f.resource, "err", err)
+	}
+}
+
+// problem is why the last turn failed, if it did.
+func (f *feed) problem() []api.Problem {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.err == nil {
+		return nil
+	}
+	p := api.Problem{What: ProblemAPI, Text: f.err.Error() + "; what was known stays in force", Since: f.since}
+	switch {
+	case apierrors.IsUnauthorized(f.err):
+		p.What, p.Text = ProblemAccess, "the API server does not take our credentials: "+p.Text
+	case apierrors.IsForbidden(f.err):
+		p.What, p.Text = ProblemAccess, "we may not read what we need, give us the rights of the manifest's ClusterRole: "+p.Text
+	}
+	return []api.Problem{p}
+}

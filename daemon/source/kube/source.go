@@ -1,0 +1,281 @@
+package kube
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/rest"
+
+	"github.com/weftnet/weft/daemon/source"
+	"github.com/weftnet/weft/internal/api"
+)
+
+// What a Problem of this package is called (api.Problem.What), besides those of package
+// source for what an object lacks.
+const (
+	ProblemAPI    = "source-api"    // no API server answers, or not as it should
+	ProblemAccess = "source-access" // the API refuses us
+	ProblemObject = "source-object" // an object of the API cannot be read
+)
+
+// Options of [Open].
+type Options struct {
+	// Node is our own name: that of the Node object whose Pods are watched.
+	Node string
+	// Kubeconfig has API server and credentials. Empty: they are the pod's own (its
+	// service account), and where the API servers are says Servers or Kubelet.
+	Kubeconfig string
+	// Servers are API servers; some may be dead.
+	Servers []Server
+	// Kubelet is the kubeconfig of this node's kubelet. Of it only the cluster is used.
+	Kubelet string
+	// StateFile keeps who the API servers were last. Empty: nothing does.
+	StateFile string
+	// Services says whether Services and EndpointSlices are wanted.
+	Services bool
+	Log      *slog.Logger // default: discard
+
+	serviceAccount string // for tests
+}
+
+func (o *Options) fill() {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.serviceAccount == "" {
+		o.serviceAccount = serviceAccount
+	}
+}
+
+// Preflight says what is missing before any API server can be asked, and what to do.
+func Preflight(o Options) error {
+	o.fill()
+	a, err := readAccess(o)
+	if err != nil {
+		return err
+	}
+	learnt, err := readLearnt(o.StateFile)
+	if len(a.servers) == 0 && len(learnt) == 0 {
+		return errors.Join(a.missing, err)
+	}
+	return nil
+}
+
+// Source is the Kubernetes API.
+type Source struct {
+	opts      Options
+	conn      *connector
+	announcer *announcer
+	feeds     []*feed
+	changed   chan struct{}
+	learnt    chan struct{} // of size 1: own may say something new
+
+	mu       sync.Mutex
+	nodes    *table[source.Node]
+	pods     *table[source.Pod] // of this node
+	services *table[source.Service]
+	slices   *table[source.EndpointSlice]
+	state    source.State
+	stale    bool
+	// own is the API servers, by their slices; unkept, why they are not in the state file.
+	own    map[name][]Server
+	unkept []api.Problem
+}
+
+// Open makes the source. Nothing is read of the API before [Source.Run], and no API
+// server need be there.
+func Open(o Options) (*Source, error) {
+	if o.Node == "" {
+		return nil, errors.New("open source: no node name")
+	}
+	o.fill()
+	conn, err := newConnector(o)
+	if err != nil {
+		o.Log.Warn("open source", "err", err)
+	}
+	core, discovery, err := newClients(conn)
+	if err != nil {
+		return nil, fmt.Errorf("open source: %w", err)
+	}
+	s := &Source{
+		opts: o, conn: conn, announcer: newAnnouncer(core, o.Log), changed: make(chan struct{}, 1), learnt: make(chan struct{}, 1),
+		nodes:    newTable(source.ProblemNode, "node", nameOfNode, func(n *source.Node) string { return n.Problem }),
+		pods:     newTable(source.ProblemNode, "pod", nameOfPod, func(*source.Pod) string { return "" }),
+		services: newTable(source.ProblemService, "service", nameOfService, func(v *source.Service) string { return v.Problem }),
+		slices:   newTable(source.ProblemService, "endpoint slice", nameOfSlice, func(e *source.EndpointSlice) string { return e.Problem }),
+		own:      map[name][]Server{},
+	}
+	s.nodes.lost = func(before, now *source.Node) string {
+		if before.Problem == "" && now.Problem != "" {
+			return now.Problem + " any more; what it had stays; to remove a node, remove its object"
+		}
+		return ""
+	}
+	s.addFeeds(core, discovery)
+	return s, nil
+}
+
+// addFeeds says what is watched.
+func (s *Source) addFeeds(core, discovery rest.Interface) {
+	add := func(client rest.Interface, resource string, list func() runtime.Object, to sink) *feed {
+		f := &feed{client: client, resource: resource, list: list, sink: to, log: s.opts.Log}
+		s.feeds = append(s.feeds, f)
+		return f
+	}
+	add(core, "nodes", func() runtime.Object { return &corev1.NodeList{} },
+		&objects[*corev1.Node, source.Node]{s: s, table: s.nodes, read: source.FromNode})
+	pods := add(core, "pods", func() runtime.Object { return &corev1.PodList{} },
+		&objects[*corev1.Pod, source.Pod]{
+			s: s, table: s.pods, read: source.FromPod,
+			saw: func(_ name, p *corev1.Pod) { s.announcer.see(p) }, lost: s.announcer.unsee, all: s.announcer.all,
+		})
+	pods.selector = [][2]string{{"fieldSelector", "spec.nodeName=" + s.opts.Node}}
+	if s.opts.Services {
+		add(core, "services", func() runtime.Object { return &corev1.ServiceList{} },
+			&objects[*corev1.Service, source.Service]{s: s, table: s.services, read: source.FromService})
+	}
+	slices := add(discovery, "endpointslices", func() runtime.Object { return &discoveryv1.EndpointSliceList{} },
+		&objects[*discoveryv1.EndpointSlice, source.EndpointSlice]{
+			s: s, table: s.slices, read: source.FromSlice,
+			saw: s.learn, lost: s.unlearn, all: s.learnAll,
+		})
+	if !s.opts.Services {
+		slices.namespace = "default"
+		slices.selector = [][2]string{{"labelSelector", "kubernetes.io/service-name=kubernetes"}}
+	}
+}
+
+// Run reads the API until ctx is done, which is no error.
+func (s *Source) Run(ctx context.Context) error {
+	var group sync.WaitGroup
+	for _, f := range s.feeds {
+		group.Go(func() { f.run(ctx) })
+	}
+	group.Go(func() { s.announcer.run(ctx) })
+	group.Go(func() { s.keepLearnt(ctx) })
+	group.Wait()
+	s.conn.close()
+	return nil
+}
+
+// Snapshot is the state as of the last event.
+func (s *Source) Snapshot() source.State {
+	s.mu.Lock()
+	if s.stale {
+		s.stale = false
+		s.state = source.State{
+			Nodes: s.nodes.current(), Pods: s.pods.current(),
+			Services: s.services.current(), Slices: s.slices.current(), Complete: s.complete(),
+		}
+	}
+	state := s.state
+	problems := slices.Concat(s.nodes.problems(), s.pods.problems(), s.services.problems(), s.slices.problems(), s.unkept)
+	s.mu.Unlock()
+	problems = append(problems, s.conn.problem()...)
+	for _, f := range s.feeds {
+		problems = append(problems, f.problem()...)
+	}
+	state.Problems = append(problems, s.announcer.problem()...)
+	return state
+}
+
+// Changed receives after the state has changed; many changes may come as one. Until the
+// state is complete there is nothing to tell.
+func (s *Source) Changed() <-chan struct{} { return s.changed }
+
+// WritePod has the annotation of a Pod say what addresses an attachment of this node has.
+// It does not wait: that is done beside it, again until it is well. When an attachment is
+// gone there is nothing to write, as the Pod goes, too.
+func (s *Source) WritePod(e api.Endpoint, gone bool) error {
+	s.announcer.put(e, gone)
+	return nil
+}
+
+// SyncPods says which attachments live; for the start. Only annotations that say
+// otherwise are written. What WritePod was told before is newer than live.
+func (s *Source) SyncPods(live []api.Endpoint) error {
+	s.announcer.sync(live)
+	return nil
+}
+
+func (s *Source) complete() bool {
+	return s.nodes.synced && s.pods.synced && (!s.opts.Services || s.services.synced && s.slices.synced)
+}
+
+// change notes that the state has changed. s.mu is held.
+func (s *Source) change() {
+	s.stale = true
+	if !s.complete() {
+		return
+	}
+	select {
+	case s.changed <- struct{}{}:
+	default:
+	}
+}
+
+// learn takes up a slice, if it is the API servers' own.
+func (s *Source) learn(n name, e *discoveryv1.EndpointSlice) {
+	if !isOwn(e) {
+		s.unlearn(n)
+		return
+	}
+	s.own[n] = serversIn(e)
+	if s.slices.synced {
+		s.tellLearnt()
+	}
+}
+
+func (s *Source) unlearn(n name) {
+	if _, was := s.own[n]; was {
+		delete(s.own, n)
+		s.tellLearnt()
+	}
+}
+
+// learnAll takes up that there are no other slices.
+func (s *Source) learnAll([]*source.EndpointSlice) {
+	maps.DeleteFunc(s.own, func(n name, _ []Server) bool { return s.slices.get(n) == nil })
+	s.tellLearnt()
+}
+
+func (s *Source) tellLearnt() {
+	select {
+	case s.learnt <- struct{}{}:
+	default:
+	}
+}
+
+// keepLearnt keeps who the API servers are, until ctx is done.
+func (s *Source) keepLearnt(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.learnt:
+		}
+		s.mu.Lock()
+		var servers []Server
+		for _, some := range s.own {
+			servers = append(servers, some...)
+		}
+		s.mu.Unlock()
+		slices.SortFunc(servers, func(a, b Server) int { return strings.Compare(a.Address, b.Address) })
+		err := s.conn.learn(slices.Compact(servers))
+		s.mu.Lock()
+		if s.unkept = nil; err != nil {
+			s.unkept = []api.Problem{{What: ProblemAPI, Text: err.Error(), Since: time.Now()}}
+		}
+		s.mu.Unlock()
+	}
+}

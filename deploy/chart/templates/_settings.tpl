@@ -1,0 +1,22 @@
+{{- /* weftd's file of settings. */ -}}
+{{- define "weft.settings" -}}
+source: kube
+api-servers: {{ .Values.apiServers | quote }}
+kubelet-kubeconfig: {{ .Values.kubeletKubeconfig | quote }}
+overlay: {{ .Values.overlay | quote }}
+vni: {{ .Values.vni | int }}
+port: {{ .Values.port | int }}
+mtu: {{ .Values.mtu | int }}
+masquerade: {{ .Values.masquerade }}
+services: {{ .Values.services }}
+nodeport-addresses: {{ .Values.nodeportAddresses | quote }}
+cgroup: {{ .Values.cgroup | quote }}
+reuse-delay: {{ .Values.reuseDelay | quote }}
+max-pods: {{ .Values.maxPods | int }}
+max-nodes: {{ .Values.maxNodes | int }}
+health-port: {{ .Values.healthPort | int }}
+metrics-address: {{ .Values.metricsAddress | quote }}
+log-level: {{ .Values.logLevel | quote }}
+cni-bin-dir: {{ .Values.cniBinDir | quote }}
+cni-conf-dir: {{ .Values.cniConfDir | quote }}
+{{- end }}
