@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -97,8 +98,13 @@ func cgroupMounts() ([]cgroupMount, error) {
 		return nil, fmt.Errorf("list cgroup hierarchies: %w", err)
 	}
 	defer f.Close()
+	return parseMounts(f), nil
+}
+
+// parseMounts finds the hierarchies in what /proc/self/mountinfo says.
+func parseMounts(r io.Reader) []cgroupMount {
 	var mounts []cgroupMount
-	for in := bufio.NewScanner(f); in.Scan(); {
+	for in := bufio.NewScanner(r); in.Scan(); {
 		// proc_pid_mountinfo(5): fields, optional fields, "-", type, source, super options
 		before, after, _ := strings.Cut(in.Text(), " - ")
 		fields, super := strings.Fields(before), strings.Fields(after)
@@ -124,7 +130,7 @@ func cgroupMounts() ([]cgroupMount, error) {
 			mounts = append(mounts, m)
 		}
 	}
-	return mounts, nil
+	return mounts
 }
 
 // machine is what of the machine's own state an engine and kind nodes change.
