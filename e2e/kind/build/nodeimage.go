@@ -36,7 +36,7 @@ type NodeImage struct {
 // Node is the image of this Kubernetes.
 func Node() NodeImage {
 	return NodeImage{
-		Revision: 1,
+		Revision: 2,
 		Image:    "weft.local/kind-node:" + kubernetes,
 		Tree: DebianTree{Label: "debian-node", Suite: debianSuite, Packages: []string{
 			"bash", "ca-certificates", "conntrack", "curl", "ethtool", "hostname", "iproute2", "ipset", "iptables", "iputils-ping",
@@ -159,6 +159,9 @@ func (n NodeImage) assemble(ctx context.Context, s *Store, root string) error {
 	return assemble(root, entries...)
 }
 
+// sandboxImage is what containerd starts pods with.
+var sandboxImage = regexp.MustCompile(`(?m)^( *sandbox_image =) .*$`)
+
 // serviceLimits are settings of containerd's service that a machine without
 // CAP_SYS_RESOURCE cannot grant, so that the service would not start.
 var serviceLimits = regexp.MustCompile(`(?m)^(Limit\w+|OOMScoreAdjust)=.*\n`)
@@ -180,7 +183,10 @@ func (n NodeImage) copyKindFiles(s *Store, root string) error {
 		if strings.HasPrefix(name, "usr/local/bin/") || strings.HasPrefix(name, "kind/bin/") {
 			mode = 0o755
 		}
-		if name == "etc/systemd/system/containerd.service" {
+		switch name {
+		case "etc/containerd/config.toml":
+			b = sandboxImage.ReplaceAll(b, []byte(`$1 "`+pauseImage+`"`))
+		case "etc/systemd/system/containerd.service":
 			b = serviceLimits.ReplaceAll(b, nil)
 		}
 		return assemble(root, entry{path: name, text: string(b), mode: mode})

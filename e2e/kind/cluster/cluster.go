@@ -133,9 +133,17 @@ func (c *Cluster) Down(ctx context.Context) error {
 	return c.kind(ctx, "delete", "cluster")
 }
 
+// kind runs kind, and keeps what it says in a file.
 func (c *Cluster) kind(ctx context.Context, args ...string) error {
-	cmd := c.Command(ctx, c.tools.Kind, append(args, "--name", c.Spec.Name)...)
-	return proc.Run(cmd)
+	log, err := os.OpenFile(filepath.Join(c.dir, "kind.log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
+	if err != nil {
+		return fmt.Errorf("kind %s: %w", args[0], err)
+	}
+	err = proc.Logged(c.Command(ctx, c.tools.Kind, append(args, "--name", c.Spec.Name)...), log)
+	if err := errors.Join(err, log.Close()); err != nil {
+		return fmt.Errorf("kind %s (all it said: %s): %w", args[0], log.Name(), err)
+	}
+	return nil
 }
 
 // Logs writes to dir what tells why something went wrong: kind's export (the nodes'

@@ -22,6 +22,8 @@ import (
 	"github.com/weftnet/weft/internal/testnet"
 )
 
+const bridgeAddress = "172.17.0.1" // of the engine's default bridge, which no container uses
+
 // Engine is a running engine.
 type Engine struct {
 	dir     string
@@ -95,6 +97,10 @@ func (e *Engine) prepare() error {
 		"runtimes":         map[string]any{"weft": map[string]string{"path": runtime}},
 		"default-runtime":  "weft",
 		"shutdown-timeout": 5,
+		// No name server can be reached. Where nobody listens at an address that can, what
+		// asks for a name outside the cluster is told so at once, not after a time-out.
+		"bip": bridgeAddress + "/16",
+		"dns": []string{bridgeAddress},
 	})
 	if err != nil {
 		return fmt.Errorf("start engine: %w", err)

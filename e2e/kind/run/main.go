@@ -30,9 +30,13 @@ func main() {
 	flag.IntVar(&o.procs, "procs", 4, "specs that run at a time")
 	flag.StringVar(&o.network, "network", "reference", "what to install: reference (ptp and kube-proxy)")
 	flag.StringVar(&o.out, "out", "", "folder for reports and, on failure, logs; empty: one below the cache")
+	flag.BoolVar(&o.full, "full", false, "all families, and all of upstream's specs that need no cloud")
 	flag.BoolVar(&o.hold, "hold", false, "leave the cluster up until Ctrl-C, after the tests")
 	flag.BoolVar(&o.buildOnly, "build-only", false, "only make what a cluster needs")
 	flag.Parse()
+	if o.full {
+		o.families, o.focus = "dual,ipv4,ipv6", upstream.Full
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	err := o.run(ctx, progress.New(os.Stdout))
@@ -48,7 +52,7 @@ func main() {
 type options struct {
 	families, focus, network, out string
 	procs                         int
-	hold, buildOnly               bool
+	full, hold, buildOnly         bool
 }
 
 func (o options) run(ctx context.Context, log *progress.Log) (err error) {

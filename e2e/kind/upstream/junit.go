@@ -4,6 +4,7 @@ import (
 	"encoding/xml"
 	"fmt"
 	"io"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -46,6 +47,10 @@ type message struct {
 	Text    string `xml:",chardata"`
 }
 
+// labels are what Ginkgo appends to a spec's name: its labels, of which Kubernetes' have
+// at least the name of the group that keeps the spec, also in the name.
+var labels = regexp.MustCompile(` \[sig-[a-z-]+(, [^\]]*)?\]$`)
+
 // read reads a JUnit report. Specs that the run's focus left out are in it too, as skipped
 // without a reason; they are not returned.
 func read(r io.Reader, lacks lacks) ([]Spec, error) {
@@ -57,8 +62,8 @@ func read(r io.Reader, lacks lacks) ([]Spec, error) {
 	}
 	var specs []Spec
 	for _, c := range report.Cases {
-		s := Spec{Name: strings.TrimPrefix(c.Name, "[It] "), Took: time.Duration(c.Seconds * float64(time.Second))}
-		isSpec := s.Name != c.Name
+		name, isSpec := strings.CutPrefix(c.Name, "[It] ")
+		s := Spec{Name: labels.ReplaceAllString(name, ""), Took: time.Duration(c.Seconds * float64(time.Second))}
 		switch c.Status {
 		case "passed":
 			if !isSpec { // setting up the suite, or a report

@@ -15,12 +15,12 @@ const report = `<?xml version="1.0" encoding="UTF-8"?>
 <testsuites tests="8" failures="2">
  <testsuite name="Kubernetes e2e suite" tests="8">
   <testcase name="[SynchronizedBeforeSuite]" status="passed" time="0.5"></testcase>
-  <testcase name="[It] [sig-network] Services should serve" status="passed" time="2.5"></testcase>
+  <testcase name="[It] [sig-network] Services should serve [Conformance] [sig-network, Conformance]" status="passed" time="2.5"></testcase>
   <testcase name="[It] [sig-network] Services should reject" status="failed" time="61">
    <failure message="timed out&#xA;  waiting" type="failed">stack</failure><system-err>much</system-err></testcase>
   <testcase name="[It] [sig-network] Services should speak SCTP" status="failed" time="3">
    <failure message="no such protocol" type="failed"></failure></testcase>
-  <testcase name="[It] [sig-network] LoadBalancers should exist" status="skipped" time="0.1">
+  <testcase name="[It] [sig-network] LoadBalancers should exist [sig-network]" status="skipped" time="0.1">
    <skipped message="skipped - Only supported for providers [gce]"></skipped></testcase>
   <testcase name="[It] [sig-storage] not chosen" status="skipped" time="0"><skipped message="skipped"></skipped></testcase>
   <testcase name="[It] [sig-network] not finished by upstream" status="pending" time="0"><skipped message="pending"></skipped></testcase>
@@ -39,7 +39,7 @@ func TestReportTellsWhatBecameOfEachChosenSpec(t *testing.T) {
 		{"[sig-network] LoadBalancers should exist", Skipped, "Only supported for providers [gce]", 100 * time.Millisecond},
 		{"[sig-network] Services should be killed", Failed, "suite timed out", 9 * time.Second},
 		{"[sig-network] Services should reject", Failed, "timed out waiting", 61 * time.Second},
-		{"[sig-network] Services should serve", Passed, "", 2500 * time.Millisecond},
+		{"[sig-network] Services should serve [Conformance]", Passed, "", 2500 * time.Millisecond},
 		{"[sig-network] Services should speak SCTP", Unavailable, "needs SCTP; no such protocol", 3 * time.Second},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
