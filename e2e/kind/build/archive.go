@@ -2,6 +2,7 @@ package build
 
 import (
 	"archive/tar"
+	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -39,7 +40,7 @@ type archive struct {
 	f        *os.File
 	manifest []manifestEntry
 	layers   int
-	configs  map[string]bool
+	has      map[string]bool // names of configurations, and of layers that were streamed
 }
 
 type manifestEntry struct {
@@ -54,7 +55,7 @@ func newArchive(path string) (*archive, error) {
 	if err != nil {
 		return nil, fmt.Errorf("create image archive: %w", err)
 	}
-	return &archive{f: f, configs: map[string]bool{}}, nil
+	return &archive{f: f, has: map[string]bool{}}, nil
 }
 
 // Layer adds the file tree below root as a layer. A second call with the same tree makes
@@ -92,7 +93,7 @@ func (a *archive) Layer(root string) (layer, error) {
 	if _, err := a.f.Seek(end, io.SeekStart); err != nil { // tar's end is a whole number of blocks
 		return l, fmt.Errorf("add layer: %w", err)
 	}
-	l.digest = "sha256:" + hex.EncodeToString(sum.Sum(nil))
+	l.digest = digest(sum)
 	return l, nil
 }
 
@@ -127,18 +128,17 @@ func (a *archive) Image(names []string, config imageConfig, layers ...layer) err
 	sum := sha256.Sum256(b)
 	entry.Config = hex.EncodeToString(sum[:]) + ".json"
 	a.manifest = append(a.manifest, entry)
-	if a.configs[entry.Config] {
+	if a.has[entry.Config] {
 		return nil
 	}
-	a.configs[entry.Config] = true
-	return a.file(entry.Config, b)
+	return a.stream(entry.Config, int64(len(b)), bytes.NewReader(b))
 }
 
 // Close writes the manifest and closes the file.
 func (a *archive) Close() error {
 	b, err := json.Marshal(a.manifest)
 	if err == nil {
-		err = a.file("manifest.json", b)
+		err = a.stream("manifest.json", int64(len(b)), bytes.NewReader(b))
 	}
 	if err == nil {
 		_, err = a.f.Write(make([]byte, 1024)) // the end of a tar
@@ -146,15 +146,23 @@ func (a *archive) Close() error {
 	return errors.Join(err, a.f.Close())
 }
 
-func (a *archive) file(name string, b []byte) error {
-	if err := a.header(name, int64(len(b))); err != nil {
+// stream adds a file of a known size.
+func (a *archive) stream(name string, size int64, r io.Reader) error {
+	if err := a.header(name, size); err != nil {
 		return err
 	}
-	const block = 512
-	padded := append(b, make([]byte, (block-len(b)%block)%block)...)
-	if _, err := a.f.Write(padded); err != nil {
+	n, err := io.Copy(a.f, r)
+	if err == nil && n != size {
+		err = fmt.Errorf("got %d bytes, want %d", n, size)
+	}
+	if err == nil {
+		const block = 512
+		_, err = a.f.Write(make([]byte, (block-size%block)%block))
+	}
+	if err != nil {
 		return fmt.Errorf("add %s: %w", name, err)
 	}
+	a.has[name] = true
 	return nil
 }
 

@@ -48,6 +48,12 @@ func Kubernetes() GoBuild {
 		}}
 }
 
+// Kubectl is kubectl alone, for nodes that need no building.
+func Kubectl() GoBuild {
+	return GoBuild{Label: "kubectl", Module: "k8s.io/kubernetes", Version: kubernetes, Stamp: kubernetesStamp(),
+		Packages: []string{"k8s.io/kubernetes/cmd/kubectl"}}
+}
+
 // UpstreamTests is e2e.test.
 func UpstreamTests() GoBuild {
 	return GoBuild{Label: "e2e-test", Module: "k8s.io/kubernetes", Version: kubernetes, Stamp: kubernetesStamp(),

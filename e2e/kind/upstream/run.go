@@ -58,7 +58,8 @@ func (r Run) Do(ctx context.Context, c *cluster.Cluster, tools Tools, dir string
 		"--kubeconfig="+c.Kubeconfig(), "--provider=skeleton", "--kubectl-path="+tools.Kubectl,
 		"--num-nodes="+strconv.Itoa(c.Spec.Workers), "--disable-log-dump", "--report-dir="+dir)
 	var ended error
-	_ = log.Step("upstream's specs /"+r.Focus+"/", func() error {
+	log.Say("upstream's specs that match %s", r.Focus)
+	_ = log.Step("upstream's specs", func() error {
 		ended = errors.Join(proc.Logged(cmd, out), out.Close())
 		return nil // that specs failed is no failure of the step
 	})
