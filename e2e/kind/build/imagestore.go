@@ -66,9 +66,8 @@ func (n NodeImage) fillImageStore(ctx context.Context, s *Store, root, scratch s
 	if err := n.controlPlaneImages(s, system, scratch); err != nil {
 		return err
 	}
-	// Unix sockets have short names: not below a cache folder that may be anywhere.
-	run, err := os.MkdirTemp("", "weft-")
-	if err != nil {
+	run := s.runDir()
+	if err := os.MkdirAll(run, 0o700); err != nil {
 		return fmt.Errorf("fill image store: %w", err)
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(run)) }()

@@ -15,6 +15,7 @@ type Prepared struct {
 	Kubectl     string
 	Tests       string // upstream's
 	Ginkgo      string
+	Plugins     string // folder of the CNI project's plugins
 }
 
 // Prepare makes what is not in the store yet, and removes from it what is of no use any
@@ -84,6 +85,6 @@ func tools(s *Store) (Prepared, []Recipe) {
 	return Prepared{
 		Kind:   filepath.Join(s.Path(Kind()), "kind"),
 		Tests:  filepath.Join(s.Path(UpstreamTests()), "e2e.test"),
-		Ginkgo: filepath.Join(s.Path(Helpers()), "ginkgo"),
-	}, []Recipe{Kind(), UpstreamTests(), Helpers()}
+		Ginkgo: filepath.Join(s.Path(Helpers()), "ginkgo"), Plugins: s.Path(Plugins()),
+	}, []Recipe{Kind(), UpstreamTests(), Helpers(), Plugins()}
 }

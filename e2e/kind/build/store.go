@@ -64,7 +64,7 @@ func Open(ctx context.Context, dir string, log *progress.Log) (*Store, error) {
 	}
 	s := &Store{dir: dir, log: log, lock: f}
 	// What a killed run was at is of no use to anyone.
-	if err := os.RemoveAll(s.path("tmp")); err != nil {
+	if err := errors.Join(os.RemoveAll(s.path("tmp")), os.RemoveAll(s.runDir())); err != nil {
 		return nil, errors.Join(fmt.Errorf("open store: %w", err), f.Close())
 	}
 	return s, nil
@@ -75,6 +75,13 @@ func (s *Store) Close() error { return s.lock.Close() }
 
 func (s *Store) path(elem ...string) string {
 	return filepath.Join(append([]string{s.dir}, elem...)...)
+}
+
+// runDir is a folder for what has unix sockets: their names are short, and the store may be
+// anywhere.
+func (s *Store) runDir() string {
+	sum := sha256.Sum256([]byte(s.dir))
+	return filepath.Join(os.TempDir(), "weft-kind-"+hex.EncodeToString(sum[:6]))
 }
 
 // Path is the folder that r's artefact has once it is made.

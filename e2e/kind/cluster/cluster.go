@@ -116,6 +116,11 @@ func (c *Cluster) Exec(ctx context.Context, node string, args ...string) *exec.C
 	return c.engine.Command(ctx, "docker", append([]string{"exec", "--interactive", node}, args...)...)
 }
 
+// Copy copies a file of this machine to a node.
+func (c *Cluster) Copy(ctx context.Context, file, node, path string) error {
+	return proc.Run(c.Docker(ctx, "cp", file, node+":"+path))
+}
+
 // Docker is the engine's command line: it stops, starts and inspects the nodes.
 func (c *Cluster) Docker(ctx context.Context, args ...string) *exec.Cmd {
 	return c.engine.Command(ctx, "docker", args...)

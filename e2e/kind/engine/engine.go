@@ -53,7 +53,7 @@ func Start(ctx context.Context, dir string, log *progress.Log) (e *Engine, err e
 			err = errors.Join(err, e.Close())
 		}
 	}()
-	if err := e.prepare(); err != nil {
+	if err := errors.Join(e.machine.raise(), e.prepare()); err != nil {
 		return nil, err
 	}
 	if e.log, err = os.Create(filepath.Join(dir, "engine.log")); err != nil {

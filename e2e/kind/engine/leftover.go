@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -148,6 +149,8 @@ func remember(file string) (machine, error) {
 		// What the kubelet sets, for the whole machine.
 		"kernel/keys/root_maxbytes", "kernel/keys/root_maxkeys", "kernel/panic", "kernel/panic_on_oops",
 		"vm/overcommit_memory", "vm/panic_on_oom",
+		// What we set; see raise.
+		inotify,
 	} {
 		b, err := os.ReadFile("/proc/sys/" + name)
 		if err != nil {
@@ -168,6 +171,19 @@ func remember(file string) (machine, error) {
 		return m, fmt.Errorf("write %s: %w", file, err)
 	}
 	return m, os.Rename(file+".tmp", file)
+}
+
+// inotify limits how many watchers of files a user may have; systemd, containerd and the
+// kubelet of all nodes are root's.
+const inotify = "fs/inotify/max_user_instances"
+
+// raise lets three nodes' services watch files, beside the machine's own.
+func (m machine) raise() error {
+	const enough = 1024
+	if now, err := strconv.Atoi(strings.TrimSpace(m.Sysctls[inotify])); err != nil || now >= enough {
+		return err
+	}
+	return os.WriteFile("/proc/sys/"+inotify, []byte(strconv.Itoa(enough)), 0o644)
 }
 
 // recall reads what remember wrote.
