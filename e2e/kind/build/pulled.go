@@ -40,7 +40,7 @@ func (p PulledImages) Make(ctx context.Context, _ *Store, dir string) error {
 // (pkg/apis/config/defaults/image.go).
 const publicNodeImage = "kindest/node:v1.37.0@sha256:a1ed56cfb0e7b93589bdf97c8cd566405a265939e3620fc4f5de89adff580ae5"
 
-// publicNode is that image; pause and the control plane's images are in it.
+// publicNode is that image; the control plane's images are in it.
 func publicNode() PulledImages {
 	return PulledImages{Label: "public-node-image", Images: []string{publicNodeImage}}
 }
@@ -49,5 +49,5 @@ func publicNode() PulledImages {
 func publicTests() PulledImages {
 	t := Tests()
 	return PulledImages{Label: "public-test-images",
-		Images: []string{t.Agnhost, t.GlibcDNS, t.Nginx, t.Iptables, t.BusyBox, t.Regression}}
+		Images: []string{t.Agnhost, t.GlibcDNS, t.Nginx, t.Iptables, t.BusyBox, t.Regression, t.Pause}}
 }

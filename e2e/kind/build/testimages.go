@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/weftnet/weft/e2e/kind/proc"
@@ -35,7 +36,7 @@ type TestImages struct {
 func Tests() TestImages {
 	const at = "registry.k8s.io/e2e-test-images/"
 	return TestImages{
-		Revision: 1,
+		Revision: 2,
 		Tree: DebianTree{Label: "debian-tests", Suite: debianSuite, Packages: []string{
 			"bind9-dnsutils", "busybox-static", "ca-certificates", "conntrack", "curl", "iperf", "iperf3", "iproute2",
 			"iptables", "iputils-ping", "netcat-openbsd", "nftables", "nginx-light", "procps", "socat", "tcpdump",
@@ -79,9 +80,17 @@ func (t TestImages) add(ctx context.Context, s *Store, a *archive, scratch strin
 	built := func(g GoBuild, name string) string { return filepath.Join(s.Path(g), name) }
 	porter := filepath.Join(s.Path(t.Files), "test/images/agnhost/porter")
 	busybox := filepath.Join(s.Path(t.Tree), "bin/busybox")
-	applets, err := busyboxApplets(ctx, busybox)
+	names, err := applets(ctx, busybox)
 	if err != nil {
 		return err
+	}
+	// Upstream's agnhost stands on Alpine: what Debian has no program for, busybox is.
+	var all, missing []entry
+	for _, name := range names {
+		all = append(all, entry{path: "bin/" + name, link: "busybox"})
+		if !inTree(s.Path(t.Tree), name) {
+			missing = append(missing, entry{path: "usr/bin/" + name, link: "busybox"})
+		}
 	}
 	pause := filepath.Join(scratch, "pause.bin")
 	if err := compilePause(ctx, pause, filepath.Join(s.Path(t.Files), "build/pause/linux/pause.c")); err != nil {
@@ -94,18 +103,18 @@ func (t TestImages) add(ctx context.Context, s *Store, a *archive, scratch strin
 		entries []entry
 		config  imageConfig
 	}{
-		{t.Agnhost, []layer{debian}, []entry{
+		{t.Agnhost, []layer{debian}, append([]entry{
 			{path: "agnhost", from: built(t.Kubernetes, "agnhost")},
 			{path: "agnhost-2", link: "agnhost"},
 			{path: "localhost.crt", from: filepath.Join(porter, "localhost.crt")},
 			{path: "localhost.key", from: filepath.Join(porter, "localhost.key")},
 			{path: "uploads"},
-		}, imageConfig{Entrypoint: []string{"/agnhost"}, Cmd: []string{"pause"}, Env: path}},
+		}, missing...), imageConfig{Entrypoint: []string{"/agnhost"}, Cmd: []string{"pause"}, Env: path}},
 		{t.GlibcDNS, []layer{debian}, nil, imageConfig{Cmd: []string{"sh"}, Env: path}},
 		{t.Nginx, []layer{debian}, []entry{{path: "var/log/nginx"}},
 			imageConfig{Cmd: []string{"nginx", "-g", "daemon off;"}, Env: path, StopSignal: "SIGQUIT"}},
 		{t.Iptables, []layer{debian}, nil, imageConfig{Env: path}},
-		{t.BusyBox, nil, append([]entry{{path: "bin/busybox", from: busybox}, {path: "root"}, {path: "tmp", mode: 0o777 | fs.ModeSticky}}, applets...),
+		{t.BusyBox, nil, append([]entry{{path: "bin/busybox", from: busybox}, {path: "root"}, {path: "tmp", mode: 0o777 | fs.ModeSticky}}, all...),
 			imageConfig{Cmd: []string{"sh"}, Env: []string{"PATH=/bin"}}},
 		{t.Regression, nil, []entry{{path: "regression-issue-74839", from: built(t.Helpers, "regression-issue-74839")}},
 			imageConfig{Entrypoint: []string{"/regression-issue-74839"}}},
@@ -131,19 +140,23 @@ func (t TestImages) add(ctx context.Context, s *Store, a *archive, scratch strin
 	return nil
 }
 
-// busyboxApplets are links named as the programs that busybox can be.
-func busyboxApplets(ctx context.Context, busybox string) ([]entry, error) {
+// applets are the names of the programs that busybox can be.
+func applets(ctx context.Context, busybox string) ([]string, error) {
 	out, err := proc.Output(proc.Command(ctx, busybox, "--list"))
 	if err != nil {
 		return nil, fmt.Errorf("list busybox's applets: %w", err)
 	}
-	var links []entry
-	for _, name := range strings.Fields(string(out)) {
-		if name != "busybox" {
-			links = append(links, entry{path: "bin/" + name, link: "busybox"})
+	return slices.DeleteFunc(strings.Fields(string(out)), func(name string) bool { return name == "busybox" }), nil
+}
+
+// inTree tells whether a Debian has a program. Links in it are the Debian's, not ours.
+func inTree(root, name string) bool {
+	for _, dir := range []string{"usr/bin", "usr/sbin"} {
+		if _, err := os.Lstat(filepath.Join(root, dir, name)); err == nil {
+			return true
 		}
 	}
-	return links, nil
+	return false
 }
 
 // compilePause compiles upstream's C program that holds a pod's namespaces.

@@ -17,8 +17,8 @@ type Outcome string
 const (
 	Passed Outcome = "passed"
 	Failed Outcome = "failed"
-	// Unavailable is a spec that failed, or that upstream skipped, on a machine whose kernel
-	// lacks what it needs. It says nothing about Weft.
+	// Unavailable is a spec that was not run, because this machine's kernel lacks what it
+	// needs. It says nothing about Weft.
 	Unavailable Outcome = "unavailable"
 	// Skipped is a spec that looked at the cluster and skipped itself.
 	Skipped Outcome = "skipped"
@@ -51,9 +51,9 @@ type message struct {
 // at least the name of the group that keeps the spec, also in the name.
 var labels = regexp.MustCompile(` \[sig-[a-z-]+(, [^\]]*)?\]$`)
 
-// read reads a JUnit report. Specs that the run's focus left out are in it too, as skipped
-// without a reason; they are not returned.
-func read(r io.Reader, lacks lacks) ([]Spec, error) {
+// read reads a JUnit report. Specs that were not run are in it too, as skipped without a
+// reason: those that focus chooses are returned as unavailable, the others are left out.
+func read(r io.Reader, focus *regexp.Regexp, lacks lacks) ([]Spec, error) {
 	var report struct {
 		Cases []testCase `xml:"testsuite>testcase"`
 	}
@@ -71,18 +71,20 @@ func read(r io.Reader, lacks lacks) ([]Spec, error) {
 			}
 			s.Outcome = Passed
 		case "skipped":
-			reason, ok := skipReason(c.Skipped)
-			if !ok {
+			reason, ran := skipReason(c.Skipped)
+			what, needed := lacks.needs(s.Name)
+			switch {
+			case ran:
+				s.Outcome, s.Reason = Skipped, reason
+			case needed && focus.MatchString(s.Name):
+				s.Outcome, s.Reason = Unavailable, "needs "+what
+			default:
 				continue
 			}
-			s.Outcome, s.Reason = Skipped, reason
 		case "pending": // upstream's own mark for what is not to be run
 			continue
 		default:
 			s.Outcome, s.Reason = Failed, failReason(c)
-		}
-		if what, ok := lacks.needs(s.Name); ok && s.Outcome != Passed {
-			s.Outcome, s.Reason = Unavailable, "needs "+what+"; "+s.Reason
 		}
 		specs = append(specs, s)
 	}
@@ -90,7 +92,7 @@ func read(r io.Reader, lacks lacks) ([]Spec, error) {
 	return specs, nil
 }
 
-// skipReason is why a spec skipped itself; ok is false for one that was not chosen.
+// skipReason is why a spec skipped itself; ok is false for one that was not run.
 func skipReason(m *message) (reason string, ok bool) {
 	if m == nil {
 		return "", false

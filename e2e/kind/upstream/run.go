@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"time"
 
@@ -52,11 +53,12 @@ func (r Run) Do(ctx context.Context, c *cluster.Cluster, tools Tools, dir string
 	if err := os.Remove(junit); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("run upstream's tests: %w", err)
 	}
-	cmd := c.Command(ctx, tools.Ginkgo,
-		"--procs="+strconv.Itoa(r.Procs), "--no-color", "--timeout="+r.Timeout.String(), "--focus="+r.Focus,
-		"--junit-report=junit.xml", "--output-dir="+dir, "--silence-skips", tools.Tests, "--",
-		"--kubeconfig="+c.Kubeconfig(), "--provider=skeleton", "--kubectl-path="+tools.Kubectl,
-		"--num-nodes="+strconv.Itoa(c.Spec.Workers), "--disable-log-dump", "--report-dir="+dir)
+	focus, err := regexp.Compile(r.Focus)
+	if err != nil {
+		return nil, fmt.Errorf("run upstream's tests: %w", err)
+	}
+	missing := lacking()
+	cmd := c.Command(ctx, tools.Ginkgo, r.args(c, tools, dir, missing)...)
 	var ended error
 	log.Say("upstream's specs that match %s", r.Focus)
 	_ = log.Step("upstream's specs", func() error {
@@ -71,7 +73,7 @@ func (r Run) Do(ctx context.Context, c *cluster.Cluster, tools Tools, dir string
 		return nil, errors.Join(fmt.Errorf("run upstream's tests: %w", err), ended)
 	}
 	defer f.Close()
-	specs, err := read(f, lacking())
+	specs, err := read(f, focus, missing)
 	if err != nil {
 		return nil, errors.Join(err, ended)
 	}
@@ -79,6 +81,18 @@ func (r Run) Do(ctx context.Context, c *cluster.Cluster, tools Tools, dir string
 		return nil, errors.Join(fmt.Errorf("no spec matches %s", r.Focus), ended)
 	}
 	return specs, nil
+}
+
+// args are Ginkgo's, and after its dashes those of Kubernetes' tests.
+func (r Run) args(c *cluster.Cluster, tools Tools, dir string, missing lacks) []string {
+	args := []string{"--procs=" + strconv.Itoa(r.Procs), "--no-color", "--timeout=" + r.Timeout.String(), "--focus=" + r.Focus,
+		"--junit-report=junit.xml", "--output-dir=" + dir, "--silence-skips"}
+	if skip := missing.skip(); skip != "" {
+		args = append(args, "--skip="+skip)
+	}
+	return append(args, tools.Tests, "--",
+		"--kubeconfig="+c.Kubeconfig(), "--provider=skeleton", "--kubectl-path="+tools.Kubectl,
+		"--num-nodes="+strconv.Itoa(c.Spec.Workers), "--disable-log-dump", "--report-dir="+dir)
 }
 
 // Print writes a line for each spec and the sums.
