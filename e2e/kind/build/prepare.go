@@ -30,7 +30,7 @@ func Prepare(ctx context.Context, s *Store) (Prepared, error) {
 		} else if ctx.Err() != nil {
 			return Prepared{}, err
 		} else {
-			s.log.Say("images cannot be pulled, so they are built; this takes 20 to 30 minutes, once (%v)", err)
+			s.log.Say("images cannot be pulled, so what is missing is built, the first time in 20 to 30 minutes")
 		}
 	}
 	fresh := false

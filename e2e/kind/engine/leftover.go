@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/weftnet/weft/e2e/kind/progress"
 	"github.com/weftnet/weft/internal/testnet"
@@ -24,16 +25,20 @@ const (
 	dirtyName  = "dirty"     // a file that is there while an engine runs
 )
 
-// cleanLeftovers removes what a run that was killed left: its processes are gone already.
+// cleanLeftovers removes what a run that was killed left. Its processes are gone, or
+// going: what they hold is tried until it is free.
 func cleanLeftovers(ctx context.Context, dir string, log *progress.Log) error {
-	if _, err := os.Stat(filepath.Join(dir, dirtyName)); err == nil {
-		log.Say("a former run was killed: removing its containers, cgroups and settings")
-		if err := os.RemoveAll(filepath.Join(dir, "data")); err != nil {
-			return fmt.Errorf("remove what a killed run left: %w", err)
-		}
-	}
+	ctx, stop := context.WithTimeout(ctx, time.Minute)
+	defer stop()
 	if err := removeCgroups(ctx); err != nil {
 		return fmt.Errorf("remove what a killed run left: %w", err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, dirtyName)); err == nil {
+		log.Say("a former run was killed: removing its containers, cgroups and settings")
+		err := testnet.Wait(ctx, func() error { return os.RemoveAll(filepath.Join(dir, "data")) })
+		if err != nil {
+			return fmt.Errorf("remove what a killed run left: %w", err)
+		}
 	}
 	m, err := recall(filepath.Join(dir, "machine.json"))
 	if errors.Is(err, fs.ErrNotExist) {
