@@ -39,7 +39,7 @@ func Tests() TestImages {
 		Revision: 2,
 		Tree: DebianTree{Label: "debian-tests", Suite: debianSuite, Packages: []string{
 			"bind9-dnsutils", "busybox-static", "ca-certificates", "conntrack", "curl", "iperf", "iperf3", "iproute2",
-			"iptables", "iputils-ping", "netcat-openbsd", "nftables", "nginx-light", "procps", "socat", "tcpdump",
+			"iptables", "iputils-ping", "netcat-openbsd", "nftables", "nginx-light", "procps", "socat", "tcpdump", "wget",
 		}},
 		Kubernetes: Kubernetes(),
 		Helpers:    Helpers(),
