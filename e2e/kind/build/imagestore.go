@@ -24,12 +24,8 @@ func (n NodeImage) controlPlaneImages(s *Store, file, scratch string) error {
 		return err
 	}
 	add := func(name string, config imageConfig, at, from string, base ...layer) error {
-		root := filepath.Join(scratch, "image")
-		if err := assemble(root, entry{path: at, from: from}); err != nil {
-			return err
-		}
-		l, err := a.Layer(root)
-		if err := errors.Join(err, os.RemoveAll(root)); err != nil {
+		l, err := addLayer(a, scratch, entry{path: at, from: from})
+		if err != nil {
 			return err
 		}
 		return a.Image([]string{name}, config, append(base, l)...)

@@ -36,7 +36,7 @@ type NodeImage struct {
 // Node is the image of this Kubernetes.
 func Node() NodeImage {
 	return NodeImage{
-		Revision: 2,
+		Revision: 3,
 		Image:    "weft.local/kind-node:" + kubernetes,
 		Tree: DebianTree{Label: "debian-node", Suite: debianSuite, Packages: []string{
 			"bash", "ca-certificates", "conntrack", "curl", "ethtool", "hostname", "iproute2", "ipset", "iptables", "iputils-ping",

@@ -21,6 +21,7 @@ type TestImages struct {
 	Tree       DebianTree
 	Kubernetes GoBuild
 	Helpers    GoBuild
+	CoreDNS    GoBuild // in agnhost, which tests configure as a name server
 	Files      ModuleFiles
 	Agnhost    string // image names
 	GlibcDNS   string
@@ -36,13 +37,14 @@ type TestImages struct {
 func Tests() TestImages {
 	const at = "registry.k8s.io/e2e-test-images/"
 	return TestImages{
-		Revision: 2,
+		Revision: 3,
 		Tree: DebianTree{Label: "debian-tests", Suite: debianSuite, Packages: []string{
 			"bind9-dnsutils", "busybox-static", "ca-certificates", "conntrack", "curl", "iperf", "iperf3", "iproute2",
 			"iptables", "iputils-ping", "netcat-openbsd", "nftables", "nginx-light", "procps", "socat", "tcpdump", "wget",
 		}},
 		Kubernetes: Kubernetes(),
 		Helpers:    Helpers(),
+		CoreDNS:    CoreDNS(),
 		Files:      kubernetesFiles(),
 		Agnhost:    at + "agnhost:2.66.1",
 		GlibcDNS:   at + "glibc-dns-testing:2.1.1",
@@ -58,7 +60,9 @@ func Tests() TestImages {
 func (TestImages) Name() string { return "test-images" }
 
 // Needs are the programs and the Debian.
-func (t TestImages) Needs() []Recipe { return []Recipe{t.Tree, t.Kubernetes, t.Helpers, t.Files} }
+func (t TestImages) Needs() []Recipe {
+	return []Recipe{t.Tree, t.Kubernetes, t.Helpers, t.CoreDNS, t.Files}
+}
 
 // Archive is the file that Make made.
 func (t TestImages) Archive(s *Store) string { return filepath.Join(s.Path(t), "tests.tar") }
@@ -96,6 +100,11 @@ func (t TestImages) add(ctx context.Context, s *Store, a *archive, scratch strin
 	if err := compilePause(ctx, pause, filepath.Join(s.Path(t.Files), "build/pause/linux/pause.c")); err != nil {
 		return err
 	}
+	// A layer for itself, as in CoreDNS' own image: a node's store holds it once.
+	coredns, err := addLayer(a, scratch, entry{path: "coredns", from: built(t.CoreDNS, "coredns")})
+	if err != nil {
+		return err
+	}
 	path := []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 	for _, image := range []struct {
 		name    string
@@ -103,7 +112,7 @@ func (t TestImages) add(ctx context.Context, s *Store, a *archive, scratch strin
 		entries []entry
 		config  imageConfig
 	}{
-		{t.Agnhost, []layer{debian}, append([]entry{
+		{t.Agnhost, []layer{debian, coredns}, append([]entry{
 			{path: "agnhost", from: built(t.Kubernetes, "agnhost")},
 			{path: "agnhost-2", link: "agnhost"},
 			{path: "localhost.crt", from: filepath.Join(porter, "localhost.crt")},
@@ -123,12 +132,8 @@ func (t TestImages) add(ctx context.Context, s *Store, a *archive, scratch strin
 	} {
 		layers := image.base
 		if image.entries != nil {
-			root := filepath.Join(scratch, "image")
-			if err := assemble(root, image.entries...); err != nil {
-				return fmt.Errorf("image %s: %w", image.name, err)
-			}
-			l, err := a.Layer(root)
-			if err := errors.Join(err, os.RemoveAll(root)); err != nil {
+			l, err := addLayer(a, scratch, image.entries...)
+			if err != nil {
 				return fmt.Errorf("image %s: %w", image.name, err)
 			}
 			layers = append(layers, l)
@@ -138,6 +143,16 @@ func (t TestImages) add(ctx context.Context, s *Store, a *archive, scratch strin
 		}
 	}
 	return nil
+}
+
+// addLayer adds a layer of entries, which it assembles below scratch.
+func addLayer(a *archive, scratch string, entries ...entry) (layer, error) {
+	root := filepath.Join(scratch, "layer")
+	if err := assemble(root, entries...); err != nil {
+		return layer{}, err
+	}
+	l, err := a.Layer(root)
+	return l, errors.Join(err, os.RemoveAll(root))
 }
 
 // applets are the names of the programs that busybox can be.

@@ -52,6 +52,9 @@ func Up(ctx context.Context, e *engine.Engine, tools Tools, dir string, spec Spe
 	if err == nil {
 		c.Nodes, err = c.nodes(ctx)
 	}
+	if err == nil {
+		err = proc.Run(c.Kubectl(ctx, "taint", "node", c.Nodes[0], "node-role.kubernetes.io/control-plane-"))
+	}
 	if err != nil {
 		clean := context.WithoutCancel(ctx)
 		return nil, errors.Join(err, c.Logs(clean, filepath.Join(dir, "logs")), c.Down(clean))

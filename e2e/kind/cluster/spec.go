@@ -3,6 +3,7 @@ package cluster
 import (
 	"cmp"
 	"os"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -19,7 +20,7 @@ const (
 )
 
 // Spec says what cluster to make. Its zero value, but for Image, is one control plane and
-// two workers, dual-stack, without kube-proxy.
+// two workers, dual-stack, without kube-proxy. Each node is a zone, and pods run on all.
 type Spec struct {
 	Name      string // empty: weft
 	Family    Family // empty: dual
@@ -60,9 +61,13 @@ func (s Spec) config() string {
 	}
 	line("  kubeProxyMode: ", mode)
 	line("nodes:")
-	line("- role: control-plane")
-	for range s.Workers {
-		line("- role: worker")
+	for i := range s.Workers + 1 {
+		role := "worker"
+		if i == 0 {
+			role = "control-plane"
+		}
+		line("- role: ", role)
+		line("  labels: {topology.kubernetes.io/zone: zone-", strconv.Itoa(i+1), "}")
 	}
 	line("kubeadmConfigPatches:")
 	line("- |")

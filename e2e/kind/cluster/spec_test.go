@@ -23,15 +23,25 @@ func TestConfigIsWhatKindShallMake(t *testing.T) {
 		}, 2},
 	} {
 		var got struct {
-			Kind       string              `json:"kind"`
-			Networking map[string]any      `json:"networking"`
-			Nodes      []map[string]string `json:"nodes"`
+			Kind       string         `json:"kind"`
+			Networking map[string]any `json:"networking"`
+			Nodes      []struct {
+				Role   string            `json:"role"`
+				Labels map[string]string `json:"labels"`
+			} `json:"nodes"`
 		}
 		if err := yaml.Unmarshal([]byte(tc.spec.withDefaults().config()), &got); err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
-		if got.Kind != "Cluster" || len(got.Nodes) != tc.nodes || got.Nodes[0]["role"] != "control-plane" {
+		if got.Kind != "Cluster" || len(got.Nodes) != tc.nodes || got.Nodes[0].Role != "control-plane" {
 			t.Errorf("%s: got %s of %v, want a Cluster of %d nodes", name, got.Kind, got.Nodes, tc.nodes)
+		}
+		zones := map[string]bool{}
+		for _, n := range got.Nodes {
+			zones[n.Labels["topology.kubernetes.io/zone"]] = true
+		}
+		if len(zones) != tc.nodes {
+			t.Errorf("%s: zones are %v, want %d", name, zones, tc.nodes)
 		}
 		if diff := cmp.Diff(tc.networking, got.Networking); diff != "" {
 			t.Errorf("%s: networking (-want +got):\n%s", name, diff)
