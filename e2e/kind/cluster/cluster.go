@@ -37,6 +37,9 @@ type Cluster struct {
 // its files in dir. What was made before an error is removed, except what the files say.
 func Up(ctx context.Context, e *engine.Engine, tools Tools, dir string, spec Spec, log *progress.Log) (*Cluster, error) {
 	spec = spec.withDefaults()
+	if _, ok := subnets[spec.Family]; !ok {
+		return nil, fmt.Errorf("make cluster: %q is no address family; they are dual, ipv4, ipv6", spec.Family)
+	}
 	c := &Cluster{Spec: spec, engine: e, tools: tools, log: log, dir: dir}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("make cluster: %w", err)
@@ -52,7 +55,7 @@ func Up(ctx context.Context, e *engine.Engine, tools Tools, dir string, spec Spe
 	if err == nil {
 		c.Nodes, err = c.nodes(ctx)
 	}
-	if err == nil {
+	if err == nil && spec.Zones == 0 {
 		err = proc.Run(c.Kubectl(ctx, "taint", "node", c.Nodes[0], "node-role.kubernetes.io/control-plane-"))
 	}
 	if err != nil {

@@ -20,11 +20,14 @@ const (
 )
 
 // Spec says what cluster to make. Its zero value, but for Image, is one control plane and
-// two workers, dual-stack, without kube-proxy. Each node is a zone, and pods run on all.
+// two workers, dual-stack, without kube-proxy, and pods run on all three.
 type Spec struct {
-	Name      string // empty: weft
-	Family    Family // empty: dual
-	Workers   int    // 0: 2
+	Name    string // empty: weft
+	Family  Family // empty: dual
+	Workers int    // 0: 2
+	// Zones is how many zones the workers are spread over. The control plane is in none and
+	// then takes no pods: Kubernetes gives no topology hints for its pods.
+	Zones     int
 	KubeProxy bool
 	Image     string // of the nodes
 }
@@ -34,6 +37,14 @@ func (s Spec) withDefaults() Spec {
 	s.Family = cmp.Or(s.Family, Dual)
 	s.Workers = cmp.Or(s.Workers, 2)
 	return s
+}
+
+// Takers is how many nodes take pods.
+func (s Spec) Takers() int {
+	if s.Zones > 0 {
+		return s.Workers
+	}
+	return s.Workers + 1
 }
 
 // Subnets of the cluster's pods and Services, in kind's form.
@@ -61,13 +72,12 @@ func (s Spec) config() string {
 	}
 	line("  kubeProxyMode: ", mode)
 	line("nodes:")
-	for i := range s.Workers + 1 {
-		role := "worker"
-		if i == 0 {
-			role = "control-plane"
+	line("- role: control-plane")
+	for i := range s.Workers {
+		line("- role: worker")
+		if s.Zones > 0 {
+			line("  labels: {topology.kubernetes.io/zone: zone-", strconv.Itoa(i%s.Zones+1), "}")
 		}
-		line("- role: ", role)
-		line("  labels: {topology.kubernetes.io/zone: zone-", strconv.Itoa(i+1), "}")
 	}
 	line("kubeadmConfigPatches:")
 	line("- |")

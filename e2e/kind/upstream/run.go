@@ -92,7 +92,7 @@ func (r Run) args(c *cluster.Cluster, tools Tools, dir string, missing lacks) []
 	}
 	return append(args, tools.Tests, "--",
 		"--kubeconfig="+c.Kubeconfig(), "--provider=skeleton", "--kubectl-path="+tools.Kubectl,
-		"--num-nodes="+strconv.Itoa(len(c.Nodes)), "--disable-log-dump", "--report-dir="+dir)
+		"--num-nodes="+strconv.Itoa(c.Spec.Takers()), "--disable-log-dump", "--report-dir="+dir)
 }
 
 // Print writes a line for each spec and the sums.
