@@ -41,6 +41,9 @@ func Start(ctx context.Context, dir string, log *progress.Log) (e *Engine, err e
 	if err := os.MkdirAll(filepath.Join(dir, "bin"), 0o755); err != nil {
 		return nil, fmt.Errorf("start engine: %w", err)
 	}
+	if dir, err = filepath.EvalSymlinks(dir); err != nil { // as the runtime sees it
+		return nil, fmt.Errorf("start engine: %w", err)
+	}
 	if err := cleanLeftovers(ctx, dir, log); err != nil {
 		return nil, err
 	}
@@ -93,7 +96,7 @@ func (e *Engine) prepare() error {
 		"data-root":        filepath.Join(e.dir, "data"),
 		"hosts":            []string{"unix:///run/docker.sock"},
 		"exec-opts":        []string{"native.cgroupdriver=cgroupfs"},
-		"cgroup-parent":    "/" + cgroupName,
+		"cgroup-parent":    "/" + cgroupName(e.dir),
 		"runtimes":         map[string]any{"weft": map[string]string{"path": runtime}},
 		"default-runtime":  "weft",
 		"shutdown-timeout": 5,
@@ -168,6 +171,6 @@ func (e *Engine) Close() error {
 	}
 	ctx, stop := context.WithTimeout(context.Background(), 20*time.Second)
 	defer stop()
-	errs = append(errs, removeCgroups(ctx), e.machine.restore())
+	errs = append(errs, removeCgroups(ctx, cgroupName(e.dir)), e.machine.restore())
 	return errors.Join(errs...)
 }

@@ -3,6 +3,8 @@ package engine
 import (
 	"bufio"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -20,17 +22,20 @@ import (
 	"github.com/weftnet/weft/internal/testnet"
 )
 
-const (
-	cgroupName = "weft-kind" // our folder in each cgroup hierarchy
-	dirtyName  = "dirty"     // a file that is there while an engine runs
-)
+const dirtyName = "dirty" // a file that is there while an engine runs
+
+// cgroupName is the folder, in each cgroup hierarchy, of the engine whose files are in dir.
+func cgroupName(dir string) string {
+	sum := sha256.Sum256([]byte(dir))
+	return "weft-kind-" + hex.EncodeToString(sum[:4])
+}
 
 // cleanLeftovers removes what a run that was killed left. Its processes are gone, or
 // going: what they hold is tried until it is free.
 func cleanLeftovers(ctx context.Context, dir string, log *progress.Log) error {
 	ctx, stop := context.WithTimeout(ctx, time.Minute)
 	defer stop()
-	if err := removeCgroups(ctx); err != nil {
+	if err := removeCgroups(ctx, cgroupName(dir)); err != nil {
 		return fmt.Errorf("remove what a killed run left: %w", err)
 	}
 	if _, err := os.Stat(filepath.Join(dir, dirtyName)); err == nil {
@@ -50,15 +55,15 @@ func cleanLeftovers(ctx context.Context, dir string, log *progress.Log) error {
 	return m.restore()
 }
 
-// removeCgroups removes our folder from each cgroup hierarchy, waiting for the processes
-// in it to be gone.
-func removeCgroups(ctx context.Context) error {
+// removeCgroups removes the folder of this name from each cgroup hierarchy, waiting for the
+// processes in it to be gone.
+func removeCgroups(ctx context.Context, name string) error {
 	mounts, err := cgroupMounts()
 	if err != nil {
 		return err
 	}
 	for _, m := range mounts {
-		root := filepath.Join(m.path, cgroupName)
+		root := filepath.Join(m.path, name)
 		err := testnet.Wait(ctx, func() error { return removeEmpty(root) })
 		if err != nil {
 			return fmt.Errorf("remove cgroup %s: %w", root, err)

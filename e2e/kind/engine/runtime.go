@@ -28,6 +28,11 @@ func runtimeMain(args []string) error {
 	if err != nil {
 		return fmt.Errorf("find runc: %w", err)
 	}
+	self, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("find the engine's files: %w", err)
+	}
+	dir := filepath.Dir(filepath.Dir(self)) // of bin/
 	verb, file := request(args)
 	if verb != "" {
 		if !hasSysResource() {
@@ -35,7 +40,7 @@ func runtimeMain(args []string) error {
 				return err
 			}
 		}
-		if err := enterCgroup(args[len(args)-1]); err != nil {
+		if err := enterCgroup(cgroupName(dir), args[len(args)-1]); err != nil {
 			return err
 		}
 	}
@@ -112,8 +117,8 @@ func restrict(spec map[string]any) {
 }
 
 // enterCgroup moves this process, from which runc forks the container's, into the
-// container's cgroup of version 2, if version 1 is the one in use.
-func enterCgroup(container string) error {
+// container's cgroup of version 2 below parent, if version 1 is the one in use.
+func enterCgroup(parent, container string) error {
 	mounts, err := cgroupMounts()
 	if err != nil {
 		return err
@@ -122,7 +127,7 @@ func enterCgroup(container string) error {
 		if m.kind != "cgroup2" || m.path == "/sys/fs/cgroup" {
 			continue
 		}
-		dir := filepath.Join(m.path, cgroupName, container)
+		dir := filepath.Join(m.path, parent, container)
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return fmt.Errorf("make the container's cgroup: %w", err)
 		}
