@@ -20,10 +20,10 @@ RUN ?= .
 FUZZTIME ?= 60s
 
 .DEFAULT_GOAL := help
-.PHONY: help build image manifest demo test verify lint generate bench soak fuzz clean
+.PHONY: help build image manifest demo test e2e e2e-full verify lint generate bench soak fuzz clean
 
 help: ## list the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 build: ## build weft-cni, weftd and weft into bin/
 	@mkdir -p bin
@@ -52,6 +52,17 @@ test: ## (root) everything CI runs: lint, generated files, unit, packet, namespa
 	$(GO) test -timeout 20m -tags weft_crash -run 'Killed|Hold' ./daemon/endpoint ./internal/crash
 	cd deploy/charttest && $(GO) vet ./... && $(GO) test ./...
 	$(GO) test -timeout 45m ./e2e/...
+
+# A program that is run by its own name gets the signals that make gets.
+E2E := mkdir -p bin && $(GO) build -o bin/weft-e2e ./e2e/kind/run && exec bin/weft-e2e -out dist/e2e
+
+e2e: ## (root) a kind cluster from nothing, and upstream's conformance tests on it
+	@./deps.sh e2e
+	@$(E2E) $(E2E_FLAGS)
+
+e2e-full: ## (root) the same for dual-stack, IPv4-only and IPv6-only, with all upstream tests that need no cloud
+	@./deps.sh e2e
+	@$(E2E) -full $(E2E_FLAGS)
 
 lint: ## gofmt, go vet (also with test tags), staticcheck, clang-format
 	@./deps.sh generate

@@ -1,17 +1,17 @@
 #!/bin/sh
-# Checks for the programs that a make target needs: `./deps.sh demo|test|bench|generate|image`.
+# Checks for the programs that a make target needs: `./deps.sh demo|test|bench|generate|image|e2e`.
 # As root on a machine with apt it installs the Debian packages that are missing;
 # elsewhere it says which they are.
 set -eu
 
 PATH=$PATH:/usr/local/go/bin:/usr/sbin:/sbin
 
-# One line for each program: the targets that need it, the program, its package.
+# One line for each program, or file: the targets that need it, the program, its package.
 needs() {
 	cat <<-'EOF'
-		demo,test,bench ip iproute2
+		demo,test,bench,e2e ip iproute2
 		demo,test,bench tc iproute2
-		demo,test,bench iptables iptables
+		demo,test,bench,e2e iptables iptables
 		demo,test,bench nft nftables
 		test ethtool ethtool
 		test sysctl procps
@@ -19,14 +19,20 @@ needs() {
 		test bpftool bpftool
 		test,image dpkg-deb dpkg
 		test,image apt-get apt
-		test gcc gcc
+		test,e2e gcc gcc
 		generate,test clang-19 clang-19
 		generate,test llvm-strip-19 llvm-19
 		generate,test clang-format-19 clang-format-19
+		e2e dockerd docker.io
+		e2e debootstrap debootstrap
+		e2e /usr/share/keyrings/debian-archive-keyring.gpg debian-archive-keyring
+		e2e pkg-config pkg-config
+		e2e /usr/include/seccomp.h libseccomp-dev
+		e2e /usr/include/stdlib.h libc6-dev
 	EOF
 }
 
-target=${1:?"usage: ./deps.sh demo|test|bench|generate|image"}
+target=${1:?"usage: ./deps.sh demo|test|bench|generate|image|e2e"}
 
 if [ "$target" != generate ] && [ "$target" != image ] && [ "$(id -u)" != 0 ]; then
 	echo "make $target makes network namespaces and loads BPF programs: run it as root (sudo make $target)" >&2
@@ -39,7 +45,7 @@ fi
 
 missing=$(needs | while read -r targets program package; do
 	case ,$targets, in
-	*,"$target",*) command -v "$program" >/dev/null || echo "$package" ;;
+	*,"$target",*) command -v "$program" >/dev/null || [ -e "/${program#/}" ] || echo "$package" ;;
 	esac
 done | sort -u | tr '\n' ' ')
 case $target in
@@ -60,6 +66,13 @@ if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
 	exit 1
 fi
 echo "installing: $missing"
+# A package's service must not start by being installed: what we run, we start ourselves.
+policy=/usr/sbin/policy-rc.d
+if [ -e $policy ] && [ ! -e $policy.weft ]; then mv $policy $policy.weft; fi
+trap 'rm -f $policy; if [ -e $policy.weft ]; then mv $policy.weft $policy; fi' EXIT
+trap 'exit 1' HUP INT TERM
+printf '#!/bin/sh\nexit 101\n' >$policy
+chmod +x $policy
 apt-get -qq update || echo "apt-get update did not succeed; trying with the lists at hand" >&2
 # shellcheck disable=SC2086 # a list of packages
 DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $missing >/dev/null

@@ -1,0 +1,108 @@
+// Command run tests Weft in a kind cluster, from nothing: it makes what the cluster needs
+// (the first time: half an hour), brings the cluster up, installs a network, runs
+// upstream's tests, and takes everything down. `make e2e` calls it, as root.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+
+	"github.com/weftnet/weft/e2e/kind/build"
+	"github.com/weftnet/weft/e2e/kind/cluster"
+	"github.com/weftnet/weft/e2e/kind/engine"
+	"github.com/weftnet/weft/e2e/kind/progress"
+	"github.com/weftnet/weft/e2e/kind/upstream"
+)
+
+func main() {
+	engine.Main()
+	var o options
+	flag.StringVar((*string)(&o.spec.Family), "family", "dual", "address families of the cluster: dual, ipv4, ipv6")
+	flag.IntVar(&o.spec.Workers, "workers", 2, "nodes beside the control plane")
+	flag.IntVar(&o.spec.Zones, "zones", 0, "zones that the workers are spread over")
+	flag.StringVar(&o.focus, "focus", upstream.Conformance, "regular expression for upstream's specs; empty: none")
+	flag.IntVar(&o.procs, "procs", 4, "specs that run at a time")
+	flag.StringVar(&o.network, "network", "reference", "what to install: a manifest's file, or reference (ptp and kube-proxy)")
+	flag.StringVar(&o.image, "image", "", "archive of the image that the manifest names, for all nodes")
+	flag.StringVar(&o.out, "out", "", "folder for reports and, on failure, logs; empty: one below the cache")
+	flag.BoolVar(&o.full, "full", false, "clusters of all families, and all of upstream's specs that need no cloud")
+	flag.BoolVar(&o.hold, "hold", false, "leave the cluster up until Ctrl-C, after the tests")
+	flag.BoolVar(&o.buildOnly, "build-only", false, "only make what a cluster needs")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	context.AfterFunc(ctx, stop) // a second Ctrl-C ends at once; the next run cleans up
+	err := o.run(ctx, progress.New(os.Stdout))
+	if ctx.Err() != nil {
+		err = errors.New("interrupted") // whatever has failed, has failed by that
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "e2e:", err)
+		os.Exit(1)
+	}
+}
+
+type options struct {
+	spec                  cluster.Spec
+	focus, out            string
+	network, image        string
+	procs                 int
+	full, hold, buildOnly bool
+}
+
+func (o options) run(ctx context.Context, log *progress.Log) (err error) {
+	if os.Getuid() != 0 {
+		return errors.New("namespaces and the container engine need root: sudo make e2e")
+	}
+	given, err := o.chosen()
+	if err != nil {
+		return err
+	}
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return fmt.Errorf("find the cache: %w", err)
+	}
+	cache = filepath.Join(cache, "weft", "kind")
+	store, err := build.Open(ctx, cache, log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, store.Close()) }()
+	made, err := build.Prepare(ctx, store)
+	if err != nil || o.buildOnly {
+		return err
+	}
+	if o.out == "" {
+		o.out = filepath.Join(cache, "out")
+	}
+	if o.out, err = filepath.Abs(o.out); err != nil {
+		return fmt.Errorf("find the folder for reports: %w", err)
+	}
+	var eng *engine.Engine
+	err = log.Step("start the container engine", func() error {
+		eng, err = engine.Start(ctx, filepath.Join(cache, "engine"), log)
+		if err != nil {
+			return err
+		}
+		return eng.Load(ctx, made.NodeArchive, made.NodeImage, made.NodeKey)
+	})
+	if eng != nil {
+		defer func() { err = errors.Join(err, log.Step("stop the engine", eng.Close)) }()
+	}
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, p := range o.plans() {
+		if ctx.Err() == nil {
+			errs = append(errs, o.test(ctx, log, eng, made, given, p))
+		}
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,93 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/weftnet/weft/e2e/kind/build"
+	"github.com/weftnet/weft/e2e/kind/cluster"
+	"github.com/weftnet/weft/e2e/kind/engine"
+	"github.com/weftnet/weft/e2e/kind/progress"
+	"github.com/weftnet/weft/e2e/kind/scenario"
+	"github.com/weftnet/weft/e2e/kind/upstream"
+)
+
+// plan is one cluster and what it is asked for.
+type plan struct {
+	name  string // of its folder for reports
+	spec  cluster.Spec
+	focus string
+}
+
+func (o options) plans() []plan {
+	if !o.full {
+		return []plan{{string(o.spec.Family), o.spec, o.focus}}
+	}
+	return []plan{
+		{"dual", cluster.Spec{Family: cluster.Dual}, upstream.Full},
+		{"ipv4", cluster.Spec{Family: cluster.IPv4}, upstream.Full},
+		{"ipv6", cluster.Spec{Family: cluster.IPv6}, upstream.Full},
+		{"zones", cluster.Spec{Family: cluster.Dual, Workers: 6, Zones: 3}, upstream.Zoned},
+	}
+}
+
+// test makes one cluster and tests it.
+func (o options) test(ctx context.Context, log *progress.Log, eng *engine.Engine, made build.Prepared, given network, p plan) (err error) {
+	out := filepath.Join(o.out, p.name)
+	if err := os.RemoveAll(out); err != nil {
+		return fmt.Errorf("remove the last run's reports: %w", err)
+	}
+	p.spec.Image, p.spec.KubeProxy = made.NodeKey, given.kubeProxy
+	c, err := cluster.Up(ctx, eng, cluster.Tools{Kind: made.Kind, Kubectl: made.Kubectl}, out, p.spec, log)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		clean := context.WithoutCancel(ctx)
+		if err != nil && ctx.Err() == nil {
+			err = errors.Join(err, log.Step("collect logs", func() error { return c.Logs(clean, filepath.Join(out, "logs")) }))
+		}
+		if o.hold && ctx.Err() == nil {
+			lookAround(c)
+			<-ctx.Done()
+		}
+		err = errors.Join(err, log.Step("remove the cluster", func() error { return c.Down(clean) }))
+	}()
+	if made.TestArchive != "" {
+		if err := c.LoadImage(ctx, made.TestArchive); err != nil {
+			return err
+		}
+	}
+	if err := c.Install(ctx, given.name, given.install); err != nil {
+		return err
+	}
+	played := scenario.Play(ctx, c, log, scenario.Short())
+	return errors.Join(played, o.upstream(ctx, log, c, made, p.focus, out))
+}
+
+// upstream runs upstream's tests and says what became of each.
+func (o options) upstream(ctx context.Context, log *progress.Log, c *cluster.Cluster, made build.Prepared, focus, out string) error {
+	if focus == "" || ctx.Err() != nil {
+		return nil
+	}
+	tools := upstream.Tools{Tests: made.Tests, Ginkgo: made.Ginkgo, Kubectl: made.Kubectl}
+	specs, err := upstream.Run{Focus: focus, Procs: o.procs}.Do(ctx, c, tools, out, log)
+	if err != nil {
+		return err
+	}
+	upstream.Print(os.Stdout, specs)
+	if failed := upstream.Failures(specs); len(failed) > 0 {
+		return fmt.Errorf("%d of upstream's specs failed on the %s cluster; see %s", len(failed), c.Spec.Family, out)
+	}
+	return nil
+}
+
+// lookAround says how to reach a cluster.
+func lookAround(c *cluster.Cluster) {
+	fmt.Printf("\nThe cluster is up until Ctrl-C. To look around:\n  %s\n",
+		strings.Join(c.Kubectl(context.Background(), "--kubeconfig="+c.Kubeconfig(), "get", "pods", "-A").Args, " "))
+}

@@ -1,0 +1,17 @@
+package upstream
+
+// Conformance are the specs that every Kubernetes network must pass.
+const Conformance = `\[sig-network\].*\[Conformance\]`
+
+// Zoned are the specs that skip themselves on fewer than three zones with two nodes each.
+const Zoned = `\[sig-network\] (Traffic Distribution|Topology Hints)`
+
+// Full is all that a network without a cloud and without NetworkPolicy is asked for.
+// Session affinity, traffic policies, terminating endpoints and rejection are among the
+// Services; upstream's LoadBalancers want a cloud's controller.
+const Full = Conformance + `|` +
+	`\[sig-network\] (` +
+	`Services|Service CIDRs|EndpointSlice|Endpoints|Traffic Distribution|Topology Hints|HostPort|Conntrack|Proxy version|` +
+	`Networking Granular Checks|Networking should allow|NoSNAT|Connectivity Pod Lifecycle|DNS should|DNS HostNetwork|` +
+	`\[Feature:IPv6DualStack\]` +
+	`)`
