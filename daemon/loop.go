@@ -235,7 +235,9 @@ func (n *node) firstSync(ctx context.Context, mayRecall bool) error {
 		n.observe()
 		n.publish() // says why not
 	}
+	start := time.Now()
 	err := n.pass(fullWork())
+	n.firstTook.Store(int64(time.Since(start)))
 	n.review()
 	if err != nil {
 		n.log.Warn("first synchronisation is not complete, will retry", "err", err)

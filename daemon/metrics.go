@@ -59,6 +59,7 @@ type collector struct {
 var (
 	descInfo    = desc("build_info", "Build and node; always 1.", "version", "layout", "node", "overlay")
 	descReady   = desc("ready", "1 if pods can be attached.")
+	descFirst   = desc("first_sync_seconds", "From what the source said first to all of it being in the kernel.")
 	descMTU     = desc("mtu_bytes", "MTU of the pods.")
 	descPeers   = desc("peers", "Other nodes known.")
 	descPackets = desc("packets_total", "Packets dropped, or left to the kernel's stack, by reason.", "kind", "reason")
@@ -94,6 +95,7 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	offer := c.n.net()
 	gauge(descInfo, 1, Version, c.dp.Layout(), c.n.cfg.NodeName, c.n.cfg.Overlay)
 	gauge(descReady, truth(offer.Ready == nil))
+	gauge(descFirst, time.Duration(c.n.firstTook.Load()).Seconds())
 	gauge(descMTU, float64(offer.MTU))
 	gauge(descPeers, float64(c.n.peerCount()))
 	if counters, err := c.dp.Counters(); err != nil {

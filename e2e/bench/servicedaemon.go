@@ -15,9 +15,11 @@ import (
 // spare is the endpoints of each Service besides the first, in the metrics of the daemon.
 const spare = 4
 
-// serviceDaemon measures service_cold_10k_s, service_change_* and service_pss_mib_*: one
-// node, Services of five endpoints. They have neither limit nor peer, but the start: its
-// limit is a start without Services.
+// serviceDaemon measures service_cold_*_s, service_start_*_s, service_change_* and
+// service_pss_mib_*: one node, Services of five endpoints. Cold is from what the source
+// says first to all of it being in the kernel, start all from the process's start until it
+// is ready, reading the folder and loading the programs included. They have no peer; the
+// limit is the same without Services.
 func serviceDaemon(ctx context.Context, o options, r *report) error {
 	for _, n := range []struct {
 		count int
@@ -31,10 +33,10 @@ func serviceDaemon(ctx context.Context, o options, r *report) error {
 }
 
 func serviceDaemonOf(ctx context.Context, o options, r *report, count int, suffix string) (err error) {
-	cold, pss := "service_cold_"+suffix+"_s", "service_pss_mib_"+suffix
+	cold, start, pss := "service_cold_"+suffix+"_s", "service_start_"+suffix+"_s", "service_pss_mib_"+suffix
 	p50, p99 := "service_change_p50_ms_"+suffix, "service_change_p99_ms_"+suffix
 	wanted := false
-	for _, name := range []string{cold, pss, p50, p99} {
+	for _, name := range []string{cold, start, pss, p50, p99} {
 		wanted = wanted || o.run.MatchString(name)
 	}
 	if !wanted {
@@ -46,14 +48,10 @@ func serviceDaemonOf(ctx context.Context, o options, r *report, count int, suffi
 	}
 	defer func() { err = errors.Join(err, c.Close()) }()
 	n := c.Nodes[0]
-	begin := time.Now()
-	if err := n.Start(); err != nil {
+	emptyStart, emptyCold, err := startTimes(ctx, n)
+	if err != nil {
 		return err
 	}
-	if err := ready(ctx, n); err != nil {
-		return err
-	}
-	empty := time.Since(begin).Seconds()
 	if err := n.Kill(); err != nil {
 		return err
 	}
@@ -61,19 +59,21 @@ func serviceDaemonOf(ctx context.Context, o options, r *report, count int, suffi
 	if err := writeServices(c, services, spare); err != nil {
 		return err
 	}
-	begin = time.Now()
-	if err := n.Start(); err != nil {
+	fullStart, fullCold, err := startTimes(ctx, n)
+	if err != nil {
 		return err
 	}
-	if err := ready(ctx, n); err != nil {
-		return err
-	}
-	took := time.Since(begin).Seconds()
 	if err := programmed(ctx, c.Nodes, count, services[count-1].Name); err != nil {
 		return err
 	}
-	if o.run.MatchString(cold) {
-		if err := r.add(cold, "s", "", [parties][]float64{weft: {took}, limit: {empty}}); err != nil {
+	for _, m := range []struct {
+		name        string
+		full, empty float64
+	}{{cold, fullCold, emptyCold}, {start, fullStart, emptyStart}} {
+		if !o.run.MatchString(m.name) {
+			continue
+		}
+		if err := r.add(m.name, "s", "", [parties][]float64{weft: {m.full}, limit: {m.empty}}); err != nil {
 			return err
 		}
 	}
@@ -118,6 +118,21 @@ func serviceDaemonOf(ctx context.Context, o options, r *report, count int, suffi
 		}
 	}
 	return nil
+}
+
+// startTimes starts a daemon, and returns how long it took until it was ready, and how long
+// of that the first synchronisation, in seconds.
+func startTimes(ctx context.Context, n *cluster.Node) (start, cold float64, err error) {
+	begin := time.Now()
+	if err := n.Start(); err != nil {
+		return 0, 0, err
+	}
+	if err := ready(ctx, n); err != nil {
+		return 0, 0, err
+	}
+	start = time.Since(begin).Seconds()
+	m, err := metrics(ctx, n)
+	return start, m["weft_first_sync_seconds"], err
 }
 
 // ready waits until the daemon says that it is ready, which it is when all Services are
