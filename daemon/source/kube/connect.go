@@ -49,6 +49,7 @@ func (c *connector) RoundTrip(req *http.Request) (*http.Response, error) {
 	caller := req.Context()
 	ctx, cancel := context.WithCancelCause(caller)
 	req = req.Clone(ctx)
+	req.Header.Set("User-Agent", userAgent)
 	if conn.token != nil {
 		token, err := conn.token()
 		if err != nil {

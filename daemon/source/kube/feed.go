@@ -66,13 +66,22 @@ type feed struct {
 
 // run feeds until ctx is done.
 func (f *feed) run(ctx context.Context) {
-	wait := retryFirst
+	wait, forgot := retryFirst, false
 	for ctx.Err() == nil {
 		began := time.Now()
 		told, err := f.turn(ctx)
 		if ctx.Err() != nil {
 			return
 		}
+		if isGone(err) {
+			f.version = ""
+			if !forgot { // if it forgets what it has listed just now, there is something wrong
+				f.log.Debug("list again", "resource", f.resource, "err", err)
+				forgot = true
+				continue
+			}
+		}
+		forgot = false
 		if err == nil && !told && time.Since(began) < shortWatch {
 			err = fmt.Errorf("watch %s: it ends at once", f.resource)
 		}
@@ -93,35 +102,40 @@ func (f *feed) run(ctx context.Context) {
 	}
 }
 
-// turn lists if need be and watches until the watch ends, which is no error once it has
-// begun. It says whether the watch told anything.
+// turn lists if need be and watches until the watch ends. That is no error, unless the
+// server does not know any more what came since. It says whether the watch told anything.
 func (f *feed) turn(ctx context.Context) (told bool, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	w, err := f.begin(ctx)
-	if isGone(err) {
-		f.version = ""
-	}
 	if err != nil {
 		return false, err
 	}
 	defer w.Stop()
-	f.note(nil)
-	for e := range w.ResultChan() {
-		if e.Type != watch.Error {
-			f.take(e)
-			told = true
-			continue
+	stands := time.NewTimer(shortWatch)
+	defer stands.Stop()
+	for {
+		select {
+		case <-stands.C:
+			f.note(nil)
+		case e, ok := <-w.ResultChan():
+			if !ok {
+				return told, nil
+			}
+			if e.Type == watch.Error {
+				err := apierrors.FromObject(e.Object)
+				if isGone(err) {
+					return told, err
+				}
+				f.log.Debug("watch ended", "resource", f.resource, "err", err)
+				return told, nil
+			}
+			if f.take(e); !told {
+				told = true
+				f.note(nil)
+			}
 		}
-		if err := apierrors.FromObject(e.Object); isGone(err) {
-			f.log.Debug("list again", "resource", f.resource, "err", err)
-			f.version = ""
-		} else {
-			f.log.Debug("watch ended", "resource", f.resource, "err", err)
-		}
-		break
 	}
-	return told, nil
 }
 
 // begin returns a watch that goes on from f.version, after a listing if there is none.
