@@ -144,7 +144,8 @@ func (f *feed) begin(ctx context.Context) (watch.Interface, error) {
 		return f.watch(ctx, f.version)
 	}
 	w, err := f.watchList(ctx)
-	if err == nil || !(apierrors.IsInvalid(err) || apierrors.IsBadRequest(err) || apierrors.IsMethodNotSupported(err)) {
+	cannot := apierrors.IsInvalid(err) || apierrors.IsBadRequest(err) || apierrors.IsMethodNotSupported(err)
+	if !cannot && !errors.Is(err, errShortList) {
 		return w, err
 	}
 	f.log.Debug("the API server does not stream lists", "resource", f.resource, "err", err)
@@ -177,8 +178,11 @@ func (f *feed) watchList(ctx context.Context) (watch.Interface, error) {
 		}
 	}
 	w.Stop()
-	return nil, fmt.Errorf("list %s: it ends before all is there", f.resource)
+	return nil, fmt.Errorf("list %s: %w", f.resource, errShortList)
 }
+
+// errShortList is that a streamed list ended without being said to be whole.
+var errShortList = errors.New("it ends before all is there")
 
 func isInitialEnd(o runtime.Object) bool {
 	m, err := meta.Accessor(o)
@@ -217,8 +221,8 @@ func (f *feed) listAll(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("list %s: %w", f.resource, brief(err))
 		}
-		f.version, f.newest = m.GetResourceVersion(), m.GetResourceVersion()
 		if next = m.GetContinue(); next == "" {
+			f.version, f.newest = m.GetResourceVersion(), m.GetResourceVersion()
 			f.sink.end()
 			return nil
 		}
@@ -228,7 +232,7 @@ func (f *feed) listAll(ctx context.Context) error {
 // watch starts a watch. The server ends it in time; if not, we do.
 func (f *feed) watch(ctx context.Context, version string, params ...string) (watch.Interface, error) {
 	long := watchFor + rand.N(watchFor)
-	ctx, cancel := context.WithTimeout(ctx, long+time.Minute)
+	ctx, cancel := context.WithCancel(ctx)
 	r := f.request().Param("watch", "true").Param("allowWatchBookmarks", "true").
 		Param("timeoutSeconds", strconv.Itoa(int(long/time.Second)))
 	if version != "" {
@@ -242,16 +246,18 @@ func (f *feed) watch(ctx context.Context, version string, params ...string) (wat
 		cancel()
 		return nil, fmt.Errorf("watch %s: %w", f.resource, brief(err))
 	}
-	return watching{w, cancel}, nil
+	return watching{w, cancel, time.AfterFunc(long+time.Minute, cancel)}, nil
 }
 
-// watching is a watch that ends its request's context when it is stopped.
+// watching is a watch that ends its request's context when it is stopped, or is too late.
 type watching struct {
 	watch.Interface
 	cancel context.CancelFunc
+	late   *time.Timer
 }
 
 func (w watching) Stop() {
+	w.late.Stop()
 	w.Interface.Stop()
 	w.cancel()
 }
