@@ -50,8 +50,8 @@ type Options struct {
 	JSON     bool // only JSON is spoken
 	NoStream bool // lists are not streamed by watches (KEP-3157)
 	HTTP1    bool // servers that are started from now on do not speak HTTP/2
-	// NoWatch ends each watch at once.
-	NoWatch bool
+	// NoWatch ends each watch at once, Forgets because its version is too old.
+	NoWatch, Forgets bool
 }
 
 // Patch is one that was made.

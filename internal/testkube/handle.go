@@ -159,7 +159,11 @@ func (c *Cluster) watch(a *answer, r *http.Request, resource string, s selection
 	}
 	version, _ := strconv.Atoi(q.Get("resourceVersion"))
 	a.startWatch()
-	if options.NoWatch {
+	switch {
+	case options.NoWatch:
+		return
+	case options.Forgets:
+		a.eventError(apierrors.NewResourceExpired("too old resource version"))
 		return
 	}
 	if initial {

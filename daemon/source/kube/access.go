@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -30,22 +31,34 @@ type access struct {
 // service account's, and of the kubelet's kubeconfig only the cluster is used: it need not
 // be there if servers are known without it.
 func readAccess(o Options) (access, error) {
-	if o.Kubeconfig != "" {
-		a, err := readKubeconfig(o.Kubeconfig)
-		a.servers = append(append([]Server(nil), o.Servers...), a.servers...)
-		return a, err
+	if o.Kubeconfig == "" {
+		return podAccess(o)
 	}
-	folder := o.serviceAccount
-	a := access{token: fromFile(filepath.Join(folder, "token"))}
+	k, err := loadKubeconfig(o.Kubeconfig)
+	if err != nil {
+		return access{}, err
+	}
+	a, err := k.access()
+	a.servers = append(slices.Clone(o.Servers), a.servers...)
+	return a, err
+}
+
+func podAccess(o Options) (access, error) {
+	a := access{servers: slices.Clone(o.Servers), token: fromFile(filepath.Join(o.serviceAccount, "token"))}
 	if _, err := a.token(); err != nil {
 		return a, fmt.Errorf("credentials of the pod: %w: let the pod have its service account's token (automountServiceAccountToken), or use source kube:/PATH with a kubeconfig", err)
 	}
-	pem, err := os.ReadFile(filepath.Join(folder, "ca.crt"))
-	a.servers = append(a.servers, o.Servers...)
-	kubelet, kubeletErr := readCluster(o.Kubelet)
+	pem, err := os.ReadFile(filepath.Join(o.serviceAccount, "ca.crt"))
+	kubelet, kubeletErr := loadKubeconfig(o.Kubelet)
+	if o.Kubelet == "" {
+		kubeletErr = errors.New("neither is set")
+	}
 	if kubeletErr == nil {
 		a.servers = append(a.servers, kubelet.server)
-		pem = append(append(pem, '\n'), kubelet.authorities...)
+		// It may name a file that the pod does not see: the pod has the authority, too.
+		more, moreErr := kubelet.authorities()
+		pem = slices.Concat(pem, []byte("\n"), more)
+		err = errors.Join(err, moreErr)
 	}
 	a.roots = x509.NewCertPool()
 	if !a.roots.AppendCertsFromPEM(pem) {

@@ -74,6 +74,10 @@ func TestPreflightSaysWhatIsMissing(t *testing.T) {
 		{"servers known last", func(p *place) { write(p, "servers.json", `{"servers":["10.0.0.1:6443"]}`) }, nil},
 		{"a kubeconfig", func(p *place) { kubeconfig(p, "", "") }, nil},
 		{"the authority is the kubelet's", func(p *place) { p.Kubeconfig(p.opts.Kubelet, "10.0.0.1:6443", ""); remove(p, "ca.crt") }, nil},
+		{"the kubelet's authority is a file that the pod does not see", func(p *place) {
+			p.Kubeconfig(p.opts.Kubelet, "10.0.0.1:6443", "")
+			remove(p, "kubelet.conf.ca.crt")
+		}, nil},
 		{"no token", func(p *place) { p.servers("10.0.0.1"); remove(p, "token") }, []string{"token", "automountServiceAccountToken", "kube:/PATH"}},
 		{"empty token", func(p *place) { p.servers("10.0.0.1"); write(p, "token", "\n") }, []string{"token is empty"}},
 		{"no authority", func(p *place) { p.servers("10.0.0.1"); remove(p, "ca.crt") }, []string{"no certificate of the cluster's authority", "kubelet.conf"}},

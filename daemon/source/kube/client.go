@@ -14,6 +14,9 @@ import (
 	"k8s.io/client-go/util/flowcontrol"
 )
 
+// userAgent is how the API's log, and the managedFields of what we write, name us.
+const userAgent = "weftd"
+
 // newScheme knows the kinds that are read, and no others: client-go's own scheme, with all
 // kinds of Kubernetes, is what makes its clients big.
 func newScheme() *runtime.Scheme {
@@ -41,7 +44,6 @@ func newClients(way http.RoundTripper) (core, discovery rest.Interface, err erro
 			// A few watches, and patches one after the other: there is nothing to limit.
 			RateLimiter:    flowcontrol.NewFakeAlwaysRateLimiter(),
 			WarningHandler: rest.NoWarnings{},
-			UserAgent:      "weftd",
 		}, &http.Client{Transport: way})
 		if err != nil {
 			return nil, fmt.Errorf("make API client: %w", err)

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -49,6 +50,7 @@ func (c *connector) RoundTrip(req *http.Request) (*http.Response, error) {
 	caller := req.Context()
 	ctx, cancel := context.WithCancelCause(caller)
 	req = req.Clone(ctx)
+	req.Header.Set("User-Agent", userAgent)
 	if conn.token != nil {
 		token, err := conn.token()
 		if err != nil {
@@ -111,12 +113,12 @@ func (c *connector) reserve(ctx context.Context) (*connection, error) {
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
+	if conn := c.free(); conn != nil { // somebody else connected meanwhile
+		return conn, nil
+	}
 	for wait := roundFirst; ; wait = min(2*wait, roundMost) {
-		if conn := c.free(); conn != nil {
+		if conn := c.round(ctx); conn != nil {
 			return conn, nil
-		}
-		if c.round(ctx) {
-			continue
 		}
 		pause := time.NewTimer(wait/2 + rand.N(wait))
 		select {
@@ -128,8 +130,9 @@ func (c *connector) reserve(ctx context.Context) (*connection, error) {
 	}
 }
 
-// round tries all API servers, until one takes a connection.
-func (c *connector) round(ctx context.Context) bool {
+// round tries all API servers, until one takes a connection; nil: none did. There is room
+// reserved on it.
+func (c *connector) round(ctx context.Context) *connection {
 	a, err := readAccess(c.opts)
 	servers := c.candidates(a)
 	if err == nil && len(servers) == 0 {
@@ -137,7 +140,7 @@ func (c *connector) round(ctx context.Context) bool {
 	}
 	if err != nil {
 		c.unreachable([]attempt{{err: err}})
-		return false
+		return nil
 	}
 	var tried []attempt
 	for _, s := range servers {
@@ -146,17 +149,19 @@ func (c *connector) round(ctx context.Context) bool {
 			if err == nil {
 				conn.Close()
 			}
-			return false
+			return nil
 		}
 		if err == nil {
-			c.add(&connection{conn, s, a.token})
-			return true
+			if err = conn.Reserve(); err == nil {
+				return c.add(&connection{conn, s, a.token})
+			}
+			conn.Close()
 		}
 		c.failed(s)
 		tried = append(tried, attempt{s, err})
 	}
 	c.unreachable(tried)
-	return false
+	return nil
 }
 
 // dial makes a connection to one server. Its certificate must be signed by the cluster's
@@ -210,6 +215,7 @@ func (c *connector) candidates(a access) []Server {
 			out = append(out, s)
 		}
 	}
+	maps.DeleteFunc(c.failedAt, func(address string, _ time.Time) bool { return !seen[address] })
 	slices.SortStableFunc(out, func(x, y Server) int {
 		return cmp.Or(c.failedAt[x.Address].Compare(c.failedAt[y.Address]), -compareBool(x == c.last, y == c.last))
 	})

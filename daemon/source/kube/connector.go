@@ -61,10 +61,11 @@ func (c *connector) free() *connection {
 	return nil
 }
 
-func (c *connector) add(conn *connection) {
+func (c *connector) add(conn *connection) *connection {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.conns = append(c.conns, conn)
+	return conn
 }
 
 // leave has new requests go elsewhere, because the server of this connection does not

@@ -66,13 +66,22 @@ type feed struct {
 
 // run feeds until ctx is done.
 func (f *feed) run(ctx context.Context) {
-	wait := retryFirst
+	wait, forgot := retryFirst, false
 	for ctx.Err() == nil {
 		began := time.Now()
 		told, err := f.turn(ctx)
 		if ctx.Err() != nil {
 			return
 		}
+		if isGone(err) {
+			f.version = ""
+			if !forgot { // if it forgets what it has listed just now, there is something wrong
+				f.log.Debug("list again", "resource", f.resource, "err", err)
+				forgot = true
+				continue
+			}
+		}
+		forgot = false
 		if err == nil && !told && time.Since(began) < shortWatch {
 			err = fmt.Errorf("watch %s: it ends at once", f.resource)
 		}
@@ -93,35 +102,40 @@ func (f *feed) run(ctx context.Context) {
 	}
 }
 
-// turn lists if need be and watches until the watch ends, which is no error once it has
-// begun. It says whether the watch told anything.
+// turn lists if need be and watches until the watch ends. That is no error, unless the
+// server does not know any more what came since. It says whether the watch told anything.
 func (f *feed) turn(ctx context.Context) (told bool, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	w, err := f.begin(ctx)
-	if isGone(err) {
-		f.version = ""
-	}
 	if err != nil {
 		return false, err
 	}
 	defer w.Stop()
-	f.note(nil)
-	for e := range w.ResultChan() {
-		if e.Type != watch.Error {
-			f.take(e)
-			told = true
-			continue
+	stands := time.NewTimer(shortWatch)
+	defer stands.Stop()
+	for {
+		select {
+		case <-stands.C:
+			f.note(nil)
+		case e, ok := <-w.ResultChan():
+			if !ok {
+				return told, nil
+			}
+			if e.Type == watch.Error {
+				err := apierrors.FromObject(e.Object)
+				if isGone(err) {
+					return told, err
+				}
+				f.log.Debug("watch ended", "resource", f.resource, "err", err)
+				return told, nil
+			}
+			if f.take(e); !told {
+				told = true
+				f.note(nil)
+			}
 		}
-		if err := apierrors.FromObject(e.Object); isGone(err) {
-			f.log.Debug("list again", "resource", f.resource, "err", err)
-			f.version = ""
-		} else {
-			f.log.Debug("watch ended", "resource", f.resource, "err", err)
-		}
-		break
 	}
-	return told, nil
 }
 
 // begin returns a watch that goes on from f.version, after a listing if there is none.
@@ -130,7 +144,8 @@ func (f *feed) begin(ctx context.Context) (watch.Interface, error) {
 		return f.watch(ctx, f.version)
 	}
 	w, err := f.watchList(ctx)
-	if err == nil || !(apierrors.IsInvalid(err) || apierrors.IsBadRequest(err) || apierrors.IsMethodNotSupported(err)) {
+	cannot := apierrors.IsInvalid(err) || apierrors.IsBadRequest(err) || apierrors.IsMethodNotSupported(err)
+	if !cannot && !errors.Is(err, errShortList) {
 		return w, err
 	}
 	f.log.Debug("the API server does not stream lists", "resource", f.resource, "err", err)
@@ -163,8 +178,11 @@ func (f *feed) watchList(ctx context.Context) (watch.Interface, error) {
 		}
 	}
 	w.Stop()
-	return nil, fmt.Errorf("list %s: it ends before all is there", f.resource)
+	return nil, fmt.Errorf("list %s: %w", f.resource, errShortList)
 }
+
+// errShortList is that a streamed list ended without being said to be whole.
+var errShortList = errors.New("it ends before all is there")
 
 func isInitialEnd(o runtime.Object) bool {
 	m, err := meta.Accessor(o)
@@ -203,8 +221,8 @@ func (f *feed) listAll(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("list %s: %w", f.resource, brief(err))
 		}
-		f.version, f.newest = m.GetResourceVersion(), m.GetResourceVersion()
 		if next = m.GetContinue(); next == "" {
+			f.version, f.newest = m.GetResourceVersion(), m.GetResourceVersion()
 			f.sink.end()
 			return nil
 		}
@@ -214,7 +232,7 @@ func (f *feed) listAll(ctx context.Context) error {
 // watch starts a watch. The server ends it in time; if not, we do.
 func (f *feed) watch(ctx context.Context, version string, params ...string) (watch.Interface, error) {
 	long := watchFor + rand.N(watchFor)
-	ctx, cancel := context.WithTimeout(ctx, long+time.Minute)
+	ctx, cancel := context.WithCancel(ctx)
 	r := f.request().Param("watch", "true").Param("allowWatchBookmarks", "true").
 		Param("timeoutSeconds", strconv.Itoa(int(long/time.Second)))
 	if version != "" {
@@ -228,16 +246,18 @@ func (f *feed) watch(ctx context.Context, version string, params ...string) (wat
 		cancel()
 		return nil, fmt.Errorf("watch %s: %w", f.resource, brief(err))
 	}
-	return watching{w, cancel}, nil
+	return watching{w, cancel, time.AfterFunc(long+time.Minute, cancel)}, nil
 }
 
-// watching is a watch that ends its request's context when it is stopped.
+// watching is a watch that ends its request's context when it is stopped, or is too late.
 type watching struct {
 	watch.Interface
 	cancel context.CancelFunc
+	late   *time.Timer
 }
 
 func (w watching) Stop() {
+	w.late.Stop()
 	w.Interface.Stop()
 	w.cancel()
 }

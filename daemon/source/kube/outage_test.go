@@ -293,3 +293,21 @@ func TestWatchThatEndsAtOnceIsNotAStorm(t *testing.T) {
 	p.Put(mkNode("node-b", 2))
 	p.until("the change", nodes(2))
 }
+
+func TestServerThatForgetsWhatItListsIsNotAStorm(t *testing.T) {
+	p := newPlace(t)
+	p.Set(testkube.Options{NoStream: true, Forgets: true})
+	p.servers(p.Serve().Addr)
+	p.Put(mkNode("node-a", 1))
+	p.start()
+	p.until("it is shown", func(s source.State) bool { return s.Complete && hasProblem(s, ProblemAPI, "too old") })
+	p.Asked()
+	time.Sleep(time.Second) // what is counted is requests in a time
+	if n := len(p.Asked()); n > 4*2*3*8 {
+		t.Errorf("%d requests in a second", n)
+	}
+	p.Set(testkube.Options{NoStream: true})
+	p.Put(mkNode("node-b", 2))
+	p.until("the change", nodes(2))
+	p.until("solved", well)
+}
