@@ -28,7 +28,7 @@ func (o options) plans() []plan {
 		return []plan{{string(o.spec.Family), o.spec, o.focus}}
 	}
 	return []plan{
-		{"dual", cluster.Spec{Family: cluster.Dual}, upstream.Full},
+		{"dual", cluster.Spec{Family: cluster.Dual}, upstream.FullDual},
 		{"ipv4", cluster.Spec{Family: cluster.IPv4}, upstream.Full},
 		{"ipv6", cluster.Spec{Family: cluster.IPv6}, upstream.Full},
 		{"zones", cluster.Spec{Family: cluster.Dual, Workers: 6, Zones: 3}, upstream.Zoned},
