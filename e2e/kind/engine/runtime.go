@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -23,6 +24,9 @@ import (
 // of version 2: it puts each container into a version 2 cgroup of its own, so that kind's
 // nodes have a root each, as they have on a machine with version 2 alone. Programs that
 // one node attaches to its root then do not see another node's sockets.
+//
+// Debian's engine knows no capability younger than Linux 5.8: privileged containers get
+// those, too, as a newer engine would give them.
 func runtimeMain(args []string) error {
 	runc, err := exec.LookPath("runc")
 	if err != nil {
@@ -35,10 +39,14 @@ func runtimeMain(args []string) error {
 	dir := filepath.Dir(filepath.Dir(self)) // of bin/
 	verb, file := request(args)
 	if verb != "" {
-		if !hasSysResource() {
-			if err := rewrite(file, restrict); err != nil {
-				return err
+		err := rewrite(file, func(spec map[string]any) {
+			grantYoung(spec, holds)
+			if !holds(unix.CAP_SYS_RESOURCE) {
+				restrict(spec)
 			}
+		})
+		if err != nil {
+			return err
 		}
 		if err := enterCgroup(cgroupName(dir), args[len(args)-1]); err != nil {
 			return err
@@ -72,8 +80,9 @@ func request(args []string) (verb, file string) {
 	return "", ""
 }
 
-func hasSysResource() bool {
-	set, err := unix.PrctlRetInt(unix.PR_CAPBSET_READ, unix.CAP_SYS_RESOURCE, 0, 0, 0)
+// holds says whether the machine grants a capability.
+func holds(capability int) bool {
+	set, err := unix.PrctlRetInt(unix.PR_CAPBSET_READ, uintptr(capability), 0, 0, 0)
 	return err != nil || set == 1
 }
 
@@ -97,13 +106,41 @@ func rewrite(file string, change func(map[string]any)) error {
 	return os.WriteFile(file, b, 0o600)
 }
 
-// restrict takes CAP_SYS_RESOURCE and what needs it from a process, or from a container's
-// process (OCI runtime-spec, config.md, "process").
-func restrict(spec map[string]any) {
-	process, ok := spec["process"].(map[string]any)
-	if !ok {
-		process = spec
+// young are the capabilities that came with Linux 5.8 and 5.9.
+var young = map[string]int{
+	"CAP_PERFMON": unix.CAP_PERFMON, "CAP_BPF": unix.CAP_BPF, "CAP_CHECKPOINT_RESTORE": unix.CAP_CHECKPOINT_RESTORE,
+}
+
+// processOf is the process of a container's description, or the process itself (OCI
+// runtime-spec, config.md, "process").
+func processOf(spec map[string]any) map[string]any {
+	if process, ok := spec["process"].(map[string]any); ok {
+		return process
 	}
+	return spec
+}
+
+// grantYoung gives to whoever has CAP_SYS_ADMIN, which includes them to the kernel, those of
+// the young capabilities that the machine holds.
+func grantYoung(spec map[string]any, holds func(int) bool) {
+	sets, _ := processOf(spec)["capabilities"].(map[string]any)
+	for name, set := range sets {
+		caps, ok := set.([]any)
+		if !ok || !slices.Contains(caps, any("CAP_SYS_ADMIN")) {
+			continue
+		}
+		for _, c := range slices.Sorted(maps.Keys(young)) {
+			if holds(young[c]) && !slices.Contains(caps, any(c)) {
+				caps = append(caps, c)
+			}
+		}
+		sets[name] = caps
+	}
+}
+
+// restrict takes CAP_SYS_RESOURCE and what needs it from a process.
+func restrict(spec map[string]any) {
+	process := processOf(spec)
 	delete(process, "rlimits")
 	if score, ok := process["oomScoreAdj"].(float64); ok && score < 0 {
 		process["oomScoreAdj"] = 0

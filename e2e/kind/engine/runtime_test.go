@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 )
 
 func TestRequestFindsTheFileThatDescribesTheProcess(t *testing.T) {
@@ -28,6 +29,18 @@ func TestRequestFindsTheFileThatDescribesTheProcess(t *testing.T) {
 	}
 }
 
+func TestPrivilegedContainersGetYoungCapabilities(t *testing.T) {
+	for name, tc := range map[string]struct{ in, want string }{
+		"privileged":    {`{"process": {"capabilities": {"bounding": ["CAP_SYS_ADMIN"]}}}`, `{"process": {"capabilities": {"bounding": ["CAP_SYS_ADMIN", "CAP_BPF", "CAP_PERFMON"]}}}`},
+		"has one":       {`{"capabilities": {"bounding": ["CAP_BPF", "CAP_SYS_ADMIN"]}}`, `{"capabilities": {"bounding": ["CAP_BPF", "CAP_SYS_ADMIN", "CAP_PERFMON"]}}`},
+		"no privileges": {`{"capabilities": {"bounding": ["CAP_KILL"]}}`, `{"capabilities": {"bounding": ["CAP_KILL"]}}`},
+	} {
+		changed(t, name, tc.in, tc.want, func(spec map[string]any) {
+			grantYoung(spec, func(c int) bool { return c != unix.CAP_CHECKPOINT_RESTORE })
+		})
+	}
+}
+
 func TestRestrictTakesWhatNeedsTheMissingCapability(t *testing.T) {
 	const process = `{"args": ["sh"], "oomScoreAdj": -500, "rlimits": [{"type": "RLIMIT_NOFILE"}],
 		"capabilities": {"bounding": ["CAP_KILL", "CAP_SYS_RESOURCE"], "effective": ["CAP_SYS_RESOURCE"]}}`
@@ -38,26 +51,32 @@ func TestRestrictTakesWhatNeedsTheMissingCapability(t *testing.T) {
 		"no capabilities":  {`{"args": ["sh"]}`, `{"args": ["sh"]}`},
 		"a positive score": {`{"oomScoreAdj": 100}`, `{"oomScoreAdj": 100}`},
 	} {
-		file := filepath.Join(t.TempDir(), "spec.json")
-		if err := os.WriteFile(file, []byte(tc.in), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if err := rewrite(file, restrict); err != nil {
-			t.Fatal(err)
-		}
-		var got, want any
-		b, err := os.ReadFile(file)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := json.Unmarshal(b, &got); err != nil {
-			t.Fatal(err)
-		}
-		if err := json.Unmarshal([]byte(tc.want), &want); err != nil {
-			t.Fatal(err)
-		}
-		if diff := cmp.Diff(want, got); diff != "" {
-			t.Errorf("%s (-want +got):\n%s", name, diff)
-		}
+		changed(t, name, tc.in, tc.want, restrict)
+	}
+}
+
+// changed wants a description to become another.
+func changed(t *testing.T, name, in, out string, change func(map[string]any)) {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "spec.json")
+	if err := os.WriteFile(file, []byte(in), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := rewrite(file, change); err != nil {
+		t.Fatal(err)
+	}
+	var got, want any
+	b, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(b, &got); err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal([]byte(out), &want); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("%s (-want +got):\n%s", name, diff)
 	}
 }
