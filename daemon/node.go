@@ -120,7 +120,7 @@ func (n *node) observe() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.cluster = c
-	n.problems.err(problemMemory, n.rememberNodes(nodes))
+	n.problems.err(problemRemember, n.rememberNodes(nodes))
 	n.problems.set(problemConflict, few(8, c.clashes)...)
 	what, err := usable(n.cfg.NodeName, c.self)
 	for _, kind := range []string{problemNoNode, problemNoPodCIDR, problemNoAddress} {

@@ -37,7 +37,7 @@ const (
 	problemPods         = "pods"           // pods cannot be looked after
 	problemInstall      = "install"        // CNI binary or configuration cannot be written
 	problemCorruptState = "corrupt-state"  // files of the state folder were moved aside
-	problemMemory       = "memory"         // what is known of the nodes cannot be written for the next start
+	problemRemember     = "remember"       // what is known of the nodes cannot be written for the next start
 	problemWatch        = "watch"          // events are not delivered; the periodic look goes on
 )
 

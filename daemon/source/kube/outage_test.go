@@ -278,15 +278,27 @@ func TestTokenIsReadAnew(t *testing.T) {
 	p.until("no problem", well)
 }
 
+// failing says whether all kinds have failed so for so long, once they were listed.
+func failing(text string, d time.Duration) func(source.State) bool {
+	return func(s source.State) bool {
+		n := 0
+		for _, p := range s.Problems {
+			if p.What == ProblemAPI && strings.Contains(p.Text, text) && time.Since(p.Since) > d {
+				n++
+			}
+		}
+		return s.Complete && n == 4
+	}
+}
+
 func TestWatchThatEndsAtOnceIsNotAStorm(t *testing.T) {
 	p := newPlace(t)
 	p.Set(testkube.Options{NoWatch: true, NoStream: true})
 	p.servers(p.Serve().Addr)
 	p.Put(mkNode("node-a", 1))
 	p.start()
-	p.until("it is shown", func(s source.State) bool { return s.Complete && hasProblem(s, ProblemAPI, "ends at once") })
-	time.Sleep(time.Second) // what is counted is requests in a time
-	if n := len(p.Asked()); n > 4*2*8 {
+	p.until("it is shown", failing("ends at once", time.Second))
+	if n := len(p.Asked()); n > 4*3+4*8 {
 		t.Errorf("%d requests in a second", n)
 	}
 	p.Set(testkube.Options{})
@@ -300,10 +312,8 @@ func TestServerThatForgetsWhatItListsIsNotAStorm(t *testing.T) {
 	p.servers(p.Serve().Addr)
 	p.Put(mkNode("node-a", 1))
 	p.start()
-	p.until("it is shown", func(s source.State) bool { return s.Complete && hasProblem(s, ProblemAPI, "too old") })
-	p.Asked()
-	time.Sleep(time.Second) // what is counted is requests in a time
-	if n := len(p.Asked()); n > 4*2*3*8 {
+	p.until("it is shown", failing("too old", time.Second))
+	if n := len(p.Asked()); n > 4*3*2*8 {
 		t.Errorf("%d requests in a second", n)
 	}
 	p.Set(testkube.Options{NoStream: true})
