@@ -206,7 +206,7 @@ func TestUpgradeUnderTrafficLosesNothing(t *testing.T) {
 				}
 				r.sent++
 				// In step with the receiver, so that only the path can lose.
-				l.SetReadDeadline(time.Now().Add(time.Second))
+				l.SetReadDeadline(time.Now().Add(10 * time.Second))
 				if _, err := l.Read(buf); err == nil {
 					r.got++
 				}
