@@ -6,7 +6,9 @@ import (
 	"net"
 	"net/netip"
 	"os/exec"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -66,6 +68,23 @@ func sh(t testing.TB, ns netns.NsHandle, line string) string {
 	return string(out)
 }
 
+// addAddr6 gives a device an IPv6 address, and waits until it is taken as local: the
+// kernel makes its route a moment later, in a worker.
+func addAddr6(t testing.TB, ns netns.NsHandle, a netip.Prefix, device string) {
+	t.Helper()
+	ip(t, ns, "addr add %s dev %s nodad", a, device)
+	want := fmt.Sprintf("local %s dev", a.Addr())
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		local := sh(t, ns, "ip -6 route show table local")
+		if strings.Contains(local, want) {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("local routes are %s, want %s", local, want)
+		}
+	}
+}
+
 // newHost makes a node whose uplink is one end of a veth to the segment.
 func newHost(t testing.TB, n byte, segment netns.NsHandle) *host {
 	t.Helper()
@@ -76,7 +95,7 @@ func newHost(t testing.TB, n byte, segment netns.NsHandle) *host {
 	ip(t, h.ns, "link add weft-vxlan address %s mtu 1450 type vxlan external dstport 8872 udp6zerocsumtx udp6zerocsumrx", net.HardwareAddr(v[:]))
 	ip(t, h.ns, "link set weft-vxlan arp off up")
 	ip(t, h.ns, "addr add %s/32 dev weft-vxlan", h.gw4)
-	ip(t, h.ns, "addr add %s/128 dev weft-vxlan nodad", h.gw6)
+	addAddr6(t, h.ns, netip.PrefixFrom(h.gw6, 128), "weft-vxlan")
 	in(t, h.ns, func() {
 		h.vxlan = up(t, "weft-vxlan")
 		must(t, h.Links().Set(Hook{FromUplink, h.uplink.Attrs().Index}, struct{}{}))
@@ -100,7 +119,7 @@ func bare(t testing.TB, n byte, segment netns.NsHandle) *host {
 	h.uplink = veth(t, h.ns, segment, "uplink", name)
 	ip(t, segment, "link set %s master br0", name)
 	ip(t, h.ns, "addr add %s/24 dev uplink", h.outer4)
-	ip(t, h.ns, "addr add %s/64 dev uplink nodad", h.outer6)
+	addAddr6(t, h.ns, netip.PrefixFrom(h.outer6, 64), "uplink")
 	return h
 }
 
@@ -125,12 +144,12 @@ func (h *host) addPod() *pod {
 	in(h.t, p.ns, func() { podLink = up(h.t, "eth0") })
 	copy(p.mac[:], podLink.Attrs().HardwareAddr)
 	hostMAC := p.hostVeth.Attrs().HardwareAddr
+	ip(h.t, p.ns, "addr add %s/32 dev eth0", p.v4)
+	addAddr6(h.t, p.ns, netip.PrefixFrom(p.v6, 128), "eth0")
 	for _, c := range []struct {
-		family  string
-		a, gw   netip.Addr
-		options string
-	}{{"-4", p.v4, h.gw4, ""}, {"-6", p.v6, h.gw6, "nodad"}} {
-		ip(h.t, p.ns, "addr add %s dev eth0 %s", netip.PrefixFrom(c.a, c.a.BitLen()), c.options)
+		family string
+		a, gw  netip.Addr
+	}{{"-4", p.v4, h.gw4}, {"-6", p.v6, h.gw6}} {
 		ip(h.t, p.ns, "neigh add %s lladdr %s dev eth0 nud permanent", c.gw, hostMAC)
 		ip(h.t, p.ns, "%s route add %s dev eth0 scope link mtu %d", c.family, c.gw, h.mtu)
 		ip(h.t, p.ns, "%s route add default via %s dev eth0 mtu %d", c.family, c.gw, h.mtu)
