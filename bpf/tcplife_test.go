@@ -101,6 +101,32 @@ func TestClosedTupleBeginsAnew(t *testing.T) {
 	}
 }
 
+// A connection that goes to the backend itself, on the tuple of a flow that has ended or
+// was refused, is not translated from its first answer on.
+func TestDirectConnectionOnAnEndedTuple(t *testing.T) {
+	for _, v6 := range []bool{false, true} {
+		for _, far := range []bool{false, true} {
+			p := newLane(t, v6, far)
+			refused := p.clientAt(20000)
+			src, dst := p.tcp(t, refused, syn)
+			p.reply(t, dst, src, rst|ack)
+			p.establish(t, p.client)
+			p.tcp(t, p.client, rst)
+			for _, client := range []netip.AddrPort{p.client, refused} {
+				for i, flags := range []byte{syn | ack, ack, ack, fin | ack, ack} {
+					if src, dst := p.reply(t, p.backend, client, flags); src != p.backend || dst != client {
+						t.Errorf("v6=%v far=%v: packet %d of the backend to %s became %s → %s", v6, far, i, client, src, dst)
+					}
+				}
+				if got := p.where(t, client); got != "" {
+					t.Errorf("v6=%v far=%v: rows of the former flow are in %q", v6, far, got)
+				}
+			}
+			p.establish(t, p.client) // and it begins anew
+		}
+	}
+}
+
 // Whatever comes in whatever order: what a packet becomes, its answer undoes.
 func TestTranslationIsInverted(t *testing.T) {
 	for _, v6 := range []bool{false, true} {

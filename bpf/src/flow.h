@@ -318,21 +318,27 @@ static __always_inline int note_client(const struct tuple *t, struct flow *f, __
 }
 
 /* Takes note of what a backend answers, by a packet of tuple t, in a new flow, or one that
- * has ended: NOT_OURS if it answers another one, of the same tuple, that is not translated.
+ * has ended: NOT_OURS if it answers another one, of the same tuple, that is not translated,
+ * the former is forgotten then.
  */
 static __always_inline enum reason note_answer(const struct tuple *t, struct flow *f, __u8 flags)
 {
 	struct flow *g;
 	struct tuple u;
 
-	if (f->flags & FLOW_CLOSED && flags & TCP_SYN)
+	other_of(f, t->proto, &u);
+	if (unlikely(f->flags & FLOW_CLOSED && flags & TCP_SYN)) {
+		g = bpf_map_lookup_elem(&brief, &u);
+		if (g && leads_to(g, t))
+			bpf_map_delete_elem(&brief, &u);
+		bpf_map_delete_elem(&brief, t);
 		return NOT_OURS;
+	}
 	f->seen = now();
 	f->flags |= FLOW_ANSWERED;
 	if (likely(!(flags & TCP_RST)))
 		return OK;
 	f->flags |= FLOW_CLOSED;
-	other_of(f, t->proto, &u);
 	g = bpf_map_lookup_elem(&brief, &u);
 	if (g && leads_to(g, t))
 		g->flags |= FLOW_CLOSED;

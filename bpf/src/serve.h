@@ -255,8 +255,10 @@ __noinline int flow_of(struct packet *p, struct flow *f)
 			/* After its end: the answer to another, of the same tuple, that is
 			 * not translated.
 			 */
-			if (unlikely(f->flags & FLOW_CLOSED && p->l4.flags & TCP_SYN))
+			if (unlikely(f->flags & FLOW_CLOSED && p->l4.flags & TCP_SYN)) {
+				forget_ended(&t, f->flags >> FLOW_ENDED);
 				return NOT_OURS;
+			}
 		} else {
 			if (unlikely(p->l4.flags & TCP_SYN) ||
 			    !is_alive(&f->dst, f->dport, t.proto, f->generation))
