@@ -45,8 +45,14 @@ func (n *node) collectFlows(ctx context.Context, dp *bpf.Datapath) error {
 			return nil
 		case <-tick.C:
 		}
-		live := int64(0)
-		_, err := dp.Collect(bpf.DefaultTimeouts, func(bpf.Flow) { live++ })
+		live, adopted := int64(0), false
+		_, err := dp.Collect(bpf.DefaultTimeouts, func(f bpf.Flow) {
+			live++
+			adopted = adopted || f.Adopted && f.Protocol == bpf.TCP
+		})
+		if err == nil && !adopted {
+			err = dp.LeavePodsToPackets(false)
+		}
 		if err == nil && round%unmarkEvery == unmarkEvery-1 {
 			err = dp.Unmark()
 		}

@@ -33,6 +33,13 @@ func (h *held) fail(err error) {
 	h.failure = append(h.failure, err)
 }
 
+// failed is what became of the connections that did not live on.
+func (h *held) failed() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return errors.Join(h.failure...)
+}
+
 // tcp opens a connection and says something on it ten times a second.
 func (h *held) tcp(t *testing.T, ns *testnet.NS, to netip.AddrPort) {
 	t.Helper()
