@@ -171,12 +171,7 @@ func TestReservedTuples(t *testing.T) {
 			t.Helper()
 			at := netip.AddrPortFrom(node, 30080)
 			p.serve(t, 8, at, p.backend.Addr())
-			packet := datagram(TCP, outside, at, 64, syn, nil)
-			verdict, out := p.run(t, FromUplink, ethernet(noMAC, mac{2}, ethType(packet), packet), 0)
-			if verdict != tcxRedirect {
-				t.Fatalf("v6=%v: verdict %d, counters %v", v6, int32(verdict), p.counts(t))
-			}
-			src, _ := tupleOf(out[14+50:])
+			src, _ := p.enter(t, outside, at, syn)
 			return src
 		}
 		first := enter(newLane(t, v6, true))
