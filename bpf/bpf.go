@@ -8,6 +8,7 @@
 //	lasting/<map>-<form>                  the maps that programs write, whatever the layout
 //	links/<program>-<ifindex>             one TCX link each, whatever its layout
 //	links/<program>-cgroup                one link of a program of sockets each
+//	serving                               an empty folder: Services were taken over
 //
 // from_pod is in no link but in a filter on each pod's device, which needs no pin.
 //
@@ -83,6 +84,8 @@ type Datapath struct {
 	maps     map[string]*ebpf.Map
 	pins     map[string]string // where each map is pinned, by name
 	places   places
+	// pods_by_packet and taken_over.
+	byPacket, takenOver *ebpf.Variable
 
 	// From Commit on, a link must run exactly our program; before, a former
 	// daemon's will do.
@@ -115,6 +118,11 @@ func Open(o Options) (*Datapath, error) {
 	}
 	for _, name := range lastingMaps {
 		d.pins[name] = filepath.Join(lastingDir(d.dir), lastingPin(name, spec.Maps[name]))
+	}
+	if o.Config.Netfilter {
+		if err := os.Remove(servingDir(d.dir)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return nil, fmt.Errorf("remove folder of pins: %w", err)
+		}
 	}
 	for _, dir := range []string{d.dir, d.pin(), lastingDir(d.dir), d.linkDir()} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -156,6 +164,7 @@ func (d *Datapath) load(spec *ebpf.CollectionSpec) error {
 		}
 		d.ids[name] = id
 	}
+	d.byPacket, d.takenOver = c.Variables[weftVarPodsByPacket], c.Variables[weftVarTakenOver]
 	return d.readPlaces()
 }
 

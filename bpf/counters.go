@@ -41,14 +41,15 @@ var reasons = [weftReasonREASONS]string{
 	weftReasonREJECT_BACKEND_GONE: "backend-gone",
 	weftReasonREJECT_TOO_BIG:      "too-big-for-backend",
 
-	weftReasonSTACK_TTL:      "ttl",
-	weftReasonSTACK_OPTIONS:  "options",
-	weftReasonSTACK_TOO_BIG:  "too-big",
-	weftReasonSTACK_FRAGMENT: "outer-fragment",
-	weftReasonSTACK_LIMITED:  "limited",
-	weftReasonSTACK_SEGMENTS: "segments",
-	weftReasonSTACK_NO_LINK:  "no-link",
-	weftReasonSTACK_NO_ROOM:  "no-room",
+	weftReasonSTACK_TTL:       "ttl",
+	weftReasonSTACK_OPTIONS:   "options",
+	weftReasonSTACK_TOO_BIG:   "too-big",
+	weftReasonSTACK_FRAGMENT:  "outer-fragment",
+	weftReasonSTACK_LIMITED:   "limited",
+	weftReasonSTACK_SEGMENTS:  "segments",
+	weftReasonSTACK_NO_LINK:   "no-link",
+	weftReasonSTACK_NO_ROOM:   "no-room",
+	weftReasonSTACK_NETFILTER: "netfilter",
 }
 
 // Counters returns the number of packets for each reason since the layout was

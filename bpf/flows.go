@@ -18,6 +18,7 @@ type Flow struct {
 	Source   netip.AddrPort // what the backend sees of the client
 	Backend  netip.AddrPort
 	Idle     time.Duration // since its client last sent something, rounded down to about a second
+	Adopted  bool          // it began elsewhere: see [Datapath.Adopt]
 }
 
 // Timeouts say how long a flow may be silent, both ways, before it is forgotten. Ended is
@@ -67,7 +68,7 @@ func (d *Datapath) Collect(timeouts Timeouts, f func(Flow)) (int, error) {
 		silent := idle(v)
 		if silent > timeouts.of(k, v) {
 			dead = append(dead, *k)
-		} else if v.Flags&(flowReply|flowClosed) == 0 && f != nil {
+		} else if v.Flags&(flowReply|flowClosed) == 0 && !reserved(v) && f != nil {
 			f(flowOf(k, v, silent))
 		}
 	})
@@ -97,7 +98,7 @@ func (d *Datapath) Collect(timeouts Timeouts, f func(Flow)) (int, error) {
 func (d *Datapath) BackendFlows() (map[Place]int, error) {
 	counts := map[Place]int{}
 	err := scan(d, weftMapLive, func(k *weftTuple, v *weftFlow) {
-		if v.Flags&(flowReply|flowClosed) == 0 {
+		if v.Flags&(flowReply|flowClosed) == 0 && !reserved(v) {
 			counts[Place{addrFrom(v.Dst), v.Dport, Protocol(k.Proto)}]++
 		}
 	})
@@ -110,10 +111,13 @@ func (d *Datapath) BackendFlows() (map[Place]int, error) {
 	return counts, err
 }
 
-// FLOW_REPLY and FLOW_CLOSED in src/flow.h.
+// FLOW_REPLY and so on in src/flow.h.
 const (
-	flowReply  = 1 << 0
-	flowClosed = 1 << 3
+	flowReply    = 1 << 0
+	flowAnswered = 1 << 1
+	flowFIN      = 1 << 2
+	flowClosed   = 1 << 3
+	flowAdopted  = 1 << 4
 )
 
 func drop(m *ebpf.Map, k weftTuple) error {
@@ -132,7 +136,7 @@ func flowOf(k *weftTuple, v *weftFlow, idle time.Duration) Flow {
 	at := func(a weftAddr, port uint16) netip.AddrPort { return netip.AddrPortFrom(addrFrom(a), port) }
 	return Flow{
 		Protocol: Protocol(k.Proto), Client: at(k.Src, k.Sport), Service: at(k.Dst, k.Dport),
-		Source: at(v.Src, v.Sport), Backend: at(v.Dst, v.Dport), Idle: idle,
+		Source: at(v.Src, v.Sport), Backend: at(v.Dst, v.Dport), Idle: idle, Adopted: v.Flags&flowAdopted != 0,
 	}
 }
 

@@ -75,6 +75,9 @@ func specs(o Options) (*ebpf.CollectionSpec, error) {
 	spec.Maps[weftMapEnded].MaxEntries = ended
 	spec.Maps[weftMapBrief].MaxEntries = cmp.Or(o.MaxBriefFlows, DefaultMaxBriefFlows)
 	config := weftConfig{Vni: o.Config.VNI, Port: o.Config.Port, NetnsCookie: o.Config.NetnsCookie, Ended: ended}
+	if o.Config.Netfilter {
+		config.Netfilter = 1
+	}
 	if config.NetnsCookie == 0 {
 		if config.NetnsCookie, err = netnsCookie(); err != nil {
 			return nil, err

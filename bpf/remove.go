@@ -26,7 +26,7 @@ func Remove(dir string) error {
 	errs = append(errs, removeFilters())
 	_, err = removeLayouts(dir, "")
 	errs = append(errs, err, removeLasting(dir, nil))
-	for _, d := range []string{linkDir, lastingDir(dir), dir} {
+	for _, d := range []string{linkDir, lastingDir(dir), servingDir(dir), dir} {
 		err := os.Remove(d)
 		if err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, syscall.ENOTEMPTY) && !errors.Is(err, syscall.EBUSY) {
 			errs = append(errs, fmt.Errorf("remove folder of pins: %w", err))

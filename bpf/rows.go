@@ -80,6 +80,10 @@ type Hook struct {
 type Config struct {
 	VNI  uint32 // of the overlay, 24 bits
 	Port uint16 // UDP port of the overlay
+	// Netfilter says that another program serves Services by the node's netfilter
+	// (kube-proxy), or did before this daemon: until [Datapath.TakeOver] pods' packets
+	// pass the node's stack, so that it sees whole flows, and its flows go on there.
+	Netfilter bool
 	// NetnsCookie (SO_NETNS_COOKIE) is that of the node's own network namespace; 0: the
 	// one that the caller of Open is in.
 	NetnsCookie uint64

@@ -285,6 +285,47 @@ func TestSocketLeavesAlone(t *testing.T) {
 	}
 }
 
+// While connections live that began elsewhere, those that pods begin are left to the
+// packets; the host's are not.
+func TestSocketLeavesPodsToPackets(t *testing.T) {
+	n := newSockNode(t)
+	n.serve(Place{service4, 80, TCP}, Frontend{}, at(backend4(1), 8080))
+	n.serve(Place{service6, 80, TCP}, Frontend{}, at(backend6(1), 8080))
+	for _, ns := range []netns.NsHandle{n.host, n.pod} {
+		tcpServer(t, ns, at(backend4(1), 8080))
+		tcpServer(t, ns, at(backend6(1), 8080))
+	}
+	for _, leave := range []bool{false, true, false} {
+		must(t, n.LeavePodsToPackets(leave))
+		for _, to := range []netip.AddrPort{at(service4, 80), at(service6, 80)} {
+			if _, _, err := n.dial(n.host, "tcp", to); err != nil {
+				t.Errorf("leave=%v: host to %s: %v", leave, to, err)
+			}
+			var fd int
+			n.do(n.pod, func() {
+				family, sa := unix.AF_INET6, unix.Sockaddr(&unix.SockaddrInet6{Port: 80, Addr: to.Addr().As16()})
+				if to.Addr().Is4() {
+					family, sa = unix.AF_INET, &unix.SockaddrInet4{Port: 80, Addr: to.Addr().As4()}
+				}
+				var err error
+				fd, err = unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK, 0)
+				must(t, err)
+				if err := unix.Connect(fd, sa); err != nil && err != unix.EINPROGRESS && err != unix.ENETUNREACH {
+					t.Errorf("leave=%v: pod to %s: %v", leave, to, err)
+				}
+			})
+			cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_COOKIE)
+			must(t, err)
+			_, translated, err := get[uint64, weftConnected](n.Datapath, weftMapSockets, cookie)
+			must(t, err)
+			if translated == leave {
+				t.Errorf("leave=%v: pod to %s: translated %v", leave, to, translated)
+			}
+			unix.Close(fd)
+		}
+	}
+}
+
 // The host stays with its backend until the time is over or that ends.
 func TestSocketStaysWithBackend(t *testing.T) {
 	n := newSockNode(t)

@@ -62,7 +62,8 @@ type weftConfig struct {
 	_           structs.HostLayout
 	Vni         uint32
 	Port        uint16
-	Pad         uint16
+	Netfilter   uint8
+	Pad         uint8
 	NetnsCookie uint64
 	Ended       uint32
 	Pad2        uint32
@@ -242,8 +243,9 @@ const (
 	weftReasonSTACK_SEGMENTS        weftReason = 34
 	weftReasonSTACK_NO_LINK         weftReason = 35
 	weftReasonSTACK_NO_ROOM         weftReason = 36
-	weftReasonREASONS               weftReason = 37
-	weftReasonNOT_OURS              weftReason = 38
+	weftReasonSTACK_NETFILTER       weftReason = 37
+	weftReasonREASONS               weftReason = 38
+	weftReasonNOT_OURS              weftReason = 39
 )
 
 type weftSet struct {
@@ -306,6 +308,8 @@ const (
 	weftVarConfig        = "config"
 	weftVarEndedFirst    = "ended_first"
 	weftVarEndedNext     = "ended_next"
+	weftVarPodsByPacket  = "pods_by_packet"
+	weftVarTakenOver     = "taken_over"
 )
 
 // loadWeft returns the embedded CollectionSpec for weft.
@@ -397,9 +401,11 @@ type weftMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type weftVariableSpecs struct {
-	Config     *ebpf.VariableSpec `ebpf:"config"`
-	EndedFirst *ebpf.VariableSpec `ebpf:"ended_first"`
-	EndedNext  *ebpf.VariableSpec `ebpf:"ended_next"`
+	Config       *ebpf.VariableSpec `ebpf:"config"`
+	EndedFirst   *ebpf.VariableSpec `ebpf:"ended_first"`
+	EndedNext    *ebpf.VariableSpec `ebpf:"ended_next"`
+	PodsByPacket *ebpf.VariableSpec `ebpf:"pods_by_packet"`
+	TakenOver    *ebpf.VariableSpec `ebpf:"taken_over"`
 }
 
 // weftObjects contains all objects after they have been loaded into the kernel.
@@ -473,9 +479,11 @@ func (m *weftMaps) Close() error {
 //
 // It can be passed to loadWeftObjects or ebpf.CollectionSpec.LoadAndAssign.
 type weftVariables struct {
-	Config     *ebpf.Variable `ebpf:"config"`
-	EndedFirst *ebpf.Variable `ebpf:"ended_first"`
-	EndedNext  *ebpf.Variable `ebpf:"ended_next"`
+	Config       *ebpf.Variable `ebpf:"config"`
+	EndedFirst   *ebpf.Variable `ebpf:"ended_first"`
+	EndedNext    *ebpf.Variable `ebpf:"ended_next"`
+	PodsByPacket *ebpf.Variable `ebpf:"pods_by_packet"`
+	TakenOver    *ebpf.Variable `ebpf:"taken_over"`
 }
 
 // weftPrograms contains all programs after they have been loaded into the kernel.

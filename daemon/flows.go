@@ -35,18 +35,29 @@ func (c Config) cgroup() (string, error) {
 	return bpf.FindCgroup()
 }
 
-// collectFlows forgets flows that were silent too long, until ctx is done.
+// collectFlows forgets flows that were silent too long, and what else is remembered and of
+// no use, until ctx is done.
 func (n *node) collectFlows(ctx context.Context, dp *bpf.Datapath) error {
 	tick := time.NewTicker(flowsEvery)
 	defer tick.Stop()
+	gone := isGone(dp)
 	for round := 0; ; round++ {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
 		}
-		live := int64(0)
-		_, err := dp.Collect(bpf.DefaultTimeouts, func(bpf.Flow) { live++ })
+		live, adopted := int64(0), false
+		_, err := dp.Collect(bpf.DefaultTimeouts, func(f bpf.Flow) {
+			live++
+			adopted = adopted || f.Adopted && f.Protocol == bpf.TCP
+		})
+		if err == nil && !adopted {
+			err = dp.LeavePodsToPackets(false)
+		}
+		if err == nil {
+			_, err = dp.Forget(gone)
+		}
 		if err == nil && round%unmarkEvery == unmarkEvery-1 {
 			err = dp.Unmark()
 		}
@@ -61,11 +72,7 @@ func (n *node) collectFlows(ctx context.Context, dp *bpf.Datapath) error {
 func (n *node) endSockets(ctx context.Context, dp *bpf.Datapath, pods *endpoint.Manager) error {
 	full := time.NewTicker(fullEvery)
 	defer full.Stop()
-	alive := dp.Services().Alive
-	gone := func(at bpf.Place, generation uint32) bool {
-		now, ok := held(alive, at)
-		return !ok || now != generation
-	}
+	gone := isGone(dp)
 	for {
 		select {
 		case <-ctx.Done():
@@ -86,6 +93,15 @@ func (n *node) endSockets(ctx context.Context, dp *bpf.Datapath, pods *endpoint.
 			return nil
 		case <-time.After(endEvery):
 		}
+	}
+}
+
+// isGone says of a backend whether it is gone.
+func isGone(dp *bpf.Datapath) func(bpf.Place, uint32) bool {
+	alive := dp.Services().Alive
+	return func(at bpf.Place, generation uint32) bool {
+		now, ok := held(alive, at)
+		return !ok || now != generation
 	}
 }
 

@@ -39,8 +39,9 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	}
 	defer pins.release()
 
+	takeOver := cfg.Services && !bpf.ServesServices(cfg.BPFDir) // from kube-proxy, if there is one
 	dp, err := bpf.Open(bpf.Options{
-		Dir: cfg.BPFDir, Config: bpf.Config{VNI: cfg.VNI, Port: cfg.Port},
+		Dir: cfg.BPFDir, Config: bpf.Config{VNI: cfg.VNI, Port: cfg.Port, Netfilter: !cfg.Services || takeOver},
 		MaxEndpoints: families*cfg.MaxPods + hostRows, MaxPeers: families * cfg.MaxNodes, Log: log,
 	})
 	if err != nil {
@@ -60,8 +61,13 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	}
 	n := newNode(cfg, log, t, pools, src)
 	n.problems.err(problemCgroup, cgroupErr)
-	if cgroup != "" {
-		t.sockets.Put(ownerSelf, bpf.SocketPrograms())
+	serveSockets := func() {
+		if cgroup != "" {
+			t.sockets.Put(ownerSelf, bpf.SocketPrograms())
+		}
+	}
+	if !takeOver {
+		serveSockets()
 	}
 	pods = endpoint.New(endpoint.Deps{
 		IPAM: pools, Routes: t.routes, Neighs: t.neighs, Rows: t.rows, Links: t.links,
@@ -110,8 +116,18 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 			if err := selfTest(); err != nil {
 				return err
 			}
+			n.problems.err(problemFlows, leavePods(dp))
 			if err := dp.Commit(); err != nil {
 				return fmt.Errorf("put datapath in force: %w", err)
+			}
+			if takeOver {
+				takeFlowsOver(t, dp, log)
+				n.problems.err(problemFlows, errors.Join(dp.TakeOver(), leavePods(dp)))
+				// Not before: netfilter may have given a socket's connection another port.
+				serveSockets()
+				if err := t.sockets.Write(); err != nil {
+					log.Warn("sockets are not served, will retry", "err", err)
+				}
 			}
 			n.begin()
 			return nil

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/weftnet/weft/e2e/cluster"
+	"github.com/weftnet/weft/e2e/crowd"
 	"github.com/weftnet/weft/e2e/load"
 	"github.com/weftnet/weft/internal/testnet"
 )
@@ -24,6 +25,7 @@ var crashBins string
 func TestMain(m *testing.M) {
 	load.Main()
 	cluster.Main()
+	crowd.Main()
 	os.Exit(run(m))
 }
 

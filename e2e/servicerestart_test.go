@@ -1,173 +1,152 @@
 package e2e
 
 import (
-	"errors"
 	"fmt"
-	"io"
-	"net"
 	"net/netip"
-	"sync"
-	"sync/atomic"
+	"os/exec"
 	"testing"
 	"time"
 
 	"github.com/weftnet/weft/e2e/cluster"
-	"github.com/weftnet/weft/e2e/traffic"
+	"github.com/weftnet/weft/e2e/crowd"
 	"github.com/weftnet/weft/internal/testnet"
 )
 
-// held is connections through Services, and what became of them.
-type held struct {
-	stop    chan struct{}
-	wg      sync.WaitGroup
-	turns   atomic.Int64 // there and back, on TCP
-	sent    atomic.Int64 // datagrams
-	lost    atomic.Int64
-	mu      sync.Mutex
-	failure []error
-}
-
-func (h *held) fail(err error) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.failure = append(h.failure, err)
-}
-
-// tcp opens a connection and says something on it ten times a second.
-func (h *held) tcp(t *testing.T, ns *testnet.NS, to netip.AddrPort) {
-	t.Helper()
-	conn, err := traffic.Dial(ns, "tcp", to, 5*time.Second)
-	if err != nil {
-		t.Fatal(err)
-	}
-	h.wg.Go(func() {
-		defer conn.Close()
-		name := make([]byte, len("backend\n"))
-		if _, err := io.ReadFull(conn, name); err != nil {
-			h.fail(fmt.Errorf("%s: %w", to, err))
-			return
-		}
-		tick := time.NewTicker(100 * time.Millisecond)
-		defer tick.Stop()
-		var b [1]byte
-		for {
-			select {
-			case <-h.stop:
-				return
-			case <-tick.C:
-			}
-			conn.SetDeadline(time.Now().Add(10 * time.Second))
-			_, err := conn.Write(b[:])
-			if err == nil {
-				_, err = io.ReadFull(conn, b[:])
-			}
+// in starts a crowd's end in a namespace; if joined, as one of the node's processes.
+func in(n *cluster.Node, ns *testnet.NS, joined bool) crowd.Starter {
+	return func(cmd *exec.Cmd) error {
+		if joined {
+			done, err := n.Join(cmd)
 			if err != nil {
-				h.fail(fmt.Errorf("%s, after %d turns of all: %w", to, h.turns.Load(), err))
-				return
+				return err
 			}
-			h.turns.Add(1)
+			defer done()
 		}
-	})
-}
-
-// udp asks 100 times a second on one socket. A late answer is not a lost one.
-func (h *held) udp(t *testing.T, ns *testnet.NS, to netip.AddrPort) {
-	t.Helper()
-	conn, err := traffic.Dial(ns, "udp", to, time.Second)
-	if err != nil {
-		t.Fatal(err)
+		return ns.Start(cmd)
 	}
-	var heard atomic.Int64
-	var listening sync.WaitGroup
-	listening.Go(func() {
-		b := make([]byte, 64)
-		for {
-			_, err := conn.Read(b)
-			if errors.Is(err, net.ErrClosed) {
-				return
-			} else if err != nil {
-				h.fail(fmt.Errorf("UDP to %s: %w", to, err))
-				continue
+}
+
+// crowds are ends that hold connections.
+type crowds struct {
+	names []string
+	ends  []*crowd.End
+}
+
+func (c *crowds) hold(t *testing.T, name string, start crowd.Starter, pace crowd.Pace, ways ...crowd.Way) {
+	t.Helper()
+	e, err := crowd.Hold(start, pace, ways...)
+	if err != nil {
+		t.Fatalf("%s: %v", name, err)
+	}
+	t.Cleanup(e.Close)
+	c.names, c.ends = append(c.names, name), append(c.ends, e)
+}
+
+// ask asks all ends by one of their methods; nothing may have failed.
+func (c *crowds) ask(t *testing.T, when string, how func(*crowd.End) (crowd.Report, error)) (all []crowd.Report) {
+	t.Helper()
+	for i, e := range c.ends {
+		r, err := how(e)
+		if err != nil {
+			t.Fatalf("%s, %s: %v", when, c.names[i], err)
+		}
+		if r.Failures > 0 {
+			t.Errorf("%s, %s: %d failures, the first: %q", when, c.names[i], r.Failures, r.Errors)
+		}
+		all = append(all, r)
+	}
+	return all
+}
+
+// spoken waits until each connection has been answered once more.
+func (c *crowds) spoken(t *testing.T, when string) {
+	t.Helper()
+	before := c.ask(t, when, (*crowd.End).Report)
+	testnet.Until(t, 40*time.Second, func() error {
+		now := c.ask(t, when, (*crowd.End).Report)
+		if t.Failed() {
+			t.FailNow()
+		}
+		for i, r := range now {
+			// A connection that is ahead may have had its turn before.
+			if r.Least < before[i].Least+2 {
+				return fmt.Errorf("%s, %s: a connection has %d turns, had %d", when, c.names[i], r.Least, before[i].Least)
 			}
-			heard.Add(1)
 		}
-	})
-	h.wg.Go(func() {
-		tick := time.NewTicker(10 * time.Millisecond)
-		defer tick.Stop()
-		sent := int64(0)
-		for on := true; on; {
-			select {
-			case <-h.stop:
-				on = false
-			case <-tick.C:
-				if _, err := conn.Write([]byte("?")); err == nil {
-					sent++
-				}
-			}
-		}
-		for until := time.Now().Add(2 * time.Second); heard.Load() < sent && time.Now().Before(until); {
-			time.Sleep(10 * time.Millisecond)
-		}
-		conn.Close()
-		listening.Wait()
-		h.sent.Add(sent)
-		h.lost.Add(sent - heard.Load())
+		return nil
 	})
 }
 
-// Connections through Services do not notice that daemons are killed, come back, and
-// are upgraded to another layout.
+// finish ends all, wants nothing lost, and returns how many connections there were.
+func (c *crowds) finish(t *testing.T) (open int) {
+	t.Helper()
+	turns, sent, lost := int64(0), int64(0), int64(0)
+	for i, r := range c.ask(t, "at the end", (*crowd.End).Finish) {
+		open, turns, sent, lost = open+r.Open, turns+r.Turns, sent+r.Sent, lost+r.Sent-r.Answered
+		if r.Sent > r.Answered {
+			t.Errorf("%s: %d of %d datagrams lost", c.names[i], r.Sent-r.Answered, r.Sent)
+		}
+	}
+	t.Logf("%d connections, %d turns; %d datagrams, %d lost", open, turns, sent, lost)
+	return open
+}
+
+// 10,000 connections and 32 UDP streams through Services do not notice that daemons are
+// killed, come back, and are upgraded to another layout and back: from pods of both nodes
+// by packets and by sockets, from the nodes, and from outside.
 func TestRestartAndUpgradeKeepServicesConnections(t *testing.T) {
 	t.Parallel()
 	c := start(t, cluster.Spec{Nodes: 2})
 	if err := c.WriteObject("web", serviceYAML("web", "web", "Cluster", 20, 30090)+podObject("backend", "node-1", "web", "")); err != nil {
 		t.Fatal(err)
 	}
-	serveNamed(t, addPod(t, c.Nodes[0], "backend"))
-	near, far := addPod(t, c.Nodes[0], "near"), addPod(t, c.Nodes[1], "far")
+	backend := addPod(t, c.Nodes[0], "backend")
+	server, err := crowd.Serve(in(nil, backend.NS, false), netip.AddrPortFrom(backend.IP4, 8080), netip.AddrPortFrom(backend.IP6, 8080))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(server.Close)
 	for _, n := range c.Nodes {
 		waitBackends(t, n, "default/web", 1)
 	}
-	h := &held{stop: make(chan struct{})}
-	ways := []struct {
-		ns *testnet.NS
-		to string
-	}{
-		{near.NS, "10.96.0.20:80"}, {far.NS, "10.96.0.20:80"}, {near.NS, "[fd00:96::20]:80"}, {far.NS, "[fd00:96::20]:80"},
-		{c.Outside, "172.18.0.1:30090"}, {c.Outside, "172.18.0.2:30090"},
-		{c.Outside, "[fd18::1]:30090"}, {c.Outside, "[fd18::2]:30090"},
+	const connections, streams = 10_000, 32
+	var all crowds
+	pace := crowd.Pace{TCP: 4 * time.Second, UDP: 50 * time.Millisecond, Patience: 20 * time.Second}
+	hold := func(name string, start crowd.Starter, to ...string) {
+		var ways []crowd.Way
+		for _, at := range to {
+			ways = append(ways, crowd.Way{To: netip.MustParseAddrPort(at), TCP: connections / 16, UDP: streams / 16})
+		}
+		all.hold(t, name, start, pace, ways...)
 	}
-	const connections = 504
-	for i := range connections {
-		w := ways[i%len(ways)]
-		h.tcp(t, w.ns, netip.MustParseAddrPort(w.to))
+	began := time.Now()
+	for _, n := range c.Nodes {
+		hold("packets of a pod on "+n.Name, in(n, addPod(t, n, "packets-"+n.Name).NS, false), "10.96.0.20:80", "[fd00:96::20]:80")
+		hold("sockets of a pod on "+n.Name, in(n, addPod(t, n, "sockets-"+n.Name).NS, true), "10.96.0.20:80", "[fd00:96::20]:80")
+		hold(n.Name, in(n, n.NS, true), "10.96.0.20:80", "[fd00:96::20]:80")
 	}
-	for _, w := range ways {
-		h.udp(t, w.ns, netip.MustParseAddrPort(w.to))
-	}
+	hold("outside", in(nil, c.Outside, false), "172.18.0.1:30090", "172.18.0.2:30090", "[fd18::1]:30090", "[fd18::2]:30090")
+	t.Logf("they began within %s", time.Since(began))
+
+	layouts := map[string]bool{}
 	for _, flags := range [][]string{nil, {"--max-pods", "500", "--max-nodes", "300"}, nil} {
 		for _, n := range c.Nodes {
 			if err := n.Kill(); err != nil {
 				t.Fatal(err)
 			}
 			restart(t, n, flags...)
-		}
-		before := h.turns.Load()
-		testnet.Until(t, 20*time.Second, func() error { // all have said something since
-			if now := h.turns.Load(); now < before+3*connections {
-				return fmt.Errorf("%d turns since the restart", now-before)
+			s, err := n.Client().Status(t.Context())
+			if err != nil {
+				t.Fatal(err)
 			}
-			return nil
-		})
+			layouts[s.Layout] = true
+		}
+		all.spoken(t, fmt.Sprint("after a restart with ", flags))
 	}
-	close(h.stop)
-	h.wg.Wait()
-	t.Logf("%d connections, %d turns; %d datagrams, %d lost", connections, h.turns.Load(), h.sent.Load(), h.lost.Load())
-	for _, err := range h.failure[:min(10, len(h.failure))] {
-		t.Error(err)
+	if len(layouts) != 2 {
+		t.Errorf("layouts were %v, want two", layouts)
 	}
-	if len(h.failure) > 0 || h.lost.Load() > 0 {
-		t.Errorf("%d connections failed, %d datagrams lost, want none", len(h.failure), h.lost.Load())
+	if open := all.finish(t); open != connections {
+		t.Errorf("%d connections, want %d", open, connections)
 	}
 }

@@ -24,17 +24,32 @@ type requests struct {
 }
 
 func (r *requests) run(ctx context.Context, ns *testnet.NS, to netip.AddrPort) {
-	for ctx.Err() == nil {
-		err := func() error {
-			conn, err := traffic.Dial(ns, "tcp", to, 3*time.Second)
-			if err != nil {
-				return err
-			}
-			defer conn.Close()
-			conn.SetDeadline(time.Now().Add(3 * time.Second))
-			_, err = bufio.NewReader(conn).ReadString('\n')
+	r.repeat(ctx, func() error {
+		conn, err := traffic.Dial(ns, "tcp", to, 3*time.Second)
+		if err != nil {
 			return err
-		}()
+		}
+		defer conn.Close()
+		conn.SetDeadline(time.Now().Add(3 * time.Second))
+		_, err = bufio.NewReader(conn).ReadString('\n')
+		return err
+	})
+}
+
+// ask is run by another process.
+func (r *requests) ask(ctx context.Context, k *cluster.Asker, to netip.AddrPort) {
+	r.repeat(ctx, func() error {
+		got := k.Ask(cluster.Name, to, 3*time.Second).Failure
+		if strings.HasPrefix(got, "back") {
+			return nil
+		}
+		return fmt.Errorf("%s: %s", to, got)
+	})
+}
+
+func (r *requests) repeat(ctx context.Context, request func() error) {
+	for ctx.Err() == nil {
+		err := request()
 		r.done.Add(1)
 		if err != nil {
 			r.failed.Add(1)

@@ -221,6 +221,12 @@ func serviceCluster(t *testing.T) (*cluster.Cluster, *cluster.Pod, []*tableClien
 func TestWhoSeesWhom(t *testing.T) {
 	t.Parallel()
 	c, backend, clients := serviceCluster(t)
+	askTable(t, c, backend, clients, true, false)
+}
+
+// askTable asks every cell of the table in these families.
+func askTable(t *testing.T, c *cluster.Cluster, backend *cluster.Pod, clients []*tableClient, families ...bool) {
+	t.Helper()
 	var wg sync.WaitGroup
 	slots := make(chan struct{}, 128)
 	asked := 0
@@ -252,12 +258,13 @@ func TestWhoSeesWhom(t *testing.T) {
 			if !both {
 				socket = packet
 			}
-			for f, v4 := range []bool{true, false} {
+			for _, v4 := range families {
+				own := k.own[map[bool]int{true: 0, false: 1}[v4]]
 				to := tablePlace(c, backend, row[0], v4)
 				what := row[0] + ", from " + whoSeesWhom[0][i+1]
 				if k.packet != nil {
-					check(what, k.packet, cluster.TCP, to, tableSource(c, k.own[f], packet, v4))
-					check(what, k.packet, cluster.UDP, to, tableSource(c, k.own[f], packet, v4))
+					check(what, k.packet, cluster.TCP, to, tableSource(c, own, packet, v4))
+					check(what, k.packet, cluster.UDP, to, tableSource(c, own, packet, v4))
 				}
 				if k.socket == nil {
 					continue
@@ -266,13 +273,13 @@ func TestWhoSeesWhom(t *testing.T) {
 				if !k.host {
 					connected = packet // left to the packets' programs
 				}
-				check(what+", socket", k.socket, cluster.TCP, to, tableSource(c, k.own[f], socket, v4))
-				unconnected := tableSource(c, k.own[f], socket, v4)
+				check(what+", socket", k.socket, cluster.TCP, to, tableSource(c, own, socket, v4))
+				unconnected := tableSource(c, own, socket, v4)
 				if strings.HasPrefix(row[0], "host port") && unconnected == "refused" {
 					unconnected = "dropped" // the kernel's ICMP error does not get to such a socket
 				}
 				check(what+", socket", k.socket, cluster.SendTo, to, unconnected)
-				check(what+", socket", k.socket, cluster.UDP, to, tableSource(c, k.own[f], connected, v4))
+				check(what+", socket", k.socket, cluster.UDP, to, tableSource(c, own, connected, v4))
 			}
 		}
 	}

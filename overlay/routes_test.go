@@ -25,17 +25,28 @@ func testDevices(t *testing.T) (veth, vxlan int) {
 		ip addr add fd00:244:1::1/128 dev weft-vxlan nodad
 		ip addr add 192.0.2.1/24 dev weft0
 		ip addr add 2001:db8::1/64 dev weft0 nodad`)
-	// The kernel makes IPv6's local routes a moment later, in a worker.
+	awaitLocal(t, "fd00:244:1::1", "2001:db8::1")
+	return ifindex(t, "weft0"), ifindex(t, "weft-vxlan")
+}
+
+// awaitLocal waits until the kernel takes IPv6 addresses as its own: it makes their routes
+// a moment after them, in a worker.
+func awaitLocal(t *testing.T, addrs ...string) {
+	t.Helper()
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
-		local := sh(t, "ip -6 route show table local")
-		if strings.Contains(local, "local fd00:244:1::1 ") && strings.Contains(local, "local 2001:db8::1 ") {
-			break
+		local, missing := sh(t, "ip -6 route show table local"), 0
+		for _, a := range addrs {
+			if !strings.Contains(local, "local "+a+" ") {
+				missing++
+			}
+		}
+		if missing == 0 {
+			return
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("local routes are %s", local)
+			t.Fatalf("local routes are %s, want %v", local, addrs)
 		}
 	}
-	return ifindex(t, "weft0"), ifindex(t, "weft-vxlan")
 }
 
 func dst(s string) RouteKey { return RouteKey{Dst: netip.MustParsePrefix(s)} }

@@ -21,12 +21,13 @@ struct tuple {
 	__u8 pad[3];
 };
 
-/* Flow flags; FLOW_REPLY and FLOW_CLOSED are in ../flows.go, too. */
+/* Flow flags; those up to FLOW_ADOPTED are in ../flows.go, too. */
 enum {
 	FLOW_REPLY = 1 << 0,	/* a row of what backends send */
 	FLOW_ANSWERED = 1 << 1, /* in the row of replies: one has passed */
 	FLOW_FIN = 1 << 2,	/* this direction has ended (TCP) */
 	FLOW_CLOSED = 1 << 3,	/* both have, or one was reset */
+	FLOW_ADOPTED = 1 << 4,	/* its beginning was not seen here */
 	FLOW_ENDED = 8,		/* in live, once closed: from this bit on, which end it was */
 };
 
@@ -166,14 +167,16 @@ static __always_inline bool leads_to(const struct flow *g, const struct tuple *t
 	       g->sport == t->dport;
 }
 
-/* Forgets both rows of a flow whose packets have tuple t, wherever they are. The other
+/* Forgets both rows of a flow, f one of them and t its tuple, wherever they are. The other
  * row's place may be another flow's by now.
  */
-static __always_inline void forget_flow(const struct tuple *t, const struct flow *f)
+__noinline int forget_flow(const struct tuple *t, const struct flow *f)
 {
 	struct flow *g;
 	struct tuple u;
 
+	if (!t || !f)
+		return 0;
 	other_of(f, t->proto, &u);
 	g = bpf_map_lookup_elem(&live, &u);
 	if (g && leads_to(g, t))
@@ -183,6 +186,7 @@ static __always_inline void forget_flow(const struct tuple *t, const struct flow
 		bpf_map_delete_elem(&brief, &u);
 	bpf_map_delete_elem(&live, t);
 	bpf_map_delete_elem(&brief, t);
+	return 0;
 }
 
 /* Forgets a flow that has ended, by either of its tuples, if that was end number `end`;
@@ -326,12 +330,8 @@ static __always_inline enum reason note_answer(const struct tuple *t, struct flo
 	struct flow *g;
 	struct tuple u;
 
-	other_of(f, t->proto, &u);
 	if (unlikely(f->flags & FLOW_CLOSED && flags & TCP_SYN)) {
-		g = bpf_map_lookup_elem(&brief, &u);
-		if (g && leads_to(g, t))
-			bpf_map_delete_elem(&brief, &u);
-		bpf_map_delete_elem(&brief, t);
+		forget_flow(t, f);
 		return NOT_OURS;
 	}
 	f->seen = now();
@@ -339,6 +339,7 @@ static __always_inline enum reason note_answer(const struct tuple *t, struct flo
 	if (likely(!(flags & TCP_RST)))
 		return OK;
 	f->flags |= FLOW_CLOSED;
+	other_of(f, t->proto, &u);
 	g = bpf_map_lookup_elem(&brief, &u);
 	if (g && leads_to(g, t))
 		g->flags |= FLOW_CLOSED;

@@ -76,6 +76,23 @@ static __always_inline int to_peer(struct __sk_buff *skb, const struct peer *pee
 	return bpf_redirect_neigh(peer->ifindex, &next, sizeof(next), 0);
 }
 
+/* The same two for a packet that is not translated here. Where netfilter serves Services it
+ * must see both ways of all flows, as any may be one of those.
+ */
+static __always_inline int plain_local(struct __sk_buff *skb, const struct endpoint *to,
+				       const struct ip *ip)
+{
+	if (by_netfilter() && !(to->flags & EP_HOST))
+		return give_up(STACK_NETFILTER);
+	return to_local(skb, to, ip);
+}
+
+static __always_inline int plain_peer(struct __sk_buff *skb, const struct peer *peer,
+				      const struct ip *ip)
+{
+	return by_netfilter() ? give_up(STACK_NETFILTER) : to_peer(skb, peer, ip);
+}
+
 /* The outer header of a packet from another node. */
 struct sender {
 	union addr remote;
@@ -138,7 +155,7 @@ static __always_inline int take(struct __sk_buff *skb, const struct sender *s, _
 	to = endpoint_of(&ip.dst);
 	if (unlikely(!to || to->flags & EP_HOST))
 		return TCX_NEXT;
-	why = may_enter(to, &ip);
+	why = by_netfilter() ? STACK_NETFILTER : may_enter(to, &ip); /* see plain_local */
 	/* Only of TCP can the kernel take the outer headers off a segment train here. */
 	if (unlikely(!why && skb->gso_size && ip.proto != IPPROTO_TCP))
 		why = STACK_SEGMENTS;

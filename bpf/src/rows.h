@@ -52,14 +52,25 @@ struct peer {
 /* Set before load. */
 struct config {
 	__u32 vni;
-	__u16 port; /* host order */
-	__u16 pad;
+	__u16 port;	/* host order */
+	bool netfilter; /* see by_netfilter */
+	__u8 pad;
 	__u64 netns_cookie; /* of the node's own network namespace */
 	__u32 ended;	    /* size of the map of that name */
 	__u32 pad2;
 };
 
 volatile const struct config config = {.vni = 87, .port = 8872, .ended = 16384};
+
+__u32 taken_over; /* written by the daemon */
+
+/* Whether another program serves Services, by the node's netfilter (kube-proxy), or did
+ * until a moment ago: its flows go on there.
+ */
+static __always_inline bool by_netfilter(void)
+{
+	return config.netfilter && !taken_over;
+}
 
 /* Written by the daemon; one row per pod address and per address of the node. */
 struct {

@@ -203,7 +203,7 @@ static __always_inline enum reason known_flow(const struct tuple *t, __u8 flags,
 		return t->proto == IPPROTO_TCP && !(flags & TCP_SYN) ? REJECT_BACKEND_GONE
 								     : NOT_OURS;
 	}
-	if (unlikely(f->flags & FLOW_CLOSED && flags & TCP_SYN)) {
+	if (unlikely(flags & TCP_SYN && f->flags & (FLOW_CLOSED | FLOW_ADOPTED))) {
 		forget_flow(t, f);
 		return NOT_OURS;
 	}
@@ -225,13 +225,17 @@ __noinline int service_of(struct packet *p, bool outside, struct flow *f)
 	if (!p || !f)
 		return DROP_INTERNAL;
 	fe = frontend_of(&p->ip.dst, p->l4.dport, p->l4.proto);
-	if (!fe)
-		return frontend_of(&p->ip.dst, 0, 0) ? REJECT_NO_PORT : NOT_OURS;
+	if (!fe) /* of what others serve the row may be about to come */
+		return !by_netfilter() && frontend_of(&p->ip.dst, 0, 0) ? REJECT_NO_PORT : NOT_OURS;
 	if (unlikely(outside && !fe->outside))
 		return NOT_OURS;
 	tuple_of(&p->ip, &p->l4, &t);
 	why = known_flow(&t, p->l4.flags, f);
-	return why == NOT_OURS ? new_flow(fe, &t, outside, f) : why;
+	if (why != NOT_OURS)
+		return why;
+	if (by_netfilter() && (t.proto != IPPROTO_TCP || !(p->l4.flags & TCP_SYN)))
+		return NOT_OURS;
+	return new_flow(fe, &t, outside, f);
 }
 
 /* What becomes of a packet that is of a flow translated here, as far as that can be told
@@ -252,11 +256,12 @@ __noinline int flow_of(struct packet *p, struct flow *f)
 	if (known) {
 		*f = *known;
 		if (f->flags & FLOW_REPLY) {
-			/* After its end: the answer to another, of the same tuple, that is
-			 * not translated.
+			/* The answer to another, of the same tuple, that is not translated:
+			 * after its end, or after one that was not seen either.
 			 */
-			if (unlikely(f->flags & FLOW_CLOSED && p->l4.flags & TCP_SYN)) {
-				forget_ended(&t, f->flags >> FLOW_ENDED);
+			if (unlikely(p->l4.flags & TCP_SYN &&
+				     f->flags & (FLOW_CLOSED | FLOW_ADOPTED))) {
+				forget_flow(&t, f);
 				return NOT_OURS;
 			}
 		} else {

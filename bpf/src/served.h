@@ -151,13 +151,13 @@ __noinline int from_pod_served(struct __sk_buff *skb, struct packet *p, __u32 wa
 		peer = to ? NULL : peer_of(&p->ip.dst);
 		if (unlikely(peer))
 			return way & WAY_LIMITED ? give_up(STACK_LIMITED)
-						 : to_peer(skb, peer, &p->ip);
+						 : plain_peer(skb, peer, &p->ip);
 	}
 	if (way & WAY_POD) {
 		if (way & WAY_LIMITED)
 			return give_up(STACK_LIMITED);
 		to = endpoint_of(&p->ip.dst);
-		return to ? to_local(skb, to, &p->ip) : TCX_NEXT;
+		return to ? plain_local(skb, to, &p->ip) : TCX_NEXT;
 	}
 	otherwise = way & WAY_HOST ? TCX_NEXT : to_outside(skb, &p->ip);
 	if (unlikely(why || p->l4.unported))

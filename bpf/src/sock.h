@@ -141,6 +141,12 @@ static __always_inline int pick(const struct call *c, const struct frontend *fro
 	return REWRITE;
 }
 
+/* Set by the daemon while pods have connections that began before their sockets were served:
+ * those that begin now are the packets' programs' matter, too. To one backend both may
+ * otherwise get one source port, as the kernel takes them to go to different places.
+ */
+__u32 pods_by_packet;
+
 static __always_inline int connecting(struct bpf_sock_addr *ctx, struct call *c)
 {
 	__u64 cookie = bpf_get_socket_cookie(ctx);
@@ -151,7 +157,7 @@ static __always_inline int connecting(struct bpf_sock_addr *ctx, struct call *c)
 	int did;
 
 	/* The packets' programs move a pod's socket to another backend. */
-	if (c->proto == IPPROTO_UDP && !c->host)
+	if (!c->host && (c->proto == IPPROTO_UDP || unlikely(pods_by_packet)))
 		return LEAVE;
 	did = find(c, &frontend, &set);
 	if (did != REWRITE)

@@ -49,12 +49,12 @@ int from_pod(struct __sk_buff *skb)
 	if (to && !(to->flags & EP_HOST)) {
 		if (unlikely(is_client(&p.ip.dst)))
 			return from_pod_served(skb, &p, way | WAY_POD);
-		return unlikely(way) ? give_up(STACK_LIMITED) : to_local(skb, to, &p.ip);
+		return unlikely(way) ? give_up(STACK_LIMITED) : plain_local(skb, to, &p.ip);
 	}
 	peer = to ? NULL : peer_of(&p.ip.dst);
 	if (!peer)
 		return from_pod_served(skb, &p, way | (to ? WAY_HOST : 0));
-	return unlikely(way) ? give_up(STACK_LIMITED) : to_peer(skb, peer, &p.ip);
+	return unlikely(way) ? give_up(STACK_LIMITED) : plain_peer(skb, peer, &p.ip);
 }
 
 /* Ingress of the devices that carry the node's addresses. */
@@ -123,7 +123,7 @@ int from_overlay(struct __sk_buff *skb)
 	to = endpoint_of(&ip.dst);
 	if (unlikely(skb->pkt_type != PACKET_HOST || !to || to->flags & EP_HOST))
 		return TCX_NEXT;
-	return to_local(skb, to, &ip);
+	return plain_local(skb, to, &ip);
 }
 
 /* Egress of the devices that carry the node's addresses. What came in from elsewhere

@@ -27,6 +27,10 @@ const (
 	SendTo Mode = "sendto" // UDP on a socket that is not connected
 	Name   Mode = "name"   // TCP; the answer, a word, is the Failure
 	Hold   Mode = "hold"   // TCP; sends nothing, and the Failure is how the connection ends
+	// Follow asks every millisecond, on a UDP socket that is not connected, until
+	// [Asker.Stop] or the time is over. The Failure is who has answered, each as
+	// name@when (Unix time in ms), when it first did after another's or a silence.
+	Follow Mode = "follow"
 )
 
 // Answer is what came of a question.
@@ -53,7 +57,10 @@ type Asker struct {
 	ended   bool
 }
 
-const envAsker = "WEFT_ASKER"
+const (
+	envAsker = "WEFT_ASKER"
+	stopWord = "stop"
+)
 
 // Main turns the process into an asker if it was started as one. It returns otherwise.
 // A program that uses askers calls it first.
@@ -64,6 +71,10 @@ func Main() {
 	var out sync.Mutex
 	for in := bufio.NewScanner(os.Stdin); in.Scan(); {
 		f := strings.Fields(in.Text())
+		if f[0] == stopWord {
+			close(stopped)
+			continue
+		}
 		go func() {
 			answer := askOnce(f[1], f[2], f[3])
 			out.Lock()
@@ -150,6 +161,13 @@ func (a *Asker) Ask(mode Mode, to netip.AddrPort, timeout time.Duration) Answer 
 	return <-c
 }
 
+// Stop ends what the asker follows. It is called once.
+func (a *Asker) Stop() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	fmt.Fprintln(a.in, stopWord)
+}
+
 // Close ends the asker.
 func (a *Asker) Close() {
 	a.in.Close()
@@ -169,7 +187,7 @@ func askOnce(mode, to, timeout string) Answer {
 	if err != nil {
 		return failure(err)
 	}
-	if mode == string(Name) {
+	if mode == string(Name) || mode == string(Follow) {
 		return Answer{Failure: strings.TrimSpace(text)}
 	}
 	seen, err := netip.ParseAddr(strings.TrimSpace(text))
@@ -194,6 +212,8 @@ func question(mode Mode, to netip.AddrPort, until time.Time) (string, error) {
 		}
 		defer conn.Close()
 		return insist(conn, until)
+	case Follow:
+		return follow(to, until)
 	case SendTo:
 		udp, err := net.ListenUDP("udp", nil)
 		if err != nil {
@@ -217,6 +237,54 @@ func question(mode Mode, to netip.AddrPort, until time.Time) (string, error) {
 		_, err = conn.Read(b)
 	}
 	return string(b[:n]), err
+}
+
+// stopped is closed by [Asker.Stop].
+var stopped = make(chan struct{})
+
+// silence is how long nobody has answered before an answer is told again.
+const silence = 200 * time.Millisecond
+
+func follow(to netip.AddrPort, until time.Time) (string, error) {
+	udp, err := net.ListenUDP("udp", nil)
+	if err != nil {
+		return "", err
+	}
+	defer udp.Close()
+	go func() {
+		tick := time.NewTicker(time.Millisecond)
+		defer tick.Stop()
+		for {
+			if _, err := udp.WriteToUDPAddrPort([]byte("?"), to); errors.Is(err, net.ErrClosed) {
+				return
+			} // it may be refused for a while
+			<-tick.C
+		}
+	}()
+	var said []string
+	var last string
+	var at time.Time
+	b := make([]byte, 64)
+	for {
+		select {
+		case <-stopped:
+			return strings.Join(said, " "), nil
+		default:
+		}
+		if time.Now().After(until) {
+			return strings.Join(said, " "), nil
+		}
+		udp.SetReadDeadline(time.Now().Add(silence / 2))
+		n, _, err := udp.ReadFromUDPAddrPort(b)
+		if err != nil {
+			continue
+		}
+		if name := string(b[:n]); name != last || time.Since(at) > silence {
+			last = name
+			said = append(said, fmt.Sprintf("%s@%d", name, time.Now().UnixMilli()))
+		}
+		at = time.Now()
+	}
 }
 
 // insist asks again and again: datagrams may be lost, and the kernel says only so often

@@ -77,11 +77,15 @@ func nftablesRules(services []Service) string {
 	b.WriteString("table ip kube-proxy {\n")
 	for _, s := range services {
 		name := fmt.Sprintf("%s-default/%s/%s/", digest(8, "default/", s.Name, s.Protocol), s.Name, s.Protocol)
-		end := fmt.Sprintf("endpoint-%s__%s/%d", name, s.Endpoint.Addr(), s.Endpoint.Port())
-		fmt.Fprintf(&b, "\tchain %s {\n\t\tip saddr %s jump mark-for-masquerade\n\t\tmeta l4proto %s dnat to %s\n\t}\n",
-			end, s.Endpoint.Addr(), s.Protocol, s.Endpoint)
-		fmt.Fprintf(&b, "\tchain service-%s {\n\t\tip daddr %s %s dport %d ip saddr != %s jump mark-for-masquerade\n\t\tnumgen random mod 1 vmap { 0 : goto %s }\n\t}\n",
-			name, s.IP, s.Protocol, s.Port, clusterCIDR, end)
+		var vmap []string
+		for i, e := range s.endpoints() {
+			end := fmt.Sprintf("endpoint-%s__%s/%d", name, e.Addr(), e.Port())
+			fmt.Fprintf(&b, "\tchain %s {\n\t\tip saddr %s jump mark-for-masquerade\n\t\tmeta l4proto %s dnat to %s\n\t}\n",
+				end, e.Addr(), s.Protocol, e)
+			vmap = append(vmap, fmt.Sprintf("%d : goto %s", i, end))
+		}
+		fmt.Fprintf(&b, "\tchain service-%s {\n\t\tip daddr %s %s dport %d ip saddr != %s jump mark-for-masquerade\n\t\tnumgen random mod %d vmap { %s }\n\t}\n",
+			name, s.IP, s.Protocol, s.Port, clusterCIDR, len(vmap), strings.Join(vmap, ", "))
 		fmt.Fprintf(&elements, "add element ip kube-proxy cluster-ips { %s }\n", s.IP)
 		fmt.Fprintf(&elements, "add element ip kube-proxy service-ips { %s . %s . %d : goto service-%s }\n", s.IP, s.Protocol, s.Port, name)
 		if s.NodePort != 0 {

@@ -5,55 +5,31 @@ import (
 	"encoding/base32"
 	"fmt"
 	"net/netip"
-	"os"
-	"slices"
 	"strings"
 
 	"github.com/weftnet/weft/e2e/load"
-	"github.com/weftnet/weft/internal/testnet"
-)
-
-// Service is one port of a Service with one endpoint, as kube-proxy's rules have it.
-type Service struct {
-	Name     string // below the namespace default
-	Protocol string // tcp or udp
-	IP       netip.Addr
-	Port     uint16
-	NodePort uint16 // 0: none
-	Endpoint netip.AddrPort
-}
-
-// ProxyMode is how kube-proxy makes its rules.
-type ProxyMode string
-
-// The modes; the names are those in reports.
-const (
-	IPTables ProxyMode = "kube-proxy iptables"
-	NFTables ProxyMode = "kube-proxy nftables"
 )
 
 // clusterCIDR is the pods' addresses: the setting by which kube-proxy knows who is a pod.
 const clusterCIDR = "10.244.0.0/16"
 
-// KubeProxy is Flannel's lab with kube-proxy's rules on both nodes, IPv4 only. The
-// program itself does not run: what is compared is what packets meet.
+// KubeProxy is Flannel's lab with kube-proxy's rules on both nodes.
 //
 // It has Outside4, whose Addr is the pod's, as it is to be reached by a node port.
 type KubeProxy struct {
 	*Lab
 	Node netip.Addr // the first one's
 
-	mode   ProxyMode
-	nodes  [2]*testnet.NS
-	loaded int
+	rules [2]*ProxyRules
 }
 
 // NewKubeProxy makes the lab, with the rules that do not depend on Services.
 func NewKubeProxy(mode ProxyMode) (*KubeProxy, error) {
-	k := &KubeProxy{mode: mode, Node: netip.MustParseAddr("172.18.0.1")}
+	k := &KubeProxy{Node: netip.MustParseAddr("172.18.0.1")}
 	var err error
 	k.Lab, err = build(func(l *Lab) error {
-		if k.nodes, err = l.flannel(); err != nil {
+		nodes, err := l.flannel()
+		if err != nil {
 			return err
 		}
 		outside, err := l.outside()
@@ -61,24 +37,17 @@ func NewKubeProxy(mode ProxyMode) (*KubeProxy, error) {
 			return err
 		}
 		l.Outside4 = load.Path{From: outside, To: l.Cross4.To, Addr: l.Cross4.Addr}
-		for i, n := range k.nodes {
-			if mode == IPTables {
-				err = restore(n, iptablesBase, "iptables-restore", "-w", "--noflush")
-			} else {
-				err = restore(n, fmt.Sprintf(nftablesBase, fmt.Sprint("172.18.0.", i+1)), "nft", "-f")
-			}
-			if err != nil {
+		addr := k.Node
+		for i, n := range nodes {
+			if k.rules[i], err = NewProxyRules(mode, n, addr); err != nil {
 				return err
 			}
+			addr = addr.Next()
 		}
 		return nil
 	})
 	return k, err
 }
-
-// transaction is how many Services nftables gets at once: the kernel's time for one grows
-// with the square of what is in it.
-const transaction = 500
 
 // onBoth is how many Services the second node gets at most. It is asked for fewer, and
 // loading more takes minutes.
@@ -87,42 +56,15 @@ const onBoth = 1000
 // Load makes the rules those of these Services, which begin with those from before. More
 // than 1,000 are on the first node only.
 func (k *KubeProxy) Load(services []Service) error {
-	for i, n := range k.nodes {
+	for i, r := range k.rules {
 		if i > 0 && len(services) > onBoth {
 			break
 		}
-		if k.mode == IPTables {
-			if err := restore(n, iptablesRules(services), "iptables-restore", "-w", "--noflush"); err != nil {
-				return fmt.Errorf("load %d Services: %w", len(services), err)
-			}
-			continue
-		}
-		for part := range slices.Chunk(services[k.loaded:], transaction) {
-			if err := restore(n, nftablesRules(part), "nft", "-f"); err != nil {
-				return fmt.Errorf("load %d Services: %w", len(services), err)
-			}
+		if err := r.Load(services); err != nil {
+			return err
 		}
 	}
-	k.loaded = len(services)
 	return nil
-}
-
-// restore runs a command in a namespace with a file of this text as its last argument.
-func restore(n *testnet.NS, text, name string, args ...string) error {
-	f, err := os.CreateTemp("", "weft-rules-")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	_, err = f.WriteString(text)
-	if closed := f.Close(); err == nil {
-		err = closed
-	}
-	if err != nil {
-		return err
-	}
-	_, err = n.Output(name, append(args, f.Name())...)
-	return err
 }
 
 // digest is a short name for a text, of letters and digits.
@@ -178,8 +120,8 @@ func iptablesRules(services []Service) string {
 	chains.WriteString("*nat\n:KUBE-SERVICES - [0:0]\n:KUBE-NODEPORTS - [0:0]\n")
 	for _, s := range services {
 		id := digest(16, "default/", s.Name, s.Protocol)
-		svc, ext, sep := "KUBE-SVC-"+id, "KUBE-EXT-"+id, "KUBE-SEP-"+digest(16, s.Name, s.Protocol, s.Endpoint.String())
-		fmt.Fprintf(&chains, ":%s - [0:0]\n:%s - [0:0]\n", svc, sep)
+		svc, ext := "KUBE-SVC-"+id, "KUBE-EXT-"+id
+		fmt.Fprintf(&chains, ":%s - [0:0]\n", svc)
 		to := fmt.Sprintf("-d %s/32 -p %[2]s -m %[2]s --dport %d", s.IP, s.Protocol, s.Port)
 		fmt.Fprintf(&rules, "-A KUBE-SERVICES -m comment --comment \"default/%s cluster IP\" %s -j %s\n", s.Name, to, svc)
 		if s.NodePort != 0 {
@@ -188,9 +130,17 @@ func iptablesRules(services []Service) string {
 			fmt.Fprintf(&rules, "-A %s -m comment --comment \"masquerade traffic for default/%s external destinations\" -j KUBE-MARK-MASQ\n-A %[1]s -j %[3]s\n", ext, s.Name, svc)
 		}
 		fmt.Fprintf(&rules, "-A %s -m comment --comment \"default/%s cluster IP\" %s ! -s %s -j KUBE-MARK-MASQ\n", svc, s.Name, to, clusterCIDR)
-		fmt.Fprintf(&rules, "-A %s -m comment --comment \"default/%s -> %s\" -j %s\n", svc, s.Name, s.Endpoint, sep)
-		fmt.Fprintf(&rules, "-A %s -m comment --comment default/%s -s %s/32 -j KUBE-MARK-MASQ\n", sep, s.Name, s.Endpoint.Addr())
-		fmt.Fprintf(&rules, "-A %s -m comment --comment default/%s -p %[3]s -m %[3]s -j DNAT --to-destination %s\n", sep, s.Name, s.Protocol, s.Endpoint)
+		ends := s.endpoints()
+		for i, e := range ends {
+			sep, chance := "KUBE-SEP-"+digest(16, s.Name, s.Protocol, e.String()), ""
+			if left := len(ends) - i; left > 1 {
+				chance = fmt.Sprintf("-m statistic --mode random --probability %.11f ", 1/float64(left))
+			}
+			fmt.Fprintf(&chains, ":%s - [0:0]\n", sep)
+			fmt.Fprintf(&rules, "-A %s -m comment --comment \"default/%s -> %s\" %s-j %s\n", svc, s.Name, e, chance, sep)
+			fmt.Fprintf(&rules, "-A %s -m comment --comment default/%s -s %s/32 -j KUBE-MARK-MASQ\n", sep, s.Name, e.Addr())
+			fmt.Fprintf(&rules, "-A %s -m comment --comment default/%s -p %[3]s -m %[3]s -j DNAT --to-destination %s\n", sep, s.Name, s.Protocol, e)
+		}
 	}
 	rules.WriteString("-A KUBE-SERVICES -m comment --comment \"service nodeports; must be last\" -m addrtype --dst-type LOCAL -j KUBE-NODEPORTS\nCOMMIT\n")
 	return chains.String() + rules.String()

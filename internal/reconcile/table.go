@@ -96,6 +96,16 @@ func (t *Table[K, V]) Put(owner string, rows map[K]V) {
 	}
 }
 
+// Wanted returns the row that is wanted for a key; ok is false if nobody wants one.
+func (t *Table[K, V]) Wanted(k K) (v V, ok bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if cs := t.want[k]; len(cs) > 0 {
+		return cs[0].value, true
+	}
+	return v, false
+}
+
 // claimed is what owner wants k to be; ok is false if it does not want it.
 func (t *Table[K, V]) claimed(owner string, k K) (v V, ok bool) {
 	for _, c := range t.want[k] {

@@ -53,6 +53,21 @@ func TestWriteSetsOnlyWhatChanged(t *testing.T) {
 	want(t, f, rows{1: "x", 2: "z", 3: "w"})
 }
 
+func TestWantedIsWhatIsInForce(t *testing.T) {
+	tab := New("t", newFake())
+	tab.Put("b", rows{1: "x", 2: "y"})
+	tab.Put("a", rows{1: "z"})
+	for k, want := range map[int]string{1: "z", 2: "y", 3: ""} {
+		if got, ok := tab.Wanted(k); got != want || ok != (want != "") {
+			t.Errorf("%d: got %q, %v, want %q", k, got, ok, want)
+		}
+	}
+	tab.Put("a", nil)
+	if got, ok := tab.Wanted(1); got != "x" || !ok {
+		t.Errorf("without the first owner: got %q, %v", got, ok)
+	}
+}
+
 func TestNothingIsPrunedBeforeAllowPrune(t *testing.T) {
 	f := newFake()
 	f.rows = rows{9: "former life"}

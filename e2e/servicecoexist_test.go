@@ -1,0 +1,176 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/weftnet/weft/e2e/cluster"
+	"github.com/weftnet/weft/e2e/rival"
+	"github.com/weftnet/weft/internal/testnet"
+)
+
+// proxyServices is a Service of serviceYAML or of the table as kube-proxy's rules have it.
+func proxyServices(name string, number, nodePort int, backends ...*cluster.Pod) (out []rival.Service) {
+	for _, protocol := range []string{"tcp", "udp"} {
+		s := rival.Service{
+			Name: name, Protocol: protocol, Port: 80, NodePort: uint16(nodePort),
+			IP: netip.MustParseAddr(fmt.Sprint("10.96.0.", number)), Endpoint: netip.AddrPortFrom(backends[0].IP4, 8080),
+		}
+		for _, b := range backends[1:] {
+			s.More = append(s.More, netip.AddrPortFrom(b.IP4, 8080))
+		}
+		out = append(out, s)
+	}
+	return out
+}
+
+// proxyOn puts kube-proxy's rules on each node.
+func proxyOn(t *testing.T, c *cluster.Cluster, mode rival.ProxyMode, services []rival.Service) (all []*rival.ProxyRules) {
+	t.Helper()
+	for _, n := range c.Nodes {
+		at, _ := family(n.Addrs, true)
+		r, err := rival.NewProxyRules(mode, n.NS, at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := r.Load(services); err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, r)
+	}
+	return all
+}
+
+// A kube-proxy that still runs beside Weft does no harm: with its rules for the same
+// Services on every node, who sees whom is as the table says.
+func TestKubeProxyBesideDoesNoHarm(t *testing.T) {
+	for _, mode := range []rival.ProxyMode{rival.IPTables, rival.NFTables} {
+		t.Run(string(mode), func(t *testing.T) {
+			t.Parallel()
+			testnet.Require(t, "iptables", "nft")
+			c, backend, clients := serviceCluster(t)
+			proxyOn(t, c, mode, append(proxyServices("web-cluster", 10, 30080, backend), proxyServices("web-local", 11, 30081, backend)...))
+			askTable(t, c, backend, clients, true)
+		})
+	}
+}
+
+// From kube-proxy to Weft without a loss: what runs through kube-proxy's rules while
+// Weft leaves Services to it goes on when Weft serves them, and when the rules are gone;
+// connections begin all the time and none fails. Weft may be upgraded at the same time, to
+// another layout of its maps.
+func TestChangeOverFromKubeProxyDropsNothing(t *testing.T) {
+	for mode, flags := range map[rival.ProxyMode][]string{rival.IPTables: nil, rival.NFTables: {"--max-pods", "500"}} {
+		t.Run(string(mode), func(t *testing.T) {
+			t.Parallel()
+			testnet.Require(t, "iptables", "nft")
+			changeOver(t, mode, flags)
+		})
+	}
+}
+
+// proxyWay is a way of IPv4 to the Service web of serviceYAML.
+type proxyWay struct {
+	ns   *testnet.NS
+	node *cluster.Node // of the client; nil: it is outside
+	to   string
+}
+
+func changeOver(t *testing.T, mode rival.ProxyMode, flags []string) {
+	c := prepare(t, cluster.Spec{Nodes: 2})
+	for _, n := range c.Nodes {
+		restart(t, n, "--services=false")
+	}
+	text := serviceYAML("web", "web", "Cluster", 20, 30090) + podObject("backend", "node-1", "web", "") + podObject("backone", "node-2", "web", "")
+	if err := c.WriteObject("web", text); err != nil {
+		t.Fatal(err)
+	}
+	backends := []*cluster.Pod{addPod(t, c.Nodes[0], "backend"), addPod(t, c.Nodes[1], "backone")}
+	for _, b := range backends {
+		serveNamed(t, b)
+	}
+	rules := proxyOn(t, c, mode, proxyServices("web", 20, 30090, backends...))
+	var ways []proxyWay
+	for i, n := range c.Nodes {
+		client := addPod(t, n, fmt.Sprint("client-", i+1))
+		ways = append(ways, proxyWay{client.NS, n, "10.96.0.20:80"}, proxyWay{n.NS, n, "10.96.0.20:80"},
+			proxyWay{c.Outside, nil, fmt.Sprintf("172.18.0.%d:30090", i+1)}, proxyWay{client.NS, n, fmt.Sprintf("172.18.0.%d:30090", 2-i)})
+	}
+
+	h := &held{stop: make(chan struct{})}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var wg sync.WaitGroup
+	var all []*requests
+	const each = 6 // connections of a way: its backends are chosen at random
+	for _, w := range ways {
+		at := netip.MustParseAddrPort(w.to)
+		for range each {
+			h.tcp(t, w.ns, at)
+		}
+		h.udp(t, w.ns, at)
+		r := &requests{name: w.ns.Name + " to " + w.to}
+		all = append(all, r)
+		if w.node == nil {
+			wg.Go(func() { r.run(ctx, w.ns, at) })
+			continue
+		}
+		k, err := w.node.Asker(w.ns, true) // a process of the node, as its own and its pods' are
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(k.Close)
+		wg.Go(func() { r.ask(ctx, k, at) })
+	}
+	count := int64(each * len(ways))
+	goOn := func(what string) {
+		t.Helper()
+		before := h.turns.Load()
+		testnet.Until(t, 20*time.Second, func() error { // all have said something since
+			if now := h.turns.Load(); now < before+3*count {
+				return fmt.Errorf("%s: %d turns of %d connections; failed: %w", what, now-before, count, h.failed())
+			}
+			return nil
+		})
+	}
+	goOn("through kube-proxy's rules")
+	for _, n := range c.Nodes {
+		if err := n.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		restart(t, n, flags...)
+		waitBackends(t, n, "default/web", 2)
+	}
+	goOn("with both")
+	for _, r := range rules {
+		if err := r.Remove(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	goOn("without kube-proxy's rules")
+	for _, n := range c.Nodes {
+		s, _ := n.Client().Status(t.Context())
+		t.Logf("DEBUG %s %v", n.Name, s.Counters)
+	}
+	cancel()
+	wg.Wait()
+	close(h.stop)
+	h.wg.Wait()
+	t.Logf("%d connections, %d turns; %d datagrams, %d lost", count, h.turns.Load(), h.sent.Load(), h.lost.Load())
+	if err := h.failed(); err != nil {
+		t.Error(err)
+	}
+	if h.lost.Load() > 0 {
+		t.Errorf("%d datagrams lost, want none", h.lost.Load())
+	}
+	for _, r := range all {
+		t.Logf("%s: %d requests, %d failed", r.name, r.done.Load(), r.failed.Load())
+		if err := r.first.Load(); err != nil {
+			t.Errorf("%s: %d of %d requests failed; the first: %v", r.name, r.failed.Load(), r.done.Load(), *err)
+		}
+	}
+}
