@@ -28,9 +28,9 @@ type state struct {
 	Missing []string          // folders that were not there
 }
 
-// changed are the sysctls that are changed, for the whole machine: by the kubelet, and the
+// sharedSysctls are the sysctls that are changed, for the whole machine: by the kubelet, and the
 // last one by us.
-var changed = []string{
+var sharedSysctls = []string{
 	"kernel/keys/root_maxbytes", "kernel/keys/root_maxkeys", "kernel/panic", "kernel/panic_on_oops",
 	"vm/overcommit_memory", "vm/panic_on_oom", inotify,
 }
@@ -39,8 +39,8 @@ var changed = []string{
 // kubelet of all nodes are root's.
 const inotify = "fs/inotify/max_user_instances"
 
-// made are the folders that the engine and its containers' mounts make.
-var made = []string{"/etc/docker", "/usr/lib/modules", "/opt/containerd"}
+// madeFolders are the folders that the engine and its containers' mounts make.
+var madeFolders = []string{"/etc/docker", "/usr/lib/modules", "/opt/containerd"}
 
 // enter notes how the machine is, if no other engine runs; but first it puts back what a
 // killed run noted.
@@ -100,14 +100,14 @@ func (m *machine) file() string { return filepath.Join(m.dir, "before.json") }
 // note writes down how the machine is.
 func (m *machine) note() error {
 	s := state{Sysctls: map[string]string{}}
-	for _, name := range changed {
+	for _, name := range sharedSysctls {
 		b, err := os.ReadFile(filepath.Join(m.sysctls, name))
 		if err != nil {
 			return err
 		}
 		s.Sysctls[name] = string(b)
 	}
-	for _, dir := range made {
+	for _, dir := range madeFolders {
 		if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
 			s.Missing = append(s.Missing, dir)
 		}

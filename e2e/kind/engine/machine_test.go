@@ -11,7 +11,7 @@ import (
 func kernel(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
-	for _, name := range changed {
+	for _, name := range sharedSysctls {
 		if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o755); err != nil {
 			t.Fatal(err)
 		}
