@@ -45,37 +45,69 @@ var madeFolders = []string{"/etc/docker", "/usr/lib/modules", "/opt/containerd"}
 // enter notes how the machine is, if no other engine runs; but first it puts back what a
 // killed run noted.
 func enter(dir, sysctls string) (*machine, error) {
+	for {
+		m, err := tryEnter(dir, sysctls)
+		if err != nil {
+			return nil, fmt.Errorf("note the machine's settings: %w", err)
+		}
+		if m != nil {
+			return m, nil
+		}
+	}
+}
+
+// tryEnter returns nil if the last other engine has ended meanwhile, and taken the lock's
+// file with it.
+func tryEnter(dir, sysctls string) (*machine, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, fmt.Errorf("note the machine's settings: %w", err)
+		return nil, err
 	}
 	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o644)
+	if errors.Is(err, fs.ErrNotExist) { // the folder is gone already
+		return nil, nil
+	}
 	if err != nil {
-		return nil, fmt.Errorf("note the machine's settings: %w", err)
+		return nil, err
 	}
 	m := &machine{dir: dir, sysctls: sysctls, lock: f}
-	if m.alone() {
-		err = m.restore()
-		if err == nil {
+	if m.alone() && m.there() {
+		if err = m.restore(); err == nil {
 			err = m.note()
 		}
 	}
 	if err == nil {
 		err = syscall.Flock(int(f.Fd()), syscall.LOCK_SH) // waits for who is just entering or leaving
 	}
+	if err == nil && !m.there() {
+		return nil, f.Close()
+	}
 	if err == nil {
 		err = m.raise()
 	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("note the machine's settings: %w", err), f.Close())
+		return nil, errors.Join(err, f.Close())
 	}
 	return m, nil
+}
+
+// there tells whether the lock is still the one that others find.
+func (m *machine) there() bool {
+	ours, err := m.lock.Stat()
+	if err != nil {
+		return false
+	}
+	theirs, err := os.Stat(m.lock.Name())
+	return err == nil && os.SameFile(ours, theirs)
 }
 
 // leave puts the machine's settings back, if no other engine runs.
 func (m *machine) leave() error {
 	var err error
 	if m.alone() {
-		err = m.restore()
+		if err = m.restore(); err == nil { // else the next engine tries
+			err = os.Remove(m.lock.Name())
+			_ = os.Remove(m.dir) // unless another engine has just begun
+		}
 	}
 	if err := errors.Join(err, m.lock.Close()); err != nil {
 		return fmt.Errorf("put the machine's settings back: %w", err)

@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 )
 
@@ -47,8 +48,36 @@ func mustEnter(t *testing.T, dir, sysctls string) *machine {
 	return m
 }
 
+func TestEnginesThatComeAndGoTogetherLeaveNothing(t *testing.T) {
+	dir, sys := filepath.Join(t.TempDir(), "run"), kernel(t)
+	var all sync.WaitGroup
+	for range 8 {
+		all.Go(func() {
+			for range 20 {
+				m, err := enter(dir, sys)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if err := m.leave(); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	all.Wait()
+	last := mustEnter(t, dir, sys) // takes over what two left that left at the same time
+	if err := last.leave(); err != nil {
+		t.Fatal(err)
+	}
+	expect(t, "after all", sys, inotify, "1")
+	if _, err := os.Stat(dir); !os.IsNotExist(err) {
+		t.Errorf("%s is still there: %v", dir, err)
+	}
+}
+
 func TestTheLastEnginePutsTheMachinesSettingsBack(t *testing.T) {
-	dir, sys := t.TempDir(), kernel(t)
+	dir, sys := filepath.Join(t.TempDir(), "run"), kernel(t)
 	first := mustEnter(t, dir, sys)
 	expect(t, "with an engine", sys, inotify, "1024")
 	set(t, sys, "kernel/panic", "10") // a kubelet
@@ -71,7 +100,7 @@ func TestTheLastEnginePutsTheMachinesSettingsBack(t *testing.T) {
 }
 
 func TestTheNextEnginePutsBackWhatAKilledOneChanged(t *testing.T) {
-	dir, sys := t.TempDir(), kernel(t)
+	dir, sys := filepath.Join(t.TempDir(), "run"), kernel(t)
 	killed := mustEnter(t, dir, sys)
 	set(t, sys, "kernel/panic", "10")
 	if err := killed.lock.Close(); err != nil { // as the kernel does
