@@ -76,6 +76,7 @@ spec:
   ports:
   - {name: t, protocol: TCP, port: 80, targetPort: 8080, nodePort: %[4]d}
   - {name: u, protocol: UDP, port: 80, targetPort: 8080, nodePort: %[4]d}
+  - {name: s, protocol: SCTP, port: 80, targetPort: 8080, nodePort: %[4]d}
 status:
   loadBalancer:
     ingress: [{ip: 198.51.100.1%[3]d}, {ip: "2001:db8:f::1%[3]d"}, {ip: 198.51.100.2%[3]d}, {ip: "2001:db8:f::2%[3]d"}]
@@ -167,6 +168,7 @@ func serviceCluster(t *testing.T) (*cluster.Cluster, *cluster.Pod, []*tableClien
 	backend.Capabilities = map[string]any{"portMappings": []any{
 		map[string]any{"hostPort": 8088, "containerPort": 8080, "protocol": "tcp"},
 		map[string]any{"hostPort": 8088, "containerPort": 8080, "protocol": "udp"},
+		map[string]any{"hostPort": 8088, "containerPort": 8080, "protocol": "sctp"},
 	}}
 	if err := backend.Add(t.Context()); err != nil {
 		t.Fatal(err)
@@ -178,6 +180,11 @@ func serviceCluster(t *testing.T) (*cluster.Cluster, *cluster.Pod, []*tableClien
 			t.Fatal(err)
 		}
 		t.Cleanup(s.Close)
+		sctp, err := traffic.ServeSCTP(backend.NS, netip.AddrPortFrom(addr, 8080))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(sctp.Close)
 	}
 	asker := func(n *cluster.Node, ns *testnet.NS, joined bool) *cluster.Asker {
 		k, err := n.Asker(ns, joined)
@@ -222,6 +229,55 @@ func TestWhoSeesWhom(t *testing.T) {
 	t.Parallel()
 	c, backend, clients := serviceCluster(t)
 	askTable(t, c, backend, clients, true, false)
+}
+
+// The same for SCTP, by packets made by hand, whose checksum is looked at on both ends;
+// what is translated at a socket has no SCTP. (At loopback such a client hears itself.)
+func TestWhoSeesWhomWithSCTP(t *testing.T) {
+	t.Parallel()
+	c, backend, clients := serviceCluster(t)
+	// An ICMP error comes to all raw sockets of a namespace that are connected to the
+	// address, whatever the port: one after the other then.
+	type lane struct {
+		client int
+		to     netip.Addr
+	}
+	questions := map[lane][]func(){}
+	for _, row := range whoSeesWhom[1:] {
+		for i, cell := range row[1:] {
+			k := clients[i]
+			if cell == "-" || k.packet == nil || row[0] == "host port, loopback" {
+				continue
+			}
+			packet, _, _ := strings.Cut(cell, " / ")
+			for f, v4 := range []bool{true, false} {
+				to := tablePlace(c, backend, row[0], v4)
+				want := tableSource(c, k.own[f], packet, v4)
+				wait := 8 * time.Second
+				if want == "dropped" {
+					wait = time.Second
+				}
+				at := lane{i, to.Addr()}
+				questions[at] = append(questions[at], func() {
+					if got := k.packet.Ask(cluster.SCTP, to, wait).String(); got != want {
+						t.Errorf("%s, from %s, SCTP to %s: got %s, want %s", row[0], whoSeesWhom[0][i+1], to, got, want)
+					}
+				})
+			}
+		}
+	}
+	var wg sync.WaitGroup
+	asked := 0
+	for _, all := range questions {
+		asked += len(all)
+		wg.Go(func() {
+			for _, ask := range all {
+				ask()
+			}
+		})
+	}
+	wg.Wait()
+	t.Logf("%d questions", asked)
 }
 
 // askTable asks every cell of the table in these families.

@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/weftnet/weft/e2e/traffic"
 	"github.com/weftnet/weft/internal/testnet"
 )
 
@@ -25,6 +26,7 @@ const (
 	TCP    Mode = "tcp"
 	UDP    Mode = "udp"    // on a connected socket
 	SendTo Mode = "sendto" // UDP on a socket that is not connected
+	SCTP   Mode = "sctp"   // packets made by hand
 	Name   Mode = "name"   // TCP; the answer, a word, is the Failure
 	Hold   Mode = "hold"   // TCP; sends nothing, and the Failure is how the connection ends
 	// Follow asks every millisecond, on a UDP socket that is not connected, until
@@ -212,6 +214,8 @@ func question(mode Mode, to netip.AddrPort, until time.Time) (string, error) {
 		}
 		defer conn.Close()
 		return insist(conn, until)
+	case SCTP:
+		return traffic.AskSCTP(to, until)
 	case Follow:
 		return follow(to, until)
 	case SendTo:

@@ -2,7 +2,7 @@
 // network and mount namespaces of its own, with its own data. All its processes, and all
 // that [Engine.Command] starts, die with the namespaces' first process, which dies with
 // ours, also when ours is killed. What then remains are files, cgroups and some sysctls,
-// which [Start] finds by their names and by what the former run wrote down.
+// which the next [Start] finds by their names and by what was written down.
 package engine
 
 import (
@@ -31,7 +31,7 @@ type Engine struct {
 	cancel  context.CancelFunc
 	wait    func() error
 	log     *os.File
-	machine machine
+	machine *machine
 }
 
 // Start starts an engine whose files are in dir, and first removes what a run that was
@@ -48,7 +48,7 @@ func Start(ctx context.Context, dir string, log *progress.Log) (e *Engine, err e
 		return nil, err
 	}
 	e = &Engine{dir: dir}
-	if e.machine, err = remember(filepath.Join(dir, "machine.json")); err != nil {
+	if e.machine, err = enter("/run/weft-kind", "/proc/sys"); err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -56,7 +56,7 @@ func Start(ctx context.Context, dir string, log *progress.Log) (e *Engine, err e
 			err = errors.Join(err, e.Close())
 		}
 	}()
-	if err := errors.Join(e.machine.raise(), e.prepare()); err != nil {
+	if err := e.prepare(); err != nil {
 		return nil, err
 	}
 	if e.log, err = os.Create(filepath.Join(dir, "engine.log")); err != nil {
@@ -171,6 +171,6 @@ func (e *Engine) Close() error {
 	}
 	ctx, stop := context.WithTimeout(context.Background(), 20*time.Second)
 	defer stop()
-	errs = append(errs, removeCgroups(ctx, cgroupName(e.dir)), e.machine.restore())
+	errs = append(errs, removeCgroups(ctx, cgroupName(e.dir)), e.machine.leave())
 	return errors.Join(errs...)
 }

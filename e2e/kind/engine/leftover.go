@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -13,7 +12,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -45,14 +43,7 @@ func cleanLeftovers(ctx context.Context, dir string, log *progress.Log) error {
 			return fmt.Errorf("remove what a killed run left: %w", err)
 		}
 	}
-	m, err := recall(filepath.Join(dir, "machine.json"))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	return m.restore()
+	return nil
 }
 
 // removeCgroups removes the folder of this name from each cgroup hierarchy, waiting for the
@@ -142,94 +133,4 @@ func parseMounts(r io.Reader) []cgroupMount {
 		}
 	}
 	return mounts
-}
-
-// machine is what of the machine's own state an engine and kind nodes change.
-type machine struct {
-	Sysctls map[string]string // path below /proc/sys → value before
-	Missing []string          // folders that were not there before
-
-	file string
-}
-
-// remember notes the machine's state in file.
-func remember(file string) (machine, error) {
-	m := machine{Sysctls: map[string]string{}, file: file}
-	for _, name := range []string{
-		// What the kubelet sets, for the whole machine.
-		"kernel/keys/root_maxbytes", "kernel/keys/root_maxkeys", "kernel/panic", "kernel/panic_on_oops",
-		"vm/overcommit_memory", "vm/panic_on_oom",
-		// What we set; see raise.
-		inotify,
-	} {
-		b, err := os.ReadFile("/proc/sys/" + name)
-		if err != nil {
-			return m, fmt.Errorf("read sysctl: %w", err)
-		}
-		m.Sysctls[name] = string(b)
-	}
-	for _, dir := range []string{"/etc/docker", "/usr/lib/modules", "/opt/containerd"} {
-		if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
-			m.Missing = append(m.Missing, dir)
-		}
-	}
-	b, err := json.Marshal(m)
-	if err != nil {
-		return m, fmt.Errorf("write %s: %w", file, err)
-	}
-	if err := os.WriteFile(file+".tmp", b, 0o644); err != nil {
-		return m, fmt.Errorf("write %s: %w", file, err)
-	}
-	return m, os.Rename(file+".tmp", file)
-}
-
-// inotify limits how many watchers of files a user may have; systemd, containerd and the
-// kubelet of all nodes are root's.
-const inotify = "fs/inotify/max_user_instances"
-
-// raise lets three nodes' services watch files, beside the machine's own.
-func (m machine) raise() error {
-	const enough = 1024
-	if now, err := strconv.Atoi(strings.TrimSpace(m.Sysctls[inotify])); err != nil || now >= enough {
-		return err
-	}
-	return os.WriteFile("/proc/sys/"+inotify, []byte(strconv.Itoa(enough)), 0o644)
-}
-
-// recall reads what remember wrote.
-func recall(file string) (machine, error) {
-	m := machine{file: file}
-	b, err := os.ReadFile(file)
-	if err != nil {
-		return m, fmt.Errorf("read the machine's former state: %w", err)
-	}
-	if err := json.Unmarshal(b, &m); err != nil {
-		return m, fmt.Errorf("read the machine's former state from %s: %w", file, err)
-	}
-	return m, nil
-}
-
-// restore puts the machine's state back, and forgets it.
-func (m machine) restore() error {
-	var errs []error
-	for name, value := range m.Sysctls {
-		path := "/proc/sys/" + name
-		if now, err := os.ReadFile(path); err == nil && string(now) == value {
-			continue
-		}
-		errs = append(errs, os.WriteFile(path, []byte(value), 0o644))
-	}
-	for _, dir := range m.Missing {
-		if err := removeEmpty(dir); !errors.Is(err, syscall.ENOTEMPTY) { // else it is not ours
-			errs = append(errs, err)
-		}
-	}
-	if err := errors.Join(errs...); err != nil {
-		return fmt.Errorf("put the machine's settings back: %w", err)
-	}
-	err := os.Remove(m.file)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	return err
 }
