@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/weftnet/weft/e2e/kind/engine"
@@ -121,6 +122,20 @@ func (c *Cluster) Kubectl(ctx context.Context, args ...string) *exec.Cmd {
 func (c *Cluster) Exec(ctx context.Context, node string, args ...string) *exec.Cmd {
 	return c.engine.Command(ctx, "docker", append([]string{"exec", "--interactive", node}, args...)...)
 }
+
+// Root is the path by which this machine sees a node's files. It is another after the node
+// was stopped. Links of absolute paths lead astray.
+func (c *Cluster) Root(ctx context.Context, node string) (string, error) {
+	out, err := proc.Output(c.Docker(ctx, "inspect", "--format={{.State.Pid}}", node))
+	if err != nil {
+		return "", fmt.Errorf("find the node's files: %w", err)
+	}
+	engine := strconv.Itoa(c.engine.Pid())
+	return filepath.Join("/proc", engine, "root/proc", strings.TrimSpace(string(out)), "root"), nil
+}
+
+// Say prints a line of progress.
+func (c *Cluster) Say(format string, args ...any) { c.log.Say(format, args...) }
 
 // Copy copies a file of this machine to a node.
 func (c *Cluster) Copy(ctx context.Context, file, node, path string) error {

@@ -145,6 +145,10 @@ func (e *Engine) Load(ctx context.Context, archive, image, name string) error {
 	return nil
 }
 
+// Of is the engine of another run whose namespaces' first process is pid. There is nothing
+// to be closed.
+func Of(pid int) *Engine { return &Engine{pid: pid} }
+
 // Pid is the first process of the engine's namespaces, for those who enter its network.
 func (e *Engine) Pid() int { return e.pid }
 

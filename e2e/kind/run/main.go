@@ -15,6 +15,7 @@ import (
 
 	"github.com/weftnet/weft/e2e/kind/build"
 	"github.com/weftnet/weft/e2e/kind/cluster"
+	"github.com/weftnet/weft/e2e/kind/echo"
 	"github.com/weftnet/weft/e2e/kind/engine"
 	"github.com/weftnet/weft/e2e/kind/progress"
 	"github.com/weftnet/weft/e2e/kind/upstream"
@@ -22,6 +23,7 @@ import (
 
 func main() {
 	engine.Main()
+	echo.Main()
 	var o options
 	flag.StringVar((*string)(&o.spec.Family), "family", "dual", "address families of the cluster: dual, ipv4, ipv6")
 	flag.IntVar(&o.spec.Workers, "workers", 2, "nodes beside the control plane")
@@ -31,7 +33,9 @@ func main() {
 	flag.StringVar(&o.network, "network", "reference", "what to install: a manifest's file, or reference (ptp and kube-proxy)")
 	flag.StringVar(&o.image, "image", "", "archive of the image that the manifest names, for all nodes")
 	flag.StringVar(&o.out, "out", "", "folder for reports and, on failure, logs; empty: one below the cache")
-	flag.BoolVar(&o.full, "full", false, "clusters of all families, and all of upstream's specs that need no cloud")
+	flag.StringVar(&o.scenarios, "scenarios", "", "regular expression for scenarios; empty: the short ones, with -full all")
+	flag.StringVar(&o.held, "held", "", "folder of a cluster that another run holds (its -out, and the family): only play scenarios there")
+	flag.BoolVar(&o.full, "full", false, "clusters of all families, all scenarios, and all of upstream's specs that need no cloud")
 	flag.BoolVar(&o.hold, "hold", false, "leave the cluster up until Ctrl-C, after the tests")
 	flag.BoolVar(&o.buildOnly, "build-only", false, "only make what a cluster needs")
 	flag.Parse()
@@ -52,6 +56,7 @@ type options struct {
 	spec                  cluster.Spec
 	focus, out            string
 	network, image        string
+	scenarios, held       string
 	procs                 int
 	full, hold, buildOnly bool
 }
@@ -60,8 +65,14 @@ func (o options) run(ctx context.Context, log *progress.Log) (err error) {
 	if os.Getuid() != 0 {
 		return errors.New("namespaces and the container engine need root: sudo make e2e")
 	}
+	if o.held != "" {
+		return o.playHeld(ctx, log)
+	}
 	given, err := o.chosen()
 	if err != nil {
+		return err
+	}
+	if _, err := o.chosenScenarios(given, false); err != nil {
 		return err
 	}
 	cache, err := os.UserCacheDir()

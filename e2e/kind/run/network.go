@@ -15,13 +15,14 @@ import (
 type network struct {
 	name      string
 	kubeProxy bool // whether it wants one
+	weft      bool // whether it is ours
 	install   func(context.Context, *cluster.Cluster) error
 }
 
 // chosen is the network that the options name.
 func (o options) chosen() (network, error) {
 	if o.network == "reference" {
-		return network{"the reference network", true, reference.Install}, nil
+		return network{"the reference network", true, false, reference.Install}, nil
 	}
 	manifest, err := filepath.Abs(o.network)
 	if err != nil {
@@ -36,7 +37,7 @@ func (o options) chosen() (network, error) {
 			return network{}, fmt.Errorf("find the network's image: %w", err)
 		}
 	}
-	return network{"the network of " + o.network, false, func(ctx context.Context, c *cluster.Cluster) error {
+	return network{"the network of " + o.network, false, true, func(ctx context.Context, c *cluster.Cluster) error {
 		if image != "" {
 			if err := c.LoadImage(ctx, image); err != nil {
 				return err

@@ -21,17 +21,18 @@ type plan struct {
 	name  string // of its folder for reports
 	spec  cluster.Spec
 	focus string
+	long  bool // whether the long scenarios are played, too
 }
 
 func (o options) plans() []plan {
 	if !o.full {
-		return []plan{{string(o.spec.Family), o.spec, o.focus}}
+		return []plan{{string(o.spec.Family), o.spec, o.focus, false}}
 	}
 	return []plan{
-		{"dual", cluster.Spec{Family: cluster.Dual}, upstream.FullDual},
-		{"ipv4", cluster.Spec{Family: cluster.IPv4}, upstream.Full},
-		{"ipv6", cluster.Spec{Family: cluster.IPv6}, upstream.Full},
-		{"zones", cluster.Spec{Family: cluster.Dual, Workers: 6, Zones: 3}, upstream.Zoned},
+		{"dual", cluster.Spec{Family: cluster.Dual}, upstream.FullDual, true},
+		{"ipv4", cluster.Spec{Family: cluster.IPv4}, upstream.Full, false},
+		{"ipv6", cluster.Spec{Family: cluster.IPv6}, upstream.Full, false},
+		{"zones", cluster.Spec{Family: cluster.Dual, Workers: 6, Zones: 3}, upstream.Zoned, false},
 	}
 }
 
@@ -53,7 +54,7 @@ func (o options) test(ctx context.Context, log *progress.Log, eng *engine.Engine
 		}
 		if o.hold && ctx.Err() == nil {
 			lookAround(c)
-			<-ctx.Done()
+			err = errors.Join(err, c.Hold(ctx))
 		}
 		err = errors.Join(err, log.Step("remove the cluster", func() error { return c.Down(clean) }))
 	}()
@@ -65,7 +66,11 @@ func (o options) test(ctx context.Context, log *progress.Log, eng *engine.Engine
 	if err := c.Install(ctx, given.name, given.install); err != nil {
 		return err
 	}
-	played := scenario.Play(ctx, c, log, scenario.Short())
+	scenarios, err := o.chosenScenarios(given, p.long)
+	if err != nil {
+		return err
+	}
+	played := scenario.Play(ctx, c, log, scenarios)
 	return errors.Join(played, o.upstream(ctx, log, c, made, p.focus, out))
 }
 
