@@ -19,9 +19,21 @@ import (
 
 // Tools are the programs that make and use a cluster.
 type Tools struct {
-	Kind    string
-	Kubectl string
+	Kind     string
+	Kubectl  string
+	Plugins  string // folder of the CNI project's plugins
+	Checkout string // folder of Weft's sources, with what [Made] lists
 }
+
+// Files of a checkout.
+const (
+	CLI          = "bin/weft"
+	ExampleImage = "bin/example-image.tar"
+	Example      = "examples" // a folder of objects
+)
+
+// Made are the files of a checkout that are made by `make image`.
+var Made = []string{CLI, ExampleImage}
 
 // Cluster is a running cluster.
 type Cluster struct {
@@ -116,6 +128,21 @@ func (c *Cluster) Command(ctx context.Context, name string, args ...string) *exe
 func (c *Cluster) Kubectl(ctx context.Context, args ...string) *exec.Cmd {
 	return c.Command(ctx, c.tools.Kubectl, args...)
 }
+
+// Weft is Weft's CLI, from outside the cluster, with the administrator's rights.
+func (c *Cluster) Weft(ctx context.Context, args ...string) *exec.Cmd {
+	return c.Command(ctx, c.File(CLI), args...)
+}
+
+// File is the path of a file of the checkout.
+func (c *Cluster) File(name string) string { return filepath.Join(c.tools.Checkout, name) }
+
+// Plugins is the folder of the CNI project's plugins, on this machine.
+func (c *Cluster) Plugins() string { return c.tools.Plugins }
+
+// Note is the path of a file, on this machine, in which one of a run's steps may tell a
+// later one something about this cluster.
+func (c *Cluster) Note(name string) string { return filepath.Join(c.dir, name) }
 
 // Exec runs a program on a node, as root in the node's own namespaces. Standard input is
 // passed on.

@@ -4,32 +4,22 @@ import (
 	"context"
 	"fmt"
 	"regexp"
+	"slices"
 
 	"github.com/weftnet/weft/e2e/kind/cluster"
 	"github.com/weftnet/weft/e2e/kind/progress"
 	"github.com/weftnet/weft/e2e/kind/scenario"
 )
 
-// chosenScenarios are those that the options choose for a network.
-func (o options) chosenScenarios(given network, long bool) ([]scenario.Scenario, error) {
-	all := scenario.Short()
-	if long || o.scenarios != "" {
-		all = append(all, scenario.Long()...)
-	}
+// choose takes those of the scenarios that the options name and the network can play.
+func (o options) choose(given network, all ...[]scenario.Scenario) ([]scenario.Scenario, error) {
 	matches, err := regexp.Compile(o.scenarios)
 	if err != nil {
 		return nil, fmt.Errorf("-scenarios: %w", err)
 	}
-	var chosen []scenario.Scenario
-	for _, s := range all {
-		if matches.MatchString(s.Name) && (given.weft || s.AnyNetwork) {
-			chosen = append(chosen, s)
-		}
-	}
-	if len(chosen) == 0 && o.scenarios != "" {
-		return nil, fmt.Errorf("-scenarios: none of %s is called %q", given.name, o.scenarios)
-	}
-	return chosen, nil
+	return slices.DeleteFunc(slices.Concat(all...), func(s scenario.Scenario) bool {
+		return !matches.MatchString(s.Name) || !given.weft && !s.AnyNetwork
+	}), nil
 }
 
 // playHeld plays scenarios on a cluster that another run holds.
@@ -38,7 +28,11 @@ func (o options) playHeld(ctx context.Context, log *progress.Log) error {
 	if err != nil {
 		return err
 	}
-	scenarios, err := o.chosenScenarios(network{name: "a held cluster", weft: true}, o.full)
+	given, all := network{weft: true}, [][]scenario.Scenario{scenario.Short()}
+	if o.full || o.scenarios != "" {
+		all = append(all, scenario.Long(), scenario.Last())
+	}
+	scenarios, err := o.choose(given, all...)
 	if err != nil {
 		return err
 	}

@@ -61,9 +61,10 @@ func rolledOut(ctx context.Context, c *cluster.Cluster, namespace, workload stri
 // pod is what scenarios read of a Pod.
 type pod struct {
 	Metadata struct {
-		Name              string  `json:"name"`
-		UID               string  `json:"uid"`
-		DeletionTimestamp *string `json:"deletionTimestamp"`
+		Name              string            `json:"name"`
+		UID               string            `json:"uid"`
+		Annotations       map[string]string `json:"annotations"`
+		DeletionTimestamp *string           `json:"deletionTimestamp"`
 	} `json:"metadata"`
 	Spec struct {
 		NodeName    string `json:"nodeName"`

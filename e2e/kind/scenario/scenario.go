@@ -28,6 +28,7 @@ type Scenario struct {
 func Short() []Scenario {
 	return []Scenario{
 		{"pods of all nodes reach each other, a Service and its name, in each family", talk, true},
+		{"weft status tells of all nodes, and a copy of a pod has addresses of its own", shown, false},
 	}
 }
 
@@ -36,6 +37,15 @@ func Long() []Scenario {
 	return []Scenario{
 		{"110 pods on one node start in a burst, are deleted, and leave nothing", burst, false},
 		{"daemons are updated to another layout of their maps, and back, under load", relayout, false},
+	}
+}
+
+// Last are those that take Weft away, and bring it back. They are played at the end of every
+// run.
+func Last() []Scenario {
+	return []Scenario{
+		{"weft uninstall leaves all nodes as they were, and another network works", uninstall, false},
+		{"weft install, from outside, brings Weft to a cluster that had another network", fromOutside, false},
 	}
 }
 
