@@ -54,7 +54,7 @@ test: ## (root) everything CI runs: lint, generated files, unit, packet, namespa
 	$(GO) test -timeout 45m ./e2e/...
 
 # A program that is run by its own name gets the signals that make gets.
-E2E := mkdir -p bin && $(GO) build -o bin/weft-e2e ./e2e/kind/run && exec bin/weft-e2e -out dist/e2e
+E2E := mkdir -p bin && CGO_ENABLED=0 $(GO) build -o bin/weft-e2e ./e2e/kind/run && exec bin/weft-e2e -out dist/e2e
 
 e2e: ## (root) a kind cluster from nothing, and upstream's conformance tests on it
 	@./deps.sh e2e

@@ -15,6 +15,7 @@ import (
 	"github.com/weftnet/weft/daemon/source/kube"
 	"github.com/weftnet/weft/internal/api"
 	"github.com/weftnet/weft/overlay"
+	"github.com/weftnet/weft/plugin"
 )
 
 // DefaultConfigFile is read if it exists; another one must exist.
@@ -36,6 +37,7 @@ type Config struct {
 	ConfDir   string // cni-conf-dir
 	BinDir    string // cni-bin-dir
 	CNIBinary string // what is installed; empty: weft-cni beside the running program
+	CNIChain  string // plugins after ours, as plugin.ParseChain reads them
 
 	Overlay    string // an overlay.Mode
 	VNI        uint32
@@ -130,6 +132,9 @@ func (c Config) Validate() error {
 	}
 	if c.CNIBinary != "" && !filepath.IsAbs(c.CNIBinary) {
 		bad("cni-binary", "%q is not an absolute path: begin it with /", c.CNIBinary)
+	}
+	if _, err := plugin.ParseChain(c.CNIChain); err != nil {
+		bad("cni-chain", "%w", err)
 	}
 	if len(c.Socket) > maxSocketPath {
 		bad("socket", "the path has %d bytes, a unix socket's may have %d: choose a shorter one", len(c.Socket), maxSocketPath)

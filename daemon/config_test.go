@@ -55,6 +55,7 @@ func TestSettingsComeFromFlagsThenFileThenDefaults(t *testing.T) {
 		{"services", "services: false\nnodeport-addresses: 192.0.2.0/24, 2001:db8::/64", nil, with(func(c *Config) {
 			c.Services, c.NodePortAddresses = false, "192.0.2.0/24, 2001:db8::/64"
 		})},
+		{"chain", `cni-chain: '[{"type": "tuning"}]'`, nil, with(func(c *Config) { c.CNIChain = `[{"type": "tuning"}]` })},
 		{"quoted", `masquerade: "false"`, nil, with(func(c *Config) { c.Masquerade = false })},
 		{"number as text", "node-name: 7", []string{}, base},
 		{"the API", "source: kube\napi-servers: '10.0.0.1, https://api.example.com'\nkubelet-kubeconfig: /k", nil, with(func(c *Config) {
@@ -107,6 +108,10 @@ func TestBadSettingsSayWhatToDo(t *testing.T) {
 		{"overlay", "overlay: ipip", nil, []string{`"ipip" is none of vxlan, direct, auto`}},
 		{"empty overlay", `overlay: ""`, nil, []string{`"" is none of vxlan, direct, auto`}},
 		{"node port addresses", "nodeport-addresses: 192.0.2.1", nil, []string{`nodeport-addresses: "192.0.2.1" is no prefix`, "192.0.2.0/24,"}},
+		{"chain cut short", `cni-chain: '[{"type": "tuning"}'`, nil, []string{"cni-chain: not a JSON list as in [{"}},
+		{"chain without type", `cni-chain: '[{"type": "tuning"}, {"name": "x"}]'`, nil, []string{`cni-chain: plugin 2: the type "" is no name of a binary`}},
+		{"chain by a path", `cni-chain: '[{"type": "../tuning"}]'`, nil, []string{`the type "../tuning" is no name`}},
+		{"chain with ours", `cni-chain: '[{"type": "weft-cni"}]'`, nil, []string{"weft-cni comes before the list by itself"}},
 		{"relative cgroup", "cgroup: x", nil, []string{`cgroup: "x" is neither none nor an absolute path`}},
 		{"small mtu", "mtu: 100", nil, []string{"mtu: 100 is not in 576…65535: use 0"}},
 		{"negative delay", "reuse-delay: -1s", nil, []string{"reuse-delay: -1s"}},

@@ -14,10 +14,11 @@ import (
 // installOptions is what is installed where.
 func installOptions(cfg Config) (plugin.InstallOptions, error) {
 	binary, err := cfg.binary()
+	chain, bad := plugin.ParseChain(cfg.CNIChain)
 	return plugin.InstallOptions{
 		Binary: binary, BinDir: cfg.BinDir, ConfDir: cfg.ConfDir,
-		Socket: cfg.Socket, StateDir: cfg.StateDir,
-	}, err
+		Socket: cfg.Socket, StateDir: cfg.StateDir, Chain: chain,
+	}, errors.Join(err, bad)
 }
 
 // Install writes the CNI binary and configuration, and does nothing else.

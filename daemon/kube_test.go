@@ -92,9 +92,9 @@ func (l *lab) announced(c *testkube.Cluster, name string, p *pod) {
 	for _, a := range p.addrs {
 		texts = append(texts, a.String())
 	}
-	want := strings.Join(texts, ",")
 	testnet.Until(l.t, converge, func() error {
 		for _, o := range c.Pods() {
+			want := string(o.UID) + "/" + strings.Join(texts, ",")
 			if got := o.Annotations["weft.dev/pod-ips"]; o.Name == name && got != want {
 				return fmt.Errorf("pod %s: annotation %q, want %q", name, got, want)
 			}

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -22,7 +23,7 @@ func (n *node) lookAfter(ctx context.Context, pods *endpoint.Manager) error {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
-			err = pods.Sweep(ctx)
+			err = errors.Join(pods.Sweep(ctx), n.pools.Tidy())
 		case <-n.remake:
 			mtu := n.net().MTU
 			n.log.Info("give the pods what the node now offers", "mtu", mtu)

@@ -27,6 +27,7 @@ func (c *Config) settings(fs *pflag.FlagSet) {
 	fs.StringVar(&c.ConfDir, "cni-conf-dir", c.ConfDir, "where the CNI configuration is written")
 	fs.StringVar(&c.BinDir, "cni-bin-dir", c.BinDir, "where the CNI binary is written")
 	fs.StringVar(&c.CNIBinary, "cni-binary", c.CNIBinary, "the CNI binary to write there (default: weft-cni beside weftd)")
+	fs.StringVar(&c.CNIChain, "cni-chain", c.CNIChain, "CNI plugins that runtimes call after Weft's: a JSON list of their configurations, as in a conflist. Their binaries must be in cni-bin-dir; host ports and bandwidth are theirs if they ask for these capabilities")
 	fs.StringVar(&c.Overlay, "overlay", c.Overlay, "how packets get to other nodes: vxlan; direct (plain routes); auto (direct where a node is on a link of ours)")
 	fs.Uint32Var(&c.VNI, "vni", c.VNI, "VXLAN network identifier; the same on all nodes")
 	fs.Uint16Var(&c.Port, "port", c.Port, "UDP port of the overlay; the same on all nodes")

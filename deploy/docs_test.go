@@ -158,7 +158,8 @@ func TestSettingsAreThoseOfTheDaemon(t *testing.T) {
 		return daemon.Load(flags, c, path, false)
 	}
 	must(t, load())
-	must(t, load("kubeletKubeconfig=", "apiServers=10.0.0.1:6443,[fd00::1]:6443", "healthPort=0", "services=false", "maxPods=1048576"))
+	must(t, load("kubeletKubeconfig=", "apiServers=10.0.0.1:6443,[fd00::1]:6443", "healthPort=0", "services=false", "maxPods=1048576",
+		`cniChain=[{"type": "tuning", "sysctl": {"net.core.somaxconn": "512"}}]`))
 	flags := pflag.NewFlagSet("", pflag.ContinueOnError)
 	daemon.Settings(flags)
 	for _, s := range Settings() {

@@ -38,7 +38,7 @@ func (s Setting) Daemon() string {
 }
 
 // podSettings are those that are no settings of weftd.
-var podSettings = []string{"image", "imagePullPolicy"}
+var podSettings = []string{"image"}
 
 // Settings returns the settings in the order of values.yaml.
 func Settings() []Setting {

@@ -217,6 +217,43 @@ func TestReuseDelayOutlivesRestart(t *testing.T) {
 	}
 }
 
+func TestNotesGoWhenTheReuseDelayIsOver(t *testing.T) {
+	f, c := newFakeFS(), newClock()
+	m := open(t, f, c, "10.0.0.0/24")
+	for i := range 20 {
+		allocate(t, m, i)
+	}
+	for i := range 19 {
+		release(t, m, i)
+	}
+	c.pass(20 * time.Second)
+	release(t, m, 19)
+	notes := func() int {
+		names, err := f.List("/state/" + releasedDir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(names)
+	}
+	tidy := func() {
+		if err := m.Tidy(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if tidy(); notes() != 20 {
+		t.Errorf("within the delay %d notes are left, want 20", notes())
+	}
+	c.pass(10 * time.Second)
+	if tidy(); notes() != 1 {
+		t.Errorf("when the delay of all but one is over, %d notes are left, want 1", notes())
+	}
+	c.pass(20 * time.Second)
+	if tidy(); notes() != 0 {
+		t.Errorf("when all delays are over, %d notes are left, want none", notes())
+	}
+	tidy() // nothing is left to do
+}
+
 func TestRestartGoesOnBehindTheLatestAddress(t *testing.T) {
 	f, c := newFakeFS(), newClock()
 	m := open(t, f, c, "10.0.0.0/24")

@@ -3,6 +3,7 @@ package ipam
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -41,15 +42,28 @@ func (m *Manager) Release(o Owner) error {
 		}
 	}
 	m.note(r)
-	stale := m.stale()
 	m.mu.Unlock()
-	for _, name := range stale {
-		// Not made durable: a note that comes back says that its time is over.
-		if err := m.store.fs.Remove(filepath.Join(m.store.dir, releasedDir, name)); err != nil {
-			m.log.Warn("remove note of released addresses", "err", err)
+	for range 2 { // no call pays for many
+		if _, err := m.dropNote(); err != nil {
+			m.log.Warn("released addresses", "err", err)
 		}
 	}
 	return nil
+}
+
+// Tidy removes the notes of addresses whose reuse delay is over. Release removes two each
+// time; without Tidy the last ones would stay until there is another.
+func (m *Manager) Tidy() error {
+	var errs []error
+	for {
+		more, err := m.dropNote()
+		if err != nil {
+			errs = append(errs, err)
+		}
+		if !more {
+			return errors.Join(errs...)
+		}
+	}
 }
 
 // note remembers a file in released/.
@@ -58,21 +72,29 @@ func (m *Manager) note(r released) {
 	m.noteAt[releasedName(r.Addrs)] = r.At
 }
 
-// stale forgets notes whose reuse delay is over, two at most so that no call pays
-// for many, and names their files.
-func (m *Manager) stale() (names []string) {
-	for range 2 {
-		if len(m.notes) == 0 || !m.rested(rest{at: m.notes[0].At}) {
-			break
-		}
-		r := m.notes[0]
-		m.notes = m.notes[1:]
-		if name := releasedName(r.Addrs); m.noteAt[name].Equal(r.At) {
-			delete(m.noteAt, name)
-			names = append(names, name)
-		}
+// dropNote removes the oldest note if its reuse delay is over; false: there is none such.
+// It is not made durable: a note that comes back says that its time is over.
+func (m *Manager) dropNote() (bool, error) {
+	m.mu.Lock()
+	if len(m.notes) == 0 || !m.rested(rest{at: m.notes[0].At}) {
+		m.mu.Unlock()
+		return false, nil
 	}
-	return names
+	r := m.notes[0]
+	m.notes = m.notes[1:]
+	name := releasedName(r.Addrs)
+	last := m.noteAt[name].Equal(r.At) // the addresses were not released once more
+	if last {
+		delete(m.noteAt, name)
+	}
+	m.mu.Unlock()
+	if !last {
+		return true, nil
+	}
+	if err := m.store.fs.Remove(filepath.Join(m.store.dir, releasedDir, name)); err != nil {
+		return true, fmt.Errorf("remove note of released addresses: %w", err)
+	}
+	return true, nil
 }
 
 // Update stores other opaque data with the owner's lease, durably.

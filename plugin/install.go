@@ -30,10 +30,20 @@ type InstallOptions struct {
 	ConfDir  string // e.g. /etc/cni/net.d
 	Socket   string // of the daemon; empty: the default
 	StateDir string // of the daemon; empty: the default
+	Chain    []Chained
 }
 
 func (o InstallOptions) binary() string   { return filepath.Join(o.BinDir, api.PluginType) }
 func (o InstallOptions) conflist() string { return filepath.Join(o.ConfDir, ConflistName) }
+
+// files are what tells by a change that Install may have to do something.
+func (o InstallOptions) files() []string {
+	files := []string{o.Binary, o.binary(), o.conflist()}
+	for _, c := range o.Chain {
+		files = append(files, filepath.Join(o.BinDir, c.Type))
+	}
+	return files
+}
 
 func (o InstallOptions) stateDir() string {
 	if o.StateDir == "" {
@@ -53,7 +63,7 @@ func Conflist(o InstallOptions) ([]byte, error) {
 	}
 	p := plugin{
 		Type:         api.PluginType,
-		Capabilities: map[string]bool{"ips": true, "mac": true, "portMappings": true, "bandwidth": true, "dns": true},
+		Capabilities: capabilities(o.Chain),
 	}
 	if o.Socket != api.DefaultSocket {
 		p.Socket = o.Socket
@@ -61,13 +71,17 @@ func Conflist(o InstallOptions) ([]byte, error) {
 	if o.StateDir != api.DefaultStateDir {
 		p.StateDir = o.StateDir
 	}
+	plugins := []any{p}
+	for _, c := range o.Chain {
+		plugins = append(plugins, c.Conf)
+	}
 	versions := Supported()
 	b, err := json.MarshalIndent(struct {
 		CNIVersion  string   `json:"cniVersion"`
 		CNIVersions []string `json:"cniVersions"`
 		Name        string   `json:"name"`
-		Plugins     []plugin `json:"plugins"`
-	}{versions[len(versions)-1], versions, Network, []plugin{p}}, "", "  ")
+		Plugins     []any    `json:"plugins"`
+	}{versions[len(versions)-1], versions, Network, plugins}, "", "  ")
 	if err != nil {
 		return nil, fmt.Errorf("encode conflist: %w", err)
 	}
@@ -76,7 +90,8 @@ func Conflist(o InstallOptions) ([]byte, error) {
 
 // Install writes the binary, and after it the conflist, where they are not what they
 // should be. It makes folders that are missing and touches no other file. A reader,
-// and a process that executes the binary, see the old or the new file, whole.
+// and a process that executes the binary, see the old or the new file, whole. A conflist
+// with plugins that are not there would fail all pods: it is not written.
 func Install(o InstallOptions) error {
 	conflist, err := Conflist(o)
 	if err != nil {
@@ -94,6 +109,9 @@ func Install(o InstallOptions) error {
 	}
 	if err := installBinary(o); err != nil {
 		return fmt.Errorf("install CNI plugin: %w (a folder that can be written is set with cni-bin-dir)", err)
+	}
+	if err := present(o.Chain, o.BinDir); err != nil {
+		return err
 	}
 	if have, err := os.ReadFile(o.conflist()); err == nil && bytes.Equal(have, conflist) && hasMode(o.conflist(), 0o644) {
 		return nil

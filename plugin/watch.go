@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"slices"
 	"syscall"
 	"time"
 
@@ -84,7 +85,7 @@ type keeper struct {
 	log    *slog.Logger
 	report func(error)
 
-	seen    [3]stamp // when all was well and nothing changed meanwhile
+	seen    []stamp // when all was well and nothing changed meanwhile
 	started bool
 	last    string // error of the last attempt
 }
@@ -107,25 +108,29 @@ func stampOf(path string) stamp {
 	return stamp{st.Ino, st.Ctim}
 }
 
-func (k *keeper) stamps() [3]stamp {
-	return [3]stamp{stampOf(k.Binary), stampOf(k.binary()), stampOf(k.conflist())}
+func (k *keeper) stamps() []stamp {
+	var stamps []stamp
+	for _, file := range k.files() {
+		stamps = append(stamps, stampOf(file))
+	}
+	return stamps
 }
 
 func (k *keeper) keep() {
 	before := k.stamps()
-	if k.started && k.last == "" && before == k.seen {
+	if k.started && k.last == "" && slices.Equal(before, k.seen) {
 		return
 	}
 	err := Install(k.InstallOptions)
 	after := k.stamps()
-	if err == nil && k.started && after != before {
+	if err == nil && k.started && !slices.Equal(after, before) {
 		k.log.Info("put CNI plugin and configuration back", "bin", k.binary(), "conf", k.conflist())
 	}
 	k.started = true
 	text := ""
 	if err != nil {
 		text = err.Error()
-	} else if after == before {
+	} else if slices.Equal(after, before) {
 		k.seen = after
 	}
 	if text != k.last {

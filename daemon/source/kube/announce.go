@@ -23,8 +23,9 @@ import (
 )
 
 const (
-	// addressesAnnotation has a pod's addresses, separated by commas, before the kubelet
-	// says them in its status.
+	// addressesAnnotation has a pod's addresses before the kubelet says them in its status:
+	// <UID of the Pod>/<address>,<address>. A copy of a Pod has its annotations, too, and
+	// by its UID does not pass for the addresses' owner.
 	addressesAnnotation = "weft.dev/pod-ips"
 	// configAnnotation has, on the Pod that stands for one of the kubelet's own files, the
 	// UID by which kubelet and runtime know it (k8s.io/kubernetes/pkg/kubelet/types).
@@ -62,7 +63,16 @@ func noteOf(p *corev1.Pod) podNote {
 	if err != nil {
 		version = 0
 	}
-	return podNote{string(p.UID), p.Annotations[configAnnotation], p.Annotations[addressesAnnotation], version}
+	return podNote{string(p.UID), p.Annotations[configAnnotation], announced(p), version}
+}
+
+// announced are the addresses in a Pod's annotation; none, if it is about another Pod.
+func announced(p *corev1.Pod) string {
+	addresses, ok := strings.CutPrefix(p.Annotations[addressesAnnotation], string(p.UID)+"/")
+	if !ok {
+		return ""
+	}
+	return addresses
 }
 
 // is says whether the runtime knows the Pod by this UID.
@@ -335,7 +345,7 @@ func (a *announcer) patch(ctx context.Context, n name, uid, addresses string) (*
 		UID         string            `json:"uid"`
 		Annotations map[string]string `json:"annotations"`
 	}
-	body, err := json.Marshal(map[string]meta{"metadata": {uid, map[string]string{addressesAnnotation: addresses}}})
+	body, err := json.Marshal(map[string]meta{"metadata": {uid, map[string]string{addressesAnnotation: uid + "/" + addresses}}})
 	if err != nil {
 		return nil, fmt.Errorf("encode patch: %w", err)
 	}

@@ -53,7 +53,7 @@ func (p *place) settle() {
 	p.put(attachment(marker.Name, string(marker.UID), "10.0.1.250"), false)
 	p.until("marker", func(source.State) bool {
 		return slices.ContainsFunc(p.Cluster.Pods(), func(pod *corev1.Pod) bool {
-			return pod.Name == marker.Name && pod.Annotations[addressesAnnotation] == "10.0.1.250"
+			return pod.Name == marker.Name && pod.Annotations[addressesAnnotation] == string(marker.UID)+"/10.0.1.250"
 		})
 	})
 }
@@ -68,14 +68,14 @@ func TestAddressesAreAnnouncedOnce(t *testing.T) {
 	p.until("synced", nodes(0))
 	e := attachment("one", "uid-one", "10.0.1.2", "fd00::2")
 	p.put(e, false)
-	want := testkube.Patch{Namespace: "shop", Name: "one", UID: "uid-one", Annotations: said + "10.0.1.2,fd00::2"}
+	want := testkube.Patch{Namespace: "shop", Name: "one", UID: "uid-one", Annotations: said + "uid-one/10.0.1.2,fd00::2"}
 	if got := p.patched(1); len(got) != 1 || got[0] != want {
 		t.Errorf("patches: got %+v, want %+v", got, want)
 	}
 	// The kubelet's updates that were on their way do not have it made again.
 	for i := range 3 {
 		old := mkPod("one", "node-a")
-		old.Annotations = map[string]string{addressesAnnotation: "10.0.1.2,fd00::2", "seen": fmt.Sprint(i)}
+		old.Annotations = map[string]string{addressesAnnotation: "uid-one/10.0.1.2,fd00::2", "seen": fmt.Sprint(i)}
 		p.Put(old)
 	}
 	p.put(e, false) // a repeated ADD
@@ -123,7 +123,7 @@ func TestPodOfAFileIsAnnounced(t *testing.T) {
 		p.start()
 		p.until("synced", nodes(0))
 		p.put(attachment("static", "hash", "10.0.1.2"), false)
-		if got := p.patched(1); len(got) != 1 || got[0].UID != "uid-static" {
+		if got := p.patched(1); len(got) != 1 || got[0].UID != "uid-static" || got[0].Annotations != said+"uid-static/10.0.1.2" {
 			t.Errorf("known %v: patches: %+v", known, got)
 		}
 	}
@@ -149,7 +149,7 @@ func TestAnnouncementIsTriedAgain(t *testing.T) {
 		p.put(attachment("one", "uid-one", "10.0.1.2"), false)
 		p.until("it is shown", func(s source.State) bool { return hasProblem(s, source.ProblemStatus, "1 of our pods", what) })
 		p.Fail(nil)
-		if got := p.patched(1); len(got) != 1 || got[0].Annotations != said+"10.0.1.2" {
+		if got := p.patched(1); len(got) != 1 || got[0].Annotations != said+"uid-one/10.0.1.2" {
 			t.Errorf("%d: patches: %+v", status, got)
 		}
 		p.until("solved", well)
@@ -183,10 +183,11 @@ func TestAnnouncementsWaitForTheAPI(t *testing.T) {
 func TestRestartAnnouncesOnlyWhatDiffers(t *testing.T) {
 	p := newPlace(t)
 	p.servers(p.Serve().Addr)
-	same, other := mkPod("same", "node-a"), mkPod("other", "node-a")
-	same.Annotations = map[string]string{addressesAnnotation: "10.0.1.2"}
-	other.Annotations = map[string]string{addressesAnnotation: "10.0.1.99"}
-	p.Put(same, other, mkPod("none", "node-a"))
+	same, other, twin := mkPod("same", "node-a"), mkPod("other", "node-a"), mkPod("the-copy", "node-a")
+	same.Annotations = map[string]string{addressesAnnotation: "uid-same/10.0.1.2"}
+	other.Annotations = map[string]string{addressesAnnotation: "uid-other/10.0.1.99"}
+	twin.Annotations = map[string]string{addressesAnnotation: "uid-same/10.0.1.6"} // by chance its own address
+	p.Put(same, other, twin, mkPod("none", "node-a"))
 	s, err := Open(p.opts)
 	if err != nil {
 		t.Fatal(err)
@@ -194,19 +195,21 @@ func TestRestartAnnouncesOnlyWhatDiffers(t *testing.T) {
 	live := []api.Endpoint{
 		attachment("same", "uid-same", "10.0.1.2"), attachment("other", "uid-other", "10.0.1.3"),
 		attachment("none", "uid-none", "10.0.1.4"), attachment("gone", "uid-gone", "10.0.1.5"),
+		attachment("the-copy", "uid-the-copy", "10.0.1.6"),
 	}
-	gone := attachment("same", "uid-same", "10.0.1.6")
+	gone := attachment("same", "uid-same", "10.0.1.7")
 	gone.ContainerID = "former"
 	p.startWith(s)
 	if err := s.SyncPods(live); err != nil {
 		t.Fatal(err)
 	}
 	p.put(gone, true)
-	got := p.patched(2)
+	got := p.patched(3)
 	p.settle()
 	got = append(got, p.Patches()...)
 	slices.SortFunc(got, func(a, b testkube.Patch) int { return len(a.Name) - len(b.Name) })
-	if len(got) != 3 || got[0].Name != "none" || got[1].Annotations != said+"10.0.1.3" {
+	if len(got) != 4 || got[0].Name != "none" || got[1].Annotations != said+"uid-other/10.0.1.3" ||
+		got[2].Annotations != said+"uid-the-copy/10.0.1.6" {
 		t.Errorf("patches: %+v", got)
 	}
 }
@@ -252,7 +255,7 @@ func TestAllInterfacesOfTheNewestSandboxAreAnnounced(t *testing.T) {
 	}
 	p.until("the last is said", func(source.State) bool {
 		return slices.ContainsFunc(p.Cluster.Pods(), func(pod *corev1.Pod) bool {
-			return pod.Annotations[addressesAnnotation] == "10.0.1.3,10.0.1.4"
+			return pod.Annotations[addressesAnnotation] == "uid-one/10.0.1.3,10.0.1.4"
 		})
 	})
 	p.Patches()

@@ -19,4 +19,5 @@ metrics-address: {{ .Values.metricsAddress | quote }}
 log-level: {{ .Values.logLevel | quote }}
 cni-bin-dir: {{ .Values.cniBinDir | quote }}
 cni-conf-dir: {{ .Values.cniConfDir | quote }}
+cni-chain: {{ .Values.cniChain | quote }}
 {{- end }}

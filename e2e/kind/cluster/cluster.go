@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/weftnet/weft/e2e/kind/engine"
@@ -18,9 +19,21 @@ import (
 
 // Tools are the programs that make and use a cluster.
 type Tools struct {
-	Kind    string
-	Kubectl string
+	Kind     string
+	Kubectl  string
+	Plugins  string // folder of the CNI project's plugins
+	Checkout string // folder of Weft's sources, with what [Made] lists
 }
+
+// Files of a checkout.
+const (
+	CLI          = "bin/weft"
+	ExampleImage = "bin/example-image.tar"
+	Example      = "examples" // a folder of objects
+)
+
+// Made are the files of a checkout that are made by `make image`.
+var Made = []string{CLI, ExampleImage}
 
 // Cluster is a running cluster.
 type Cluster struct {
@@ -116,11 +129,40 @@ func (c *Cluster) Kubectl(ctx context.Context, args ...string) *exec.Cmd {
 	return c.Command(ctx, c.tools.Kubectl, args...)
 }
 
+// Weft is Weft's CLI, from outside the cluster, with the administrator's rights.
+func (c *Cluster) Weft(ctx context.Context, args ...string) *exec.Cmd {
+	return c.Command(ctx, c.File(CLI), args...)
+}
+
+// File is the path of a file of the checkout.
+func (c *Cluster) File(name string) string { return filepath.Join(c.tools.Checkout, name) }
+
+// Plugins is the folder of the CNI project's plugins, on this machine.
+func (c *Cluster) Plugins() string { return c.tools.Plugins }
+
+// Note is the path of a file, on this machine, in which one of a run's steps may tell a
+// later one something about this cluster.
+func (c *Cluster) Note(name string) string { return filepath.Join(c.dir, name) }
+
 // Exec runs a program on a node, as root in the node's own namespaces. Standard input is
 // passed on.
 func (c *Cluster) Exec(ctx context.Context, node string, args ...string) *exec.Cmd {
 	return c.engine.Command(ctx, "docker", append([]string{"exec", "--interactive", node}, args...)...)
 }
+
+// Root is the path by which this machine sees a node's files. It is another after the node
+// was stopped. Links of absolute paths lead astray.
+func (c *Cluster) Root(ctx context.Context, node string) (string, error) {
+	out, err := proc.Output(c.Docker(ctx, "inspect", "--format={{.State.Pid}}", node))
+	if err != nil {
+		return "", fmt.Errorf("find the node's files: %w", err)
+	}
+	engine := strconv.Itoa(c.engine.Pid())
+	return filepath.Join("/proc", engine, "root/proc", strings.TrimSpace(string(out)), "root"), nil
+}
+
+// Say prints a line of progress.
+func (c *Cluster) Say(format string, args ...any) { c.log.Say(format, args...) }
 
 // Copy copies a file of this machine to a node.
 func (c *Cluster) Copy(ctx context.Context, file, node, path string) error {

@@ -39,6 +39,14 @@ func (s Spec) withDefaults() Spec {
 	return s
 }
 
+// Families is how many addresses a pod has.
+func (s Spec) Families() int {
+	if s.Family == Dual {
+		return 2
+	}
+	return 1
+}
+
 // Takers is how many nodes take pods.
 func (s Spec) Takers() int {
 	if s.Zones > 0 {
@@ -83,6 +91,7 @@ func (s Spec) config() string {
 	line("- |")
 	line("  kind: KubeletConfiguration")
 	line("  apiVersion: kubelet.config.k8s.io/v1beta1")
+	line("  maxPods: 200") // by default there is no room for 110 beside the cluster's own
 	if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); err != nil {
 		line("  failCgroupV1: false") // since 1.35 the kubelet wants version 2
 	}

@@ -14,7 +14,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
-	"syscall"
 	"time"
 
 	"github.com/weftnet/weft/e2e/kind/proc"
@@ -67,7 +66,7 @@ func Start(ctx context.Context, dir string, log *progress.Log) (e *Engine, err e
 	cmd := proc.Command(running, "/proc/self/exe", dir)
 	cmd.Args[0] = initName
 	cmd.Stdout, cmd.Stderr = e.log, e.log
-	cmd.SysProcAttr.Cloneflags = syscall.CLONE_NEWPID | syscall.CLONE_NEWNET | syscall.CLONE_NEWNS | syscall.CLONE_NEWIPC
+	cmd.SysProcAttr.Cloneflags = cloneFlags
 	cmd.WaitDelay = 30 * time.Second
 	if e.wait, err = proc.Start(cmd); err != nil {
 		return nil, err
@@ -144,6 +143,10 @@ func (e *Engine) Load(ctx context.Context, archive, image, name string) error {
 	}
 	return nil
 }
+
+// Of is the engine of another run whose namespaces' first process is pid. There is nothing
+// to be closed.
+func Of(pid int) *Engine { return &Engine{pid: pid} }
 
 // Pid is the first process of the engine's namespaces, for those who enter its network.
 func (e *Engine) Pid() int { return e.pid }

@@ -43,40 +43,96 @@ func (n node) address(p netip.Prefix) (netip.Addr, bool) {
 // Install gives the network to a cluster that has kube-proxy. It is an argument for
 // [cluster.Cluster.Install].
 func Install(ctx context.Context, c *cluster.Cluster) error {
-	out, err := proc.Output(c.Kubectl(ctx, "get", "nodes", "-o", "json"))
+	nodes, err := nodesOf(ctx, c)
 	if err != nil {
-		return fmt.Errorf("read nodes: %w", err)
+		return err
 	}
-	var list struct {
-		Items []node `json:"items"`
-	}
-	if err := json.Unmarshal(out, &list); err != nil {
-		return fmt.Errorf("read nodes: %w", err)
-	}
-	for _, n := range list.Items {
-		for _, peer := range list.Items {
-			if peer.Metadata.Name == n.Metadata.Name {
-				continue
-			}
-			for _, pods := range peer.Spec.PodCIDRs {
-				via, ok := peer.address(pods)
-				if !ok {
-					return fmt.Errorf("node %s has no address of the family of %s", peer.Metadata.Name, pods)
-				}
-				if err := proc.Run(c.Exec(ctx, n.Metadata.Name, "ip", "route", "replace", pods.String(), "via", via.String())); err != nil {
-					return err
-				}
+	for _, n := range nodes {
+		ways, err := n.ways(nodes)
+		if err != nil {
+			return err
+		}
+		for _, w := range ways {
+			if err := proc.Run(c.Exec(ctx, n.Metadata.Name, "ip", "route", "replace", w.to.String(), "via", w.via.String())); err != nil {
+				return err
 			}
 		}
 		// The runtime reads what is renamed to its folder's own file, never half a file.
 		cmd := c.Exec(ctx, n.Metadata.Name, "sh", "-c",
-			"cd /etc/cni/net.d && cat > .reference && mv .reference 10-reference.conflist")
+			"cd /etc/cni/net.d && cat > .reference && mv .reference "+confName)
 		cmd.Stdin = strings.NewReader(conflist(n.Spec.PodCIDRs))
 		if err := proc.Run(cmd); err != nil {
 			return fmt.Errorf("configure node %s: %w", n.Metadata.Name, err)
 		}
 	}
 	return nil
+}
+
+// Remove takes the network away from all nodes, but not from the pods that have it.
+func Remove(ctx context.Context, c *cluster.Cluster) error {
+	nodes, err := nodesOf(ctx, c)
+	if err != nil {
+		return err
+	}
+	for _, n := range nodes {
+		ways, err := n.ways(nodes)
+		if err != nil {
+			return err
+		}
+		script := "rm -f /etc/cni/net.d/" + confName
+		for _, w := range ways {
+			family := "-4"
+			if w.via.Is6() {
+				family = "-6"
+			}
+			script += fmt.Sprintf("; ip %s route flush %s via %s", family, w.to, w.via)
+		}
+		if err := proc.Run(c.Exec(ctx, n.Metadata.Name, "sh", "-c", script)); err != nil {
+			return fmt.Errorf("remove the network from node %s: %w", n.Metadata.Name, err)
+		}
+	}
+	return nil
+}
+
+// confName is the CNI configuration's file.
+const confName = "10-reference.conflist"
+
+func nodesOf(ctx context.Context, c *cluster.Cluster) ([]node, error) {
+	out, err := proc.Output(c.Kubectl(ctx, "get", "nodes", "-o", "json"))
+	if err != nil {
+		return nil, fmt.Errorf("read nodes: %w", err)
+	}
+	var list struct {
+		Items []node `json:"items"`
+	}
+	if err := json.Unmarshal(out, &list); err != nil {
+		return nil, fmt.Errorf("read nodes: %w", err)
+	}
+	return list.Items, nil
+}
+
+// way leads to another node's pods.
+type way struct {
+	to  netip.Prefix
+	via netip.Addr
+}
+
+// ways are those from n to all others.
+func (n node) ways(all []node) ([]way, error) {
+	var ways []way
+	for _, peer := range all {
+		if peer.Metadata.Name == n.Metadata.Name {
+			continue
+		}
+		for _, pods := range peer.Spec.PodCIDRs {
+			via, ok := peer.address(pods)
+			if !ok {
+				return nil, fmt.Errorf("node %s has no address of the family of %s", peer.Metadata.Name, pods)
+			}
+			ways = append(ways, way{pods, via})
+		}
+	}
+	return ways, nil
 }
 
 // conflist is a node's CNI configuration.

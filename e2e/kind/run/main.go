@@ -15,6 +15,7 @@ import (
 
 	"github.com/weftnet/weft/e2e/kind/build"
 	"github.com/weftnet/weft/e2e/kind/cluster"
+	"github.com/weftnet/weft/e2e/kind/echo"
 	"github.com/weftnet/weft/e2e/kind/engine"
 	"github.com/weftnet/weft/e2e/kind/progress"
 	"github.com/weftnet/weft/e2e/kind/upstream"
@@ -22,16 +23,20 @@ import (
 
 func main() {
 	engine.Main()
+	echo.Main()
 	var o options
 	flag.StringVar((*string)(&o.spec.Family), "family", "dual", "address families of the cluster: dual, ipv4, ipv6")
 	flag.IntVar(&o.spec.Workers, "workers", 2, "nodes beside the control plane")
 	flag.IntVar(&o.spec.Zones, "zones", 0, "zones that the workers are spread over")
 	flag.StringVar(&o.focus, "focus", upstream.Conformance, "regular expression for upstream's specs; empty: none")
 	flag.IntVar(&o.procs, "procs", 4, "specs that run at a time")
-	flag.StringVar(&o.network, "network", "reference", "what to install: a manifest's file, or reference (ptp and kube-proxy)")
-	flag.StringVar(&o.image, "image", "", "archive of the image that the manifest names, for all nodes")
+	flag.StringVar(&o.network, "network", "weft", "what to install: weft, by the checkout's manifest; another manifest of Weft's; or reference (ptp and kube-proxy)")
+	flag.StringVar(&o.image, "image", "", "archive of the image that the manifest names; empty: the checkout's bin/weft-image.tar")
+	flag.StringVar(&o.checkout, "checkout", ".", "folder of Weft's sources, with what make image has put into bin/")
 	flag.StringVar(&o.out, "out", "", "folder for reports and, on failure, logs; empty: one below the cache")
-	flag.BoolVar(&o.full, "full", false, "clusters of all families, and all of upstream's specs that need no cloud")
+	flag.StringVar(&o.scenarios, "scenarios", "", "regular expression for scenarios; empty: the short ones, with -full all")
+	flag.StringVar(&o.held, "held", "", "folder of a cluster that another run holds (its -out, and the family): only play scenarios there")
+	flag.BoolVar(&o.full, "full", false, "clusters of all families, all scenarios, and all of upstream's specs that need no cloud")
 	flag.BoolVar(&o.hold, "hold", false, "leave the cluster up until Ctrl-C, after the tests")
 	flag.BoolVar(&o.buildOnly, "build-only", false, "only make what a cluster needs")
 	flag.Parse()
@@ -52,6 +57,8 @@ type options struct {
 	spec                  cluster.Spec
 	focus, out            string
 	network, image        string
+	checkout              string
+	scenarios, held       string
 	procs                 int
 	full, hold, buildOnly bool
 }
@@ -60,9 +67,15 @@ func (o options) run(ctx context.Context, log *progress.Log) (err error) {
 	if os.Getuid() != 0 {
 		return errors.New("namespaces and the container engine need root: sudo make e2e")
 	}
-	given, err := o.chosen()
+	if o.held != "" {
+		return o.playHeld(ctx, log)
+	}
+	plans, err := o.plans()
 	if err != nil {
 		return err
+	}
+	if err := engine.Able(ctx); err != nil {
+		return fmt.Errorf("no container engine can run here, so nothing is tested: %w", err)
 	}
 	cache, err := os.UserCacheDir()
 	if err != nil {
@@ -99,9 +112,9 @@ func (o options) run(ctx context.Context, log *progress.Log) (err error) {
 		return err
 	}
 	var errs []error
-	for _, p := range o.plans() {
+	for _, p := range plans {
 		if ctx.Err() == nil {
-			errs = append(errs, o.test(ctx, log, eng, made, given, p))
+			errs = append(errs, o.test(ctx, log, eng, made, p))
 		}
 	}
 	return errors.Join(errs...)

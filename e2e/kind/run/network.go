@@ -14,33 +14,50 @@ import (
 // network is what a cluster is given.
 type network struct {
 	name      string
+	weft      bool // whether it is ours
 	kubeProxy bool // whether it wants one
 	install   func(context.Context, *cluster.Cluster) error
 }
 
-// chosen is the network that the options name.
-func (o options) chosen() (network, error) {
+// chosen is the network that the options name. cli: install Weft by its CLI, if it is this
+// checkout's.
+func (o options) chosen(cli bool) (network, error) {
 	if o.network == "reference" {
-		return network{"the reference network", true, reference.Install}, nil
+		return network{"the reference network", false, true, reference.Install}, nil
 	}
-	manifest, err := filepath.Abs(o.network)
-	if err != nil {
-		return network{}, fmt.Errorf("find the network's manifest: %w", err)
+	manifest, image := o.network, o.image
+	name := "Weft by the manifest " + manifest
+	if o.network == "weft" {
+		manifest, name = filepath.Join(o.checkout, "deploy", "weft.yaml"), "Weft by its manifest"
 	}
-	if _, err := os.Stat(manifest); err != nil {
-		return network{}, fmt.Errorf("the network is neither reference nor a manifest: %w", err)
+	if o.network == "weft" && cli {
+		name = "Weft by its CLI"
 	}
-	image := o.image
-	if image != "" {
-		if image, err = filepath.Abs(image); err != nil {
-			return network{}, fmt.Errorf("find the network's image: %w", err)
+	if image == "" {
+		image = filepath.Join(o.checkout, "bin", "weft-image.tar")
+	}
+	needed := []string{manifest, image}
+	for _, name := range cluster.Made {
+		needed = append(needed, filepath.Join(o.checkout, name))
+	}
+	for i, path := range needed {
+		var err error
+		if needed[i], err = filepath.Abs(path); err != nil {
+			return network{}, fmt.Errorf("find what is to be tested: %w", err)
+		}
+		if _, err := os.Stat(path); err != nil {
+			return network{}, fmt.Errorf("find what is to be tested: %w (`make image` makes what is in bin/; -network names a manifest, weft or reference)", err)
 		}
 	}
-	return network{"the network of " + o.network, false, func(ctx context.Context, c *cluster.Cluster) error {
-		if image != "" {
-			if err := c.LoadImage(ctx, image); err != nil {
+	manifest, image = needed[0], needed[1]
+	return network{name, true, false, func(ctx context.Context, c *cluster.Cluster) error {
+		for _, archive := range []string{image, c.File(cluster.ExampleImage)} {
+			if err := c.LoadImage(ctx, archive); err != nil {
 				return err
 			}
+		}
+		if o.network == "weft" && cli {
+			return proc.Run(c.Weft(ctx, "install"))
 		}
 		return proc.Run(c.Kubectl(ctx, "apply", "-f", manifest))
 	}}, nil

@@ -18,42 +18,77 @@ import (
 
 // plan is one cluster and what it is asked for.
 type plan struct {
-	name  string // of its folder for reports
-	spec  cluster.Spec
-	focus string
+	name        string // of its folder for reports
+	spec        cluster.Spec
+	focus       string
+	network     network
+	first, last []scenario.Scenario // played before and after upstream's tests
 }
 
-func (o options) plans() []plan {
+func (o options) plans() ([]plan, error) {
+	byManifest, err := o.chosen(false)
+	if err != nil {
+		return nil, err
+	}
+	byCLI, err := o.chosen(true)
+	if err != nil {
+		return nil, err
+	}
+	short, err := o.choose(byManifest, scenario.Short())
+	if err != nil {
+		return nil, err
+	}
+	long, err := o.choose(byManifest, scenario.Long())
+	if err != nil {
+		return nil, err
+	}
+	last, err := o.choose(byManifest, scenario.Last())
+	if err != nil {
+		return nil, err
+	}
+	if o.scenarios != "" && len(short)+len(long)+len(last) == 0 {
+		return nil, fmt.Errorf("-scenarios: none of %s is called %q", byManifest.name, o.scenarios)
+	}
+	all := append(short, long...)
 	if !o.full {
-		return []plan{{string(o.spec.Family), o.spec, o.focus}}
+		if o.scenarios != "" {
+			short = all
+		}
+		return []plan{{string(o.spec.Family), o.spec, o.focus, byManifest, short, last}}, nil
 	}
 	return []plan{
-		{"dual", cluster.Spec{Family: cluster.Dual}, upstream.FullDual},
-		{"ipv4", cluster.Spec{Family: cluster.IPv4}, upstream.Full},
-		{"ipv6", cluster.Spec{Family: cluster.IPv6}, upstream.Full},
-		{"zones", cluster.Spec{Family: cluster.Dual, Workers: 6, Zones: 3}, upstream.Zoned},
-	}
+		{"dual", cluster.Spec{Family: cluster.Dual}, upstream.FullDual, byManifest, all, last},
+		{"ipv4", cluster.Spec{Family: cluster.IPv4}, upstream.Full, byCLI, all, last},
+		{"ipv6", cluster.Spec{Family: cluster.IPv6}, upstream.Full, byCLI, all, last},
+		{"zones", cluster.Spec{Family: cluster.Dual, Workers: 6, Zones: 3}, upstream.Zoned, byManifest, nil, nil},
+	}, nil
 }
 
 // test makes one cluster and tests it.
-func (o options) test(ctx context.Context, log *progress.Log, eng *engine.Engine, made build.Prepared, given network, p plan) (err error) {
+func (o options) test(ctx context.Context, log *progress.Log, eng *engine.Engine, made build.Prepared, p plan) (err error) {
 	out := filepath.Join(o.out, p.name)
 	if err := os.RemoveAll(out); err != nil {
 		return fmt.Errorf("remove the last run's reports: %w", err)
 	}
-	p.spec.Image, p.spec.KubeProxy = made.NodeKey, given.kubeProxy
-	c, err := cluster.Up(ctx, eng, cluster.Tools{Kind: made.Kind, Kubectl: made.Kubectl}, out, p.spec, log)
+	checkout, err := filepath.Abs(o.checkout)
+	if err != nil {
+		return fmt.Errorf("find the checkout: %w", err)
+	}
+	p.spec.Image, p.spec.KubeProxy = made.NodeKey, p.network.kubeProxy
+	tools := cluster.Tools{Kind: made.Kind, Kubectl: made.Kubectl, Plugins: made.Plugins, Checkout: checkout}
+	c, err := cluster.Up(ctx, eng, tools, out, p.spec, log)
 	if err != nil {
 		return err
 	}
 	defer func() {
 		clean := context.WithoutCancel(ctx)
 		if err != nil && ctx.Err() == nil {
-			err = errors.Join(err, log.Step("collect logs", func() error { return c.Logs(clean, filepath.Join(out, "logs")) }))
+			tell(clean, c, p.network.weft)
+			err = errors.Join(err, log.Step("collect logs in "+filepath.Join(out, "logs"), func() error { return c.Logs(clean, filepath.Join(out, "logs")) }))
 		}
 		if o.hold && ctx.Err() == nil {
 			lookAround(c)
-			<-ctx.Done()
+			err = errors.Join(err, c.Hold(ctx))
 		}
 		err = errors.Join(err, log.Step("remove the cluster", func() error { return c.Down(clean) }))
 	}()
@@ -62,11 +97,15 @@ func (o options) test(ctx context.Context, log *progress.Log, eng *engine.Engine
 			return err
 		}
 	}
-	if err := c.Install(ctx, given.name, given.install); err != nil {
+	if err := scenario.Remember(ctx, c); err != nil {
 		return err
 	}
-	played := scenario.Play(ctx, c, log, scenario.Short())
-	return errors.Join(played, o.upstream(ctx, log, c, made, p.focus, out))
+	if err := c.Install(ctx, p.network.name, p.network.install); err != nil {
+		return err
+	}
+	played := scenario.Play(ctx, c, log, p.first)
+	passed := o.upstream(ctx, log, c, made, p.focus, out)
+	return errors.Join(played, passed, scenario.Play(ctx, c, log, p.last))
 }
 
 // upstream runs upstream's tests and says what became of each.

@@ -7,8 +7,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 
 	"github.com/weftnet/weft/e2e/kind/cluster"
+	"github.com/weftnet/weft/e2e/kind/echo"
 	"github.com/weftnet/weft/e2e/kind/progress"
 )
 
@@ -17,17 +20,43 @@ import (
 type Scenario struct {
 	Name string // what is shown, as a sentence without its dot
 	Play func(context.Context, *cluster.Cluster) error
+	// AnyNetwork is whether it needs nothing of Weft.
+	AnyNetwork bool
 }
 
 // Short are the scenarios of every run.
 func Short() []Scenario {
 	return []Scenario{
-		{"pods of all nodes reach each other, a Service and its name, in each family", talk},
+		{"pods of all nodes reach each other, a Service and its name, in each family", talk, true},
+		{"weft status tells of all nodes, and a copy of a pod has addresses of its own", shown, false},
+	}
+}
+
+// Long are those that take minutes.
+func Long() []Scenario {
+	return []Scenario{
+		{"110 pods on one node start in a burst, are deleted, and leave nothing", burst, false},
+		{"daemons are updated to another layout of their maps, and back, under load", relayout, false},
+	}
+}
+
+// Last are those that take Weft away, and bring it back. They are played at the end of every
+// run.
+func Last() []Scenario {
+	return []Scenario{
+		{"weft uninstall leaves all nodes as they were, and another network works", uninstall, false},
+		{"weft install, from outside, brings Weft to a cluster that had another network", fromOutside, false},
 	}
 }
 
 // Play plays all scenarios, also after one that failed, and tells of each.
 func Play(ctx context.Context, c *cluster.Cluster, log *progress.Log, scenarios []Scenario) error {
+	if len(scenarios) == 0 {
+		return nil
+	}
+	if err := prepare(ctx, c); err != nil {
+		return fmt.Errorf("scenarios: %w", err)
+	}
 	var errs []error
 	for _, s := range scenarios {
 		if ctx.Err() != nil {
@@ -39,4 +68,17 @@ func Play(ctx context.Context, c *cluster.Cluster, log *progress.Log, scenarios 
 		return fmt.Errorf("scenarios: %w", err)
 	}
 	return nil
+}
+
+// prepare gives the nodes the image of the test program.
+func prepare(ctx context.Context, c *cluster.Cluster) error {
+	dir, err := os.MkdirTemp("", "weft-kind-")
+	if err != nil {
+		return fmt.Errorf("make a folder: %w", err)
+	}
+	archive := filepath.Join(dir, "echo-image.tar")
+	if err = echo.WriteImage(archive); err == nil {
+		err = c.LoadImage(ctx, archive)
+	}
+	return errors.Join(err, os.RemoveAll(dir))
 }

@@ -2,12 +2,10 @@ package scenario
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/weftnet/weft/e2e/kind/build"
@@ -54,9 +52,7 @@ spec:
 // talk asks from each node's pod each other's, the Service's addresses and its name.
 func talk(ctx context.Context, c *cluster.Cluster) (err error) {
 	const namespace = "talk"
-	apply := c.Kubectl(ctx, "apply", "-f", "-")
-	apply.Stdin = strings.NewReader(talkers(namespace))
-	if err := proc.Run(apply); err != nil {
+	if err := apply(ctx, c, talkers(namespace)); err != nil {
 		return err
 	}
 	defer func() {
@@ -65,19 +61,8 @@ func talk(ctx context.Context, c *cluster.Cluster) (err error) {
 	if err := proc.Run(c.Kubectl(ctx, "rollout", "status", "--namespace="+namespace, "daemonset/talker", "--timeout=2m")); err != nil {
 		return err
 	}
-	var pods struct {
-		Items []struct {
-			Metadata struct {
-				Name string `json:"name"`
-			} `json:"metadata"`
-			Status struct {
-				PodIPs []struct {
-					IP string `json:"ip"`
-				} `json:"podIPs"`
-			} `json:"status"`
-		} `json:"items"`
-	}
-	if err := get(ctx, c, &pods, "pods", "--namespace="+namespace); err != nil {
+	pods, err := podsOf(ctx, c, "--namespace="+namespace)
+	if err != nil {
 		return err
 	}
 	var service struct {
@@ -88,19 +73,16 @@ func talk(ctx context.Context, c *cluster.Cluster) (err error) {
 	if err := get(ctx, c, &service, "service", "talkers", "--namespace="+namespace); err != nil {
 		return err
 	}
-	families := 1
-	if c.Spec.Family == cluster.Dual {
-		families = 2
-	}
-	if len(pods.Items) != len(c.Nodes) || len(service.Spec.ClusterIPs) != families {
+	families := c.Spec.Families()
+	if len(pods) != len(c.Nodes) || len(service.Spec.ClusterIPs) != families {
 		return fmt.Errorf("got %d pods and Service addresses %v, want %d pods and addresses of %d families",
-			len(pods.Items), service.Spec.ClusterIPs, len(c.Nodes), families)
+			len(pods), service.Spec.ClusterIPs, len(c.Nodes), families)
 	}
 	targets := []string{"talkers." + namespace + ".svc.cluster.local:80"}
 	for _, ip := range service.Spec.ClusterIPs {
 		targets = append(targets, net.JoinHostPort(ip, "80"))
 	}
-	for _, pod := range pods.Items {
+	for _, pod := range pods {
 		if len(pod.Status.PodIPs) != families {
 			return fmt.Errorf("pod %s has the addresses %v, want %d", pod.Metadata.Name, pod.Status.PodIPs, families)
 		}
@@ -108,7 +90,7 @@ func talk(ctx context.Context, c *cluster.Cluster) (err error) {
 			targets = append(targets, net.JoinHostPort(ip.IP, strconv.Itoa(talkPort)))
 		}
 	}
-	for _, pod := range pods.Items {
+	for _, pod := range pods {
 		if err := askAll(ctx, c, namespace, pod.Metadata.Name, targets); err != nil {
 			return err
 		}
@@ -129,18 +111,6 @@ func askAll(ctx context.Context, c *cluster.Cluster, namespace, pod string, targ
 		if err != nil {
 			return fmt.Errorf("pod %s asks %s: %w", pod, target, err)
 		}
-	}
-	return nil
-}
-
-// get reads objects of the API.
-func get(ctx context.Context, c *cluster.Cluster, into any, args ...string) error {
-	out, err := proc.Output(c.Kubectl(ctx, append([]string{"get", "-o", "json"}, args...)...))
-	if err != nil {
-		return fmt.Errorf("read %s: %w", args[0], err)
-	}
-	if err := json.Unmarshal(out, into); err != nil {
-		return fmt.Errorf("read %s: %w", args[0], err)
 	}
 	return nil
 }

@@ -1,0 +1,275 @@
+package scenario
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/weftnet/weft/e2e/kind/cluster"
+	"github.com/weftnet/weft/e2e/kind/echo"
+	"github.com/weftnet/weft/e2e/kind/proc"
+)
+
+const nodePort = 31700
+
+// echoes are a pod of the test program on each node, and a Service of them.
+func echoes(namespace string) string {
+	return fmt.Sprintf(`
+apiVersion: apps/v1
+kind: DaemonSet
+metadata: {name: echo, namespace: %[1]s}
+spec:
+  selector: {matchLabels: {app: echo}}
+  template:
+    metadata: {labels: {app: echo}}
+    spec:
+      terminationGracePeriodSeconds: 0
+      automountServiceAccountToken: false
+      tolerations: [{operator: Exists}]
+      containers:
+      - name: echo
+        image: %[2]s
+        securityContext: {capabilities: {add: [NET_ADMIN]}} # for its buffers
+        readinessProbe: {tcpSocket: {port: %[3]d}, periodSeconds: 1}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: echo, namespace: %[1]s}
+spec:
+  type: NodePort
+  ipFamilyPolicy: PreferDualStack
+  selector: {app: echo}
+  ports:
+  - {name: tcp, protocol: TCP, port: %[3]d, nodePort: %[4]d}
+  - {name: udp, protocol: UDP, port: %[3]d, nodePort: %[4]d}
+`, namespace, echo.Image, echo.Port, nodePort)
+}
+
+// load is traffic that nothing may disturb: from a pod of each node to those of the others
+// and to a Service, and from outside to its node port on each node, in each family.
+type load struct {
+	c       *cluster.Cluster
+	pods    []pod
+	senders []*sender
+	remove  func() error
+}
+
+// startLoad makes the pods and begins. Its load must be stopped, also after an error.
+func startLoad(ctx context.Context, c *cluster.Cluster, name string) (l *load, err error) {
+	l = &load{c: c}
+	if l.remove, err = namespace(ctx, c, name); err != nil {
+		return l, err
+	}
+	if err := apply(ctx, c, echoes(name)); err != nil {
+		return l, err
+	}
+	if err := rolledOut(ctx, c, name, "daemonset/echo"); err != nil {
+		return l, err
+	}
+	if l.pods, err = podsOf(ctx, c, "--namespace="+name); err != nil {
+		return l, err
+	}
+	service, err := serviceTargets(ctx, c, name)
+	if err != nil {
+		return l, err
+	}
+	for _, from := range l.pods {
+		targets := service
+		for _, to := range l.pods {
+			if to.Metadata.UID != from.Metadata.UID {
+				targets = append(targets[:len(targets):len(targets)], targetsAt("pod on "+to.Spec.NodeName, echo.Port, to.addresses())...)
+			}
+		}
+		script := fmt.Sprintf("exec crictl exec --interactive $(crictl ps --quiet --state running --label io.kubernetes.pod.uid=%s) /echo %s", from.Metadata.UID, echo.Send)
+		if err := l.send(from.Spec.NodeName, c.Exec(ctx, from.Spec.NodeName, "sh", "-ec", script), targets); err != nil {
+			return l, err
+		}
+	}
+	outside, err := nodePortTargets(ctx, c)
+	if err != nil {
+		return l, err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return l, fmt.Errorf("find this program: %w", err)
+	}
+	return l, l.send("outside", c.Command(ctx, self, echo.Send), outside)
+}
+
+func targetsAt(name string, port int, ips []string) []echo.Target {
+	var out []echo.Target
+	for _, ip := range ips {
+		out = append(out, echo.Target{Name: name, Addr: net.JoinHostPort(ip, strconv.Itoa(port))})
+	}
+	return out
+}
+
+// serviceTargets are a Service's addresses, once it is served on all nodes.
+func serviceTargets(ctx context.Context, c *cluster.Cluster, namespace string) ([]echo.Target, error) {
+	var service struct {
+		Spec struct {
+			ClusterIPs []string `json:"clusterIPs"`
+		} `json:"spec"`
+	}
+	if err := get(ctx, c, &service, "service", "echo", "--namespace="+namespace); err != nil {
+		return nil, err
+	}
+	for _, node := range c.Nodes {
+		err := within(ctx, 30*time.Second, node+" knows all backends", func(ctx context.Context) error {
+			var list []struct {
+				Fronts []struct {
+					Ready int `json:"ready"`
+				} `json:"fronts"`
+			}
+			if err := weft(ctx, c, node, &list, "services", namespace+"/echo"); err != nil {
+				return err
+			}
+			for _, s := range list {
+				for _, f := range s.Fronts {
+					if f.Ready != len(c.Nodes) {
+						return fmt.Errorf("%d are ready, want %d", f.Ready, len(c.Nodes))
+					}
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return targetsAt("Service", echo.Port, service.Spec.ClusterIPs), nil
+}
+
+// nodePortTargets are the node port on all nodes.
+func nodePortTargets(ctx context.Context, c *cluster.Cluster) ([]echo.Target, error) {
+	var nodes struct {
+		Items []struct {
+			Metadata struct {
+				Name string `json:"name"`
+			} `json:"metadata"`
+			Status struct {
+				Addresses []struct {
+					Type    string `json:"type"`
+					Address string `json:"address"`
+				} `json:"addresses"`
+			} `json:"status"`
+		} `json:"items"`
+	}
+	if err := get(ctx, c, &nodes, "nodes"); err != nil {
+		return nil, err
+	}
+	var targets []echo.Target
+	for _, n := range nodes.Items {
+		for _, a := range n.Status.Addresses {
+			if a.Type == "InternalIP" {
+				targets = append(targets, targetsAt("node port on "+n.Metadata.Name, nodePort, []string{a.Address})...)
+			}
+		}
+	}
+	return targets, nil
+}
+
+// sender is a client of the test program that runs.
+type sender struct {
+	name   string
+	in     io.WriteCloser
+	out    *bufio.Reader
+	said   bytes.Buffer // to standard error
+	wait   func() error
+	cancel context.CancelFunc
+}
+
+// send starts a client.
+func (l *load) send(name string, cmd *exec.Cmd, targets []echo.Target) error {
+	s := &sender{name: name}
+	in, fed, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	heard, out, err := os.Pipe()
+	if err != nil {
+		return errors.Join(err, in.Close(), fed.Close())
+	}
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = in, out, &s.said
+	s.in, s.out = fed, bufio.NewReader(heard)
+	if s.wait, err = proc.Start(cmd); err != nil {
+		return err
+	}
+	// Only the client may keep its ends open.
+	if err := errors.Join(in.Close(), out.Close()); err != nil {
+		return err
+	}
+	l.senders = append(l.senders, s)
+	if err := json.NewEncoder(s.in).Encode(targets); err != nil {
+		return fmt.Errorf("start load from %s: %w", name, err)
+	}
+	if line, err := s.out.ReadString('\n'); line != echo.Started+"\n" {
+		return fmt.Errorf("start load from %s: got %q, %v; it says: %s", name, line, err, &s.said)
+	}
+	return nil
+}
+
+// stop ends the client.
+func (s *sender) stop() ([]echo.Result, error) {
+	_, err := io.WriteString(s.in, "stop\n")
+	var results []echo.Result
+	err = errors.Join(err, json.NewDecoder(s.out).Decode(&results), s.in.Close(), s.wait())
+	if err != nil {
+		return nil, fmt.Errorf("end load from %s: %w; it says: %s", s.name, err, &s.said)
+	}
+	return results, nil
+}
+
+// stop ends the load. It is an error if anything was lost or disturbed.
+func (l *load) stop(what string) error {
+	var errs []error
+	var sent, lost, fresh, bytes uint64
+	var slowest time.Duration
+	streams := 0
+	for _, s := range l.senders {
+		results, err := s.stop()
+		errs = append(errs, err)
+		for _, r := range results {
+			streams++
+			sent, lost, fresh, bytes = sent+r.Sent, lost+r.Lost, fresh+r.Fresh, bytes+r.Bytes
+			slowest = max(slowest, r.Slowest)
+			if r.Lost > 0 {
+				errs = append(errs, fmt.Errorf("from %s to %s (%s): %d of %d datagrams lost, between %s and %s after the start",
+					s.name, r.Name, r.Addr, r.Lost, r.Sent, r.First.Round(time.Millisecond), r.Last.Round(time.Millisecond)))
+			}
+			if len(r.Errors) > 0 {
+				errs = append(errs, fmt.Errorf("from %s to %s (%s): %s", s.name, r.Name, r.Addr, strings.Join(r.Errors[:min(3, len(r.Errors))], "; ")))
+			}
+		}
+	}
+	if len(l.senders) > 0 {
+		l.c.Say("%s: %d streams, %d datagrams, %d lost; %d MB over lasting connections; %d new connections, the slowest %s",
+			what, streams, sent, lost, bytes>>20, fresh, slowest.Round(time.Millisecond))
+	}
+	if l.remove != nil {
+		errs = append(errs, l.remove())
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("load during %s: %w", what, err)
+	}
+	return nil
+}
+
+// during plays f under load.
+func during(ctx context.Context, c *cluster.Cluster, namespace, what string, f func(*load) error) (err error) {
+	l, err := startLoad(ctx, c, namespace)
+	if err == nil {
+		err = f(l)
+	}
+	return errors.Join(err, l.stop(what))
+}
