@@ -59,15 +59,17 @@ const (
 
 // createVeth makes the pair in one batch: the host's end here, the pod's end
 // directly in its namespace under its final name, so that no device moves from one
-// namespace to another (the kernel waits for all readers when one does). The pod's
-// end stays down. Answers the host's end, whose field peer is the index of the
+// namespace to another (the kernel waits for all readers when one does), and with the
+// one queue that they use (with one for each CPU, it waits when it takes the others out
+// of use). The pod's end stays down. Answers the host's end, whose field peer is the index of the
 // pod's. It fails if either name is taken.
 func createVeth(host *conn, pod *netns, w wiring, ipv6 bool) (link, error) {
 	name := hostName(w.owner)
 	create := newMessage(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL, ifInfo(0, 0, 0)).
 		str(unix.IFLA_IFNAME, name).
 		attr(unix.IFLA_ADDRESS, hostMAC(w.owner)).
-		u32(unix.IFLA_MTU, uint32(w.mtu))
+		u32(unix.IFLA_MTU, uint32(w.mtu)).
+		u32(unix.IFLA_NUM_TX_QUEUES, 1).u32(unix.IFLA_NUM_RX_QUEUES, 1)
 	create.nest(unix.IFLA_LINKINFO|unix.NLA_F_NESTED, func() {
 		create.str(unix.IFLA_INFO_KIND, "veth")
 		create.nest(unix.IFLA_INFO_DATA|unix.NLA_F_NESTED, func() {
@@ -76,6 +78,7 @@ func createVeth(host *conn, pod *netns, w wiring, ipv6 bool) (link, error) {
 				create.str(unix.IFLA_IFNAME, w.owner.IfName).
 					attr(unix.IFLA_ADDRESS, w.mac).
 					u32(unix.IFLA_MTU, uint32(w.mtu)).
+					u32(unix.IFLA_NUM_TX_QUEUES, 1).u32(unix.IFLA_NUM_RX_QUEUES, 1).
 					u32(unix.IFLA_NET_NS_FD, uint32(pod.fd))
 			})
 		})
