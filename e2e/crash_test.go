@@ -187,6 +187,18 @@ func (r *crashRig) balance(live []*cluster.Pod) error {
 		return fmt.Errorf("%d pods live, but there are %d endpoints, %d leases and %d devices:\n%s",
 			len(want), len(list), leases, veths, links)
 	}
+	ports := 0 // of the node, that lead to pods
+	for _, p := range live {
+		if mappings, ok := p.Capabilities["portMappings"].([]any); ok {
+			ports += len(mappings)
+		}
+	}
+	for name, rows := range map[string]int{"frontends": 4 * ports, "sets": 2 * ports, "backends": 2 * ports, "alive": 2 * ports} {
+		// Two families, each at the node's address and at loopback.
+		if got, err := mapRows(r.node, name); err != nil || got != rows {
+			return fmt.Errorf("map %s has %d rows, want %d for %d host ports; %w", name, got, rows, ports, err)
+		}
+	}
 	tombs, err := filepath.Glob(r.node.Path("state", "tombstones", "*.json"))
 	if err != nil || len(tombs) > 0 {
 		return fmt.Errorf("tombstones are left: %v, %w", tombs, err)
@@ -215,9 +227,14 @@ func (r *crashRig) pod(v verb) *cluster.Pod {
 	r.Helper()
 	p, err := r.node.NewPod("victim")
 	r.must(err)
-	if r.random.IntN(4) == 0 { // so that every kind of device is written now and then
+	switch r.random.IntN(4) { // so that every kind of device and row is written now and then
+	case 0:
 		p.Capabilities = map[string]any{"bandwidth": map[string]any{
 			"ingressRate": 10_000_000, "ingressBurst": 1_000_000, "egressRate": 10_000_000, "egressBurst": 1_000_000}}
+	case 1:
+		p.Capabilities = map[string]any{"portMappings": []any{
+			map[string]any{"hostPort": 8088, "containerPort": 80, "protocol": "tcp"},
+			map[string]any{"hostPort": 8088, "containerPort": 80, "protocol": "udp"}}}
 	}
 	if v.name != "ADD" {
 		r.must(p.Add(r.Context()))
@@ -290,7 +307,7 @@ func (r *crashRig) count(v verb) int {
 // P1: SIGKILL of the daemon after every single write of ADD, DEL and GC.
 func TestCrashOfTheDaemonLeaksNothing(t *testing.T) {
 	r := newCrashRig(t)
-	const more = 8 // a pod with limits has more writes than the one that was counted
+	const more = 24 // a pod with limits or host ports has more writes than the one that was counted
 	died := 0
 	for want := injections(700); died < want; {
 		for _, v := range r.verbs() {

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -37,7 +36,6 @@ type turn struct {
 type stale struct {
 	*testing.T
 	c     *cluster.Cluster
-	wg    sync.WaitGroup
 	all   []*follower
 	stops []func()
 }
