@@ -36,7 +36,10 @@ func Short() []Scenario {
 func Long() []Scenario {
 	return []Scenario{
 		{"110 pods on one node start in a burst, are deleted, and leave nothing", burst, false},
+		{"110 pods are deleted while their node's daemon is dead", orphaned, false},
+		{"110 pods are removed by the runtime while the API server is stopped", cutOff, false},
 		{"daemons are updated to another layout of their maps, and back, under load", relayout, false},
+		{"without an API server for a minute, daemons restart, pods go and come, under load", outage, false},
 	}
 }
 
