@@ -14,7 +14,7 @@ import (
 
 // installer plays a few rounds of what can happen to a node's CNI files, longInstaller many.
 func installer(ctx context.Context, c *cluster.Cluster) error     { return damage(ctx, c, 2) }
-func longInstaller(ctx context.Context, c *cluster.Cluster) error { return damage(ctx, c, 25) }
+func longInstaller(ctx context.Context, c *cluster.Cluster) error { return damage(ctx, c, 8) }
 
 // damage has a node's CNI files vanish, or cut, and the daemon killed while it puts them
 // back, while containerd watches their folder and the binary is executed in a loop. No
