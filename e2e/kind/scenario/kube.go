@@ -79,6 +79,9 @@ type pod struct {
 		ContainerStatuses []struct {
 			Ready        bool `json:"ready"`
 			RestartCount int  `json:"restartCount"`
+			State        struct {
+				Running *struct{} `json:"running"`
+			} `json:"state"`
 		} `json:"containerStatuses"`
 	} `json:"status"`
 }
