@@ -69,6 +69,7 @@ var (
 	descServed  = desc("services", "Services that are served.")
 	descServers = desc("service_backends", "Backends in the sets of Services.")
 	descFlows   = desc("flows", "Live flows that are translated per packet, at the last look.")
+	descRoom    = desc("flows_limit", "Flows that there is room for in the map of live ones; new ones are refused when it is full.")
 	descTrouble = desc("service_problems", "Services and host ports that cannot be served as they want.")
 	descUsed    = desc("pool_used", "Addresses leased.", "pool")
 	descCooling = desc("pool_cooling", "Addresses released, within the reuse delay.", "pool")
@@ -115,6 +116,7 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	gauge(descServed, float64(served))
 	gauge(descServers, float64(backends))
 	gauge(descFlows, float64(c.n.liveFlows.Load()))
+	gauge(descRoom, float64(c.dp.FlowRoom()))
 	gauge(descTrouble, float64(troubled))
 	for _, p := range c.n.pools.Pools() {
 		name := p.Prefix.String()
