@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/weftnet/weft/bpf"
+	"github.com/weftnet/weft/internal/api"
 )
 
 // metrics is what the daemon counts itself. The rest is read when it is asked for.
@@ -94,7 +95,7 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 		out <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v), labels...)
 	}
 	offer := c.n.net()
-	gauge(descInfo, 1, Version, c.dp.Layout(), c.n.cfg.NodeName, c.n.cfg.Overlay)
+	gauge(descInfo, 1, api.Version, c.dp.Layout(), c.n.cfg.NodeName, c.n.cfg.Overlay)
 	gauge(descReady, truth(offer.Ready == nil))
 	gauge(descFirst, time.Duration(c.n.firstTook.Load()).Seconds())
 	gauge(descMTU, float64(offer.MTU))
