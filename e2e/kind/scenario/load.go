@@ -181,12 +181,11 @@ func nodePortTargets(ctx context.Context, c *cluster.Cluster) ([]echo.Target, er
 
 // sender is a client of the test program that runs.
 type sender struct {
-	name   string
-	in     io.WriteCloser
-	out    *bufio.Reader
-	said   bytes.Buffer // to standard error
-	wait   func() error
-	cancel context.CancelFunc
+	name string
+	in   io.WriteCloser
+	out  *bufio.Reader
+	said bytes.Buffer // to standard error
+	wait func() error
 }
 
 // send starts a client.
