@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -199,16 +198,10 @@ func TestStatusIsQuickAndTrue(t *testing.T) {
 		}
 		t.Logf("%s: code %d in %s", what, code, best)
 	}
-	signal := func(sig syscall.Signal) {
-		t.Helper()
-		if err := syscall.Kill(n.PID(), sig); err != nil {
-			t.Fatal(err)
-		}
-	}
 	status("ready", 0)
-	signal(syscall.SIGSTOP)
+	wake := hang(t, n)
 	status("daemon hung, no pods", api.CodeNotAvailable)
-	signal(syscall.SIGCONT)
+	wake()
 	if err := n.Kill(); err != nil {
 		t.Fatal(err)
 	}
@@ -216,9 +209,9 @@ func TestStatusIsQuickAndTrue(t *testing.T) {
 	restart(t, n)
 	addPod(t, n, "p")
 	status("ready, with a pod", 0)
-	signal(syscall.SIGSTOP)
+	wake = hang(t, n)
 	status("daemon hung, pods exist", api.CodeLimited)
-	signal(syscall.SIGCONT)
+	wake()
 	if err := n.Kill(); err != nil {
 		t.Fatal(err)
 	}

@@ -3,6 +3,8 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"os"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -19,6 +21,13 @@ func hang(t *testing.T, n *cluster.Node) (wake func()) {
 	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
+	testnet.Until(t, 10*time.Second, func() error { // a busy machine's threads stop late
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		if err == nil && !strings.Contains(string(b), ") T ") {
+			err = fmt.Errorf("the daemon has not stopped: %s", b)
+		}
+		return err
+	})
 	wake = sync.OnceFunc(func() { syscall.Kill(pid, syscall.SIGCONT) })
 	t.Cleanup(wake)
 	return wake

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -25,7 +26,17 @@ import (
 // binDir holds the built weft-cni.
 var binDir string
 
+// envHang makes the test program a daemon that hangs, at that socket.
+const envHang = "WEFT_TEST_HANG"
+
 func TestMain(m *testing.M) {
+	if socket := os.Getenv(envHang); socket != "" {
+		if _, err := net.Listen("unix", socket); err != nil {
+			panic(err)
+		}
+		fmt.Println("listening")
+		time.Sleep(time.Hour) // its maker ends it before
+	}
 	os.Exit(func() int {
 		var err error
 		if binDir, err = os.MkdirTemp("", "weft-cni-test-"); err != nil {
@@ -136,14 +147,31 @@ func listen(t *testing.T, socket string, h http.Handler) {
 	t.Cleanup(s.Close)
 }
 
-// hang takes connections and never answers.
+// hang makes a process that takes connections and never answers.
 func hang(t *testing.T, socket string) {
 	t.Helper()
-	l, err := net.Listen("unix", socket)
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), envHang+"="+socket)
+	out, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { l.Close() })
+	t.Cleanup(func() {
+		cmd.Process.Kill()
+		cmd.Wait()
+	})
+	if _, err := out.Read(make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := syscall.Wait4(cmd.Process.Pid, nil, syscall.WUNTRACED, nil); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // conf is a network configuration with the daemon's paths; each of more is a member.

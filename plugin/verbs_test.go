@@ -250,6 +250,27 @@ func TestStatus(t *testing.T) {
 	}
 }
 
+// The runtime would make a busy node one that is not ready.
+func TestStatusOfABusyDaemon(t *testing.T) {
+	d := startDaemon(t)
+	d.hold = make(chan struct{})
+	done := make(chan struct{})
+	defer close(d.hold)
+	defer close(done)
+	go func() { // the daemon's process is this one
+		for {
+			select {
+			case <-done:
+				return
+			default:
+			}
+		}
+	}()
+	for range 5 {
+		cni(t, "STATUS", d.conf("1.1.0")).wantOK(t)
+	}
+}
+
 func TestStatusIsQuickWithoutDaemon(t *testing.T) {
 	for name, start := range map[string]func(*testing.T, string){
 		"dead": func(*testing.T, string) {}, "hung": hang,
