@@ -88,14 +88,15 @@ func compareSlices(a, b *EndpointSlice) int {
 	return strings.Compare(a.Name, b.Name)
 }
 
-// newSlice returns nil for a slice of no Service, and for one of host names.
+// newSlice returns nil for a slice of no Service, for one of host names, and for one that is
+// not for the cluster's service proxy.
 func newSlice(in sliceObject) (*EndpointSlice, error) {
 	namespace, name, err := nameOf(in.Metadata)
 	if err != nil {
 		return nil, err
 	}
 	service := in.Metadata.Labels[serviceLabel]
-	if service == "" || in.AddressType == "FQDN" {
+	if service == "" || in.AddressType == "FQDN" || notOurs(in.Metadata.Labels) != "" {
 		return nil, nil
 	}
 	s := &EndpointSlice{Namespace: namespace, Name: name, Service: intern(service), IPv6: in.AddressType == "IPv6"}
