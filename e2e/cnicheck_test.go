@@ -180,7 +180,8 @@ func TestCheckIgnoresWhatOthersAdd(t *testing.T) {
 	call(t, n, callPod("CHECK", p).with("prevResult", bigger)).succeed(t)
 }
 
-// STATUS never holds up the runtime, which sets it no time limit.
+// STATUS does not hold up the runtime, which sets it no time limit: it is at once there but
+// for a daemon that hangs, which it cannot tell from one that is busy.
 func TestStatusIsQuickAndTrue(t *testing.T) {
 	c := start(t, cluster.Spec{})
 	n := c.Nodes[0]
@@ -194,8 +195,12 @@ func TestStatusIsQuickAndTrue(t *testing.T) {
 				t.Errorf("%s: got %s, want code %d", what, a, code)
 			}
 		}
-		if best > 50*time.Millisecond {
-			t.Errorf("%s: STATUS took %s, want at most 50 ms", what, best)
+		most := 50 * time.Millisecond
+		if strings.HasPrefix(what, "daemon hung") {
+			most = 4 * time.Second
+		}
+		if best > most {
+			t.Errorf("%s: STATUS took %s, want at most %s", what, best, most)
 		}
 		t.Logf("%s: code %d in %s", what, code, best)
 	}

@@ -27,13 +27,15 @@ import (
 
 // How long the daemon may take. The runtimes' own limits (kubelet 4 min for ADD and
 // 2 min for DEL, CRI-O 1 min for DEL and 30 s for GC) are longer, except that of
-// STATUS: containerd sets none, and holds up its own status meanwhile.
+// STATUS: containerd sets none, and holds up its own status meanwhile, for which the
+// kubelet asks every 5 s. A busy node's daemon may have to wait for a processor, and must
+// not make the node NotReady by that.
 const (
 	addTimeout    = time.Minute
 	delTimeout    = 4 * time.Second // then a tombstone does it
 	checkTimeout  = 10 * time.Second
 	gcTimeout     = 25 * time.Second
-	statusTimeout = 30 * time.Millisecond // of the 50 that STATUS may take in all
+	statusTimeout = 2 * time.Second // a daemon that is dead is told at once
 )
 
 // Supported returns the versions of CNI that the plugin speaks, oldest first.
