@@ -9,8 +9,8 @@ import (
 )
 
 // Forget removes what the programs remember and no longer need: which unconnected socket
-// sends to, or hears from, a backend that is gone; and which backend a client stayed with
-// when its time has been over for [lapsed]. It returns how many rows it removed.
+// sends to, or hears from, a backend that is gone; and which backend a client stays with
+// when its time is over. It returns how many rows it removed.
 func (d *Datapath) Forget(gone func(backend Place, generation uint32) bool) (int, error) {
 	known := map[Backend]bool{}
 	datagrams, err := forget(d, weftMapDatagrams, func(k *weftDatagramKey, v *weftDatagram) bool {
@@ -27,14 +27,10 @@ func (d *Datapath) Forget(gone func(backend Place, generation uint32) bool) (int
 	})
 	now := uint32(uptime() / time.Second)
 	clients, other := forget(d, weftMapAffinity, func(_ *weftAffinityKey, v *weftAffinity) bool {
-		return int32(v.Until+lapsed-now) <= 0
+		return int32(v.Until-now) <= 0
 	})
 	return datagrams + clients, errors.Join(err, other)
 }
-
-// lapsed is for how many seconds after its time is over a client is remembered: so long it
-// may get another backend than before (pick_backend in src/serve.h).
-const lapsed = 3600
 
 // FROM_BACKEND in src/sock.h.
 const fromBackend = 1

@@ -68,8 +68,8 @@ func (s *services) showService(k serviceName, e *serviceEntry, whole bool) api.S
 		Namespace: k.namespace, Name: k.name, Type: e.svc.Type, Served: e.put,
 		Fronts: []api.ServiceFront{}, Problems: append([]string{}, s.book.troubled[k]...),
 	}
-	if e.svc.NotOurs != "" {
-		out.Problems = append(out.Problems, "not ours: it has the label "+e.svc.NotOurs)
+	if e.svc.ProxyName != "" {
+		out.Problems = append(out.Problems, "not ours: it is to be served by "+e.svc.ProxyName)
 	}
 	if e.put {
 		for _, ip := range e.svc.ClusterIPs {

@@ -3,7 +3,6 @@ package e2e
 import (
 	"fmt"
 	"net/netip"
-	"slices"
 	"testing"
 	"time"
 
@@ -30,22 +29,6 @@ func answers(t *testing.T, what string, from, to *testnet.NS, addr, want netip.A
 			t.Errorf("%s, %s: %v", what, name, err)
 		} else if got != want {
 			t.Errorf("%s, %s: source seen is %s, want %s", what, name, got, want)
-		}
-	}
-}
-
-// bound is answers for a socket of the node that is bound to an address of it.
-func bound(t *testing.T, what string, from, to *testnet.NS, own, addr, want netip.Addr) {
-	t.Helper()
-	s, err := traffic.Serve(to, netip.AddrPortFrom(addr, 0))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
-	for _, network := range []string{"tcp", "udp"} {
-		got, err := traffic.AskBound(from, network, own, netip.AddrPortFrom(addr, uint16(s.Port())), 3*time.Second)
-		if err != nil || got != want {
-			t.Errorf("%s, %s: source seen is %s, %v, want %s", what, network, got, err, want)
 		}
 	}
 }
@@ -97,12 +80,6 @@ func everyWay(t *testing.T, c *cluster.Cluster) {
 		own, okOwn := family(nodeA.Addrs, v4)
 		other, okOther := family(nodeB.Addrs, v4)
 		if okOwn && okOther {
-			bound(t, name+" host's node address to local pod", nodeA.NS, a1.NS, own, addr, own)
-			seen := gw
-			if slices.Contains(c.Spec.Flags, "direct") || slices.Contains(c.Spec.Flags, "auto") {
-				seen = own // nothing hides it from the pod's node
-			}
-			bound(t, name+" host's node address to pod on another node", nodeA.NS, b1.NS, own, b1.Addrs()[i], seen)
 			answers(t, name+" pod to its node", a1.NS, nodeA.NS, own, addr)
 			answers(t, name+" pod to another node", a1.NS, nodeB.NS, other, own)
 			outside := map[bool]netip.Addr{true: cluster.Outside4, false: cluster.Outside6}[v4]

@@ -58,10 +58,6 @@ type Chain struct {
 // Between pods, and to and from them, everything is forwarded but what a pod sends to
 // the overlay's UDP port outside of the cluster: masqueraded to this node's address it
 // would be believed to be this node's, whatever source a pod has put inside.
-//
-// What goes into the overlay must have a source in the node's own prefix, or the other end
-// takes it for forged. A program of the node that is bound to another address of it, or
-// somebody outside whose packet is routed through it, gets the gateway's.
 func SelfChains(self, cluster []netip.Prefix, masquerade bool, port uint16) map[ChainKey]Chain {
 	chains := map[ChainKey]Chain{}
 	for _, v6 := range []bool{false, true} {
@@ -82,10 +78,6 @@ func SelfChains(self, cluster []netip.Prefix, masquerade bool, port uint16) map[
 			multicast = netip.MustParsePrefix("ff00::/8")
 		}
 		var b strings.Builder
-		for _, p := range own {
-			fmt.Fprintf(&b, "-A %s%s -o %s -j RETURN\n", k.chain(), match("-s", p), DeviceName)
-		}
-		fmt.Fprintf(&b, "-A %s -o %s -j MASQUERADE --random-fully\n", k.chain(), DeviceName)
 		for _, p := range append(all, multicast) {
 			fmt.Fprintf(&b, "-A %s%s -j RETURN\n", k.chain(), match("-d", p))
 		}

@@ -33,30 +33,21 @@ static __always_inline __u32 now_seconds(void)
 	return bpf_ktime_get_ns() / 1000000000;
 }
 
-enum stay {
-	STAYS,
-	NEW_CLIENT, /* or its backend is gone */
-	TIME_OVER,
-};
-
 /* Gives the backend that the client is to stay with, and lets it stay so many seconds
- * from now.
+ * from now; false if there is none any more.
  */
-static __always_inline enum stay stays_with(const struct affinity_key *key, __u8 proto,
-					    __u32 seconds, struct backend *to)
+static __always_inline bool stays_with(const struct affinity_key *key, __u8 proto, __u32 seconds,
+				       struct backend *to)
 {
 	struct affinity *row = bpf_map_lookup_elem(&affinity, key);
 	__u32 now = now_seconds();
 
-	if (!row)
-		return NEW_CLIENT;
-	if ((__s32)(row->until - now) <= 0)
-		return TIME_OVER;
-	if (!is_alive(&row->addr, row->port, proto, row->generation))
-		return NEW_CLIENT;
+	if (!row || (__s32)(row->until - now) <= 0 ||
+	    !is_alive(&row->addr, row->port, proto, row->generation))
+		return false;
 	row->until = now + seconds;
 	*to = (struct backend){.addr = row->addr, .port = row->port, .generation = row->generation};
-	return STAYS;
+	return true;
 }
 
 /* Lets the client stay with a backend for so many seconds from now. */

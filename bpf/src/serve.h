@@ -60,15 +60,11 @@ static __always_inline __u32 hash_of(const struct tuple *t, bool client_only)
 	return h >> 32;
 }
 
-/* A backend for a new flow. With affinity, from outside, it goes by the client's address, so
- * that another node that takes the client over sends it to the same; but not when its time
- * is over, which would then mean nothing.
- */
+/* A backend for a new flow. */
 static __always_inline enum reason pick_backend(const struct frontend *fe, const struct tuple *t,
 						bool outside, struct backend *to)
 {
 	struct affinity_key key = {.set = outside ? fe->outside : fe->inside};
-	enum stay stay = TIME_OVER;
 	struct backend *b;
 	struct set *set;
 
@@ -81,11 +77,10 @@ static __always_inline enum reason pick_backend(const struct frontend *fe, const
 		return set->flags & SET_DROP ? DROP_NO_LOCAL_BACKEND : REJECT_NO_BACKEND;
 	if (unlikely(fe->affinity)) {
 		key.client = t->src;
-		stay = stays_with(&key, t->proto, fe->affinity, to);
-		if (stay == STAYS)
+		if (stays_with(&key, t->proto, fe->affinity, to))
 			return OK;
 	}
-	b = outside ? choose_alike(key.set, set, hash_of(t, stay == NEW_CLIENT))
+	b = outside ? choose_alike(key.set, set, hash_of(t, fe->affinity != 0))
 		    : choose(key.set, set, bpf_get_prandom_u32());
 	if (unlikely(!b))
 		return REJECT_NO_BACKEND;

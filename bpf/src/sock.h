@@ -130,7 +130,7 @@ static __always_inline int pick(const struct call *c, const struct frontend *fro
 	struct affinity_key key = {.set = frontend->inside};
 	const struct backend *backend;
 
-	if (frontend->affinity && stays_with(&key, c->proto, frontend->affinity, to) == STAYS)
+	if (frontend->affinity && stays_with(&key, c->proto, frontend->affinity, to))
 		return REWRITE;
 	backend = choose(frontend->inside, set, bpf_get_prandom_u32());
 	if (!backend)

@@ -81,7 +81,7 @@ type external struct {
 // Compile makes the rows of one Service. All slices must be its own; their order, and
 // that of what is in them, makes no difference.
 func Compile(node Node, svc *source.Service, ss []*source.EndpointSlice) Rows {
-	if svc.Headless || svc.Type == "ExternalName" || svc.NotOurs != "" {
+	if svc.Headless || svc.Type == "ExternalName" || svc.ProxyName != "" {
 		return Rows{}
 	}
 	ends := 0

@@ -132,7 +132,7 @@ func TestPlaces(t *testing.T) {
 			alive 10.1.0.5:8080/TCP`},
 		{name: "headless", with: func(s *source.Service) { s.Headless, s.ClusterIPs = true, nil }, slices: two},
 		{name: "external name", with: func(s *source.Service) { s.Type, s.ClusterIPs = "ExternalName", nil }, slices: two},
-		{name: "another proxy's", with: func(s *source.Service) { s.NotOurs = "service.kubernetes.io/service-proxy-name=mesh" }, slices: two},
+		{name: "another proxy's", with: func(s *source.Service) { s.ProxyName = "mesh" }, slices: two},
 	} {
 		tc.run(t)
 	}

@@ -11,7 +11,6 @@ import (
 
 const (
 	proxyNameLabel         = "service.kubernetes.io/service-proxy-name"
-	headlessLabel          = "service.kubernetes.io/headless" // whatever its value
 	sourceRangesAnnotation = "service.beta.kubernetes.io/load-balancer-source-ranges"
 	weftPrefix             = "weft.dev/" // of annotations that are kept
 
@@ -38,8 +37,8 @@ type Service struct {
 	// SourceRanges are who may use the load balancer's addresses, masked; empty: all.
 	SourceRanges []netip.Prefix
 	Distribution string // "", PreferClose, PreferSameZone or PreferSameNode
-	// NotOurs says by which label a service proxy is told to leave it alone; "": by none.
-	NotOurs           string
+	// ProxyName is that of the proxy that shall serve it; if not empty, it is not ours.
+	ProxyName         string
 	LoadBalancerClass string
 	Selector          []Label           // of its pods, by key; none: its slices are made by somebody else
 	Annotations       map[string]string // those that begin with weft.dev/
@@ -147,7 +146,7 @@ func newService(in serviceObject) (*Service, error) {
 		Namespace: namespace, Name: intern(name),
 		Type:              intern(cmp.Or(in.Spec.Type, "ClusterIP")),
 		PublishNotReady:   in.Spec.PublishNotReadyAddresses,
-		NotOurs:           notOurs(in.Metadata.Labels),
+		ProxyName:         intern(in.Metadata.Labels[proxyNameLabel]),
 		LoadBalancerClass: intern(in.Spec.LoadBalancerClass),
 	}
 	for k, v := range in.Spec.Selector {
@@ -184,18 +183,6 @@ func (s *Service) lacks() string {
 		return "no spec.clusterIP"
 	case len(s.Ports) == 0:
 		return "no spec.ports"
-	}
-	return ""
-}
-
-// notOurs returns the label of a Service or a slice that tells the cluster's service proxy
-// to leave it alone, with its value. Upstream's kube-proxy does not watch objects that have
-// one of them, whatever the value (cmd/kube-proxy/app/server.go).
-func notOurs(labels map[string]string) string {
-	for _, l := range []string{proxyNameLabel, headlessLabel} {
-		if v, has := labels[l]; has {
-			return intern(l + "=" + v)
-		}
 	}
 	return ""
 }

@@ -76,7 +76,7 @@ status: {loadBalancer: {ingress: [{ip: 198.51.100.1}, {hostname: a.example}, {ip
 			Ports:           []ServicePort{{Protocol: TCP, Port: 443, NodePort: 30443, TargetPort: "https"}},
 			Affinity:        time.Minute, ExternalLocal: true, InternalLocal: true, HealthCheckNodePort: 32000, PublishNotReady: true,
 			SourceRanges: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("2001:db8::/32")},
-			Distribution: "PreferSameNode", NotOurs: "service.kubernetes.io/service-proxy-name=other", LoadBalancerClass: "example.com/x",
+			Distribution: "PreferSameNode", ProxyName: "other", LoadBalancerClass: "example.com/x",
 		}},
 		"ranges of the annotation, default affinity": {`
 apiVersion: v1
@@ -90,12 +90,6 @@ spec: {clusterIPs: [10.96.0.1], sessionAffinity: ClientIP, ports: [{port: 1}]}
 		}},
 		"headless": {`{apiVersion: v1, kind: Service, metadata: {name: db}, spec: {clusterIP: None, clusterIPs: [None], selector: {app: db}}}`,
 			Service{Namespace: "default", Name: "db", Type: "ClusterIP", Headless: true, Selector: []Label{{"app", "db"}}}},
-		"headless by label": {`{apiVersion: v1, kind: Service, metadata: {name: db, labels: {service.kubernetes.io/headless: ""}}, spec: {clusterIP: 10.96.0.1, ports: [{port: 1}]}}`,
-			Service{Namespace: "default", Name: "db", Type: "ClusterIP", ClusterIPs: ips("10.96.0.1"), Ports: []ServicePort{{Protocol: TCP, Port: 1}},
-				NotOurs: "service.kubernetes.io/headless="}},
-		"another proxy's without name": {`{apiVersion: v1, kind: Service, metadata: {name: db, labels: {service.kubernetes.io/service-proxy-name: ""}}, spec: {clusterIP: 10.96.0.1, ports: [{port: 1}]}}`,
-			Service{Namespace: "default", Name: "db", Type: "ClusterIP", ClusterIPs: ips("10.96.0.1"), Ports: []ServicePort{{Protocol: TCP, Port: 1}},
-				NotOurs: "service.kubernetes.io/service-proxy-name="}},
 		"another name": {`{apiVersion: v1, kind: Service, metadata: {name: out}, spec: {type: ExternalName, externalName: example.com}}`,
 			Service{Namespace: "default", Name: "out", Type: "ExternalName"}},
 		"no address": {`{apiVersion: v1, kind: Service, metadata: {name: a}, spec: {ports: [{port: 1}]}}`,

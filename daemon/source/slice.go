@@ -88,15 +88,14 @@ func compareSlices(a, b *EndpointSlice) int {
 	return strings.Compare(a.Name, b.Name)
 }
 
-// newSlice returns nil for a slice of no Service, for one of host names, and for one that is
-// not for the cluster's service proxy.
+// newSlice returns nil for a slice of no Service, and for one of host names.
 func newSlice(in sliceObject) (*EndpointSlice, error) {
 	namespace, name, err := nameOf(in.Metadata)
 	if err != nil {
 		return nil, err
 	}
 	service := in.Metadata.Labels[serviceLabel]
-	if service == "" || in.AddressType == "FQDN" || notOurs(in.Metadata.Labels) != "" {
+	if service == "" || in.AddressType == "FQDN" {
 		return nil, nil
 	}
 	s := &EndpointSlice{Namespace: namespace, Name: name, Service: intern(service), IPv6: in.AddressType == "IPv6"}

@@ -80,21 +80,16 @@ func seen(a net.Addr) string {
 // Ask connects by TCP from a namespace to a [Server] and returns the address that it
 // saw.
 func Ask(ns *testnet.NS, to netip.AddrPort, timeout time.Duration) (netip.Addr, error) {
-	return ask(ns, "tcp", netip.Addr{}, to, timeout)
+	return ask(ns, "tcp", to, timeout)
 }
 
 // AskUDP is Ask with one datagram.
 func AskUDP(ns *testnet.NS, to netip.AddrPort, timeout time.Duration) (netip.Addr, error) {
-	return ask(ns, "udp", netip.Addr{}, to, timeout)
+	return ask(ns, "udp", to, timeout)
 }
 
-// AskBound is Ask, or with network "udp" AskUDP, by a socket that is bound to an address.
-func AskBound(ns *testnet.NS, network string, own netip.Addr, to netip.AddrPort, timeout time.Duration) (netip.Addr, error) {
-	return ask(ns, network, own, to, timeout)
-}
-
-func ask(ns *testnet.NS, network string, own netip.Addr, to netip.AddrPort, timeout time.Duration) (netip.Addr, error) {
-	conn, err := dial(ns, network, own, to, timeout)
+func ask(ns *testnet.NS, network string, to netip.AddrPort, timeout time.Duration) (netip.Addr, error) {
+	conn, err := Dial(ns, network, to, timeout)
 	if err != nil {
 		return netip.Addr{}, err
 	}
@@ -116,21 +111,9 @@ func ask(ns *testnet.NS, network string, own netip.Addr, to netip.AddrPort, time
 }
 
 // Dial connects from a namespace.
-func Dial(ns *testnet.NS, network string, to netip.AddrPort, timeout time.Duration) (net.Conn, error) {
-	return dial(ns, network, netip.Addr{}, to, timeout)
-}
-
-func dial(ns *testnet.NS, network string, own netip.Addr, to netip.AddrPort, timeout time.Duration) (conn net.Conn, err error) {
-	d := net.Dialer{Timeout: timeout}
-	switch {
-	case !own.IsValid():
-	case network == "udp":
-		d.LocalAddr = net.UDPAddrFromAddrPort(netip.AddrPortFrom(own, 0))
-	default:
-		d.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(own, 0))
-	}
+func Dial(ns *testnet.NS, network string, to netip.AddrPort, timeout time.Duration) (conn net.Conn, err error) {
 	err = ns.Do(func() error {
-		conn, err = d.Dial(network, to.String())
+		conn, err = net.DialTimeout(network, to.String(), timeout)
 		return err
 	})
 	if err != nil {
