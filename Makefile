@@ -5,7 +5,7 @@
 
 GO := $(shell command -v go || echo /usr/local/go/bin/go)
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
-LDFLAGS := -s -w -X github.com/weftnet/weft/daemon.Version=$(VERSION)
+LDFLAGS := -s -w -X github.com/weftnet/weft/internal/api.Version=$(VERSION)
 # -buildvcs=false: `sudo make` in a user's clone must not trip over git's ownership check.
 BUILD := CGO_ENABLED=0 $(GO) build -buildvcs=false -trimpath -ldflags '$(LDFLAGS)'
 

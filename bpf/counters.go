@@ -52,6 +52,16 @@ var reasons = [weftReasonREASONS]string{
 	weftReasonSTACK_NETFILTER: "netfilter",
 }
 
+// ReasonNumber is the key of a reason's row in the map `counters`.
+func ReasonNumber(name string) (uint32, error) {
+	for r, known := range reasons {
+		if known == name && name != "" {
+			return uint32(r), nil
+		}
+	}
+	return 0, fmt.Errorf("no reason is called %q", name)
+}
+
 // Counters returns the number of packets for each reason since the layout was
 // created, also those that are zero, in a fixed order. Packets that took the direct
 // way, and those that are the stack's by their destination, are not counted.

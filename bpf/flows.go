@@ -93,6 +93,9 @@ func (d *Datapath) Collect(timeouts Timeouts, f func(Flow)) (int, error) {
 	return forgotten, errors.Join(errs...)
 }
 
+// FlowRoom is how many live flows there is room for, each in both directions.
+func (d *Datapath) FlowRoom() int { return int(d.maps[weftMapLive].MaxEntries()) / 2 }
+
 // BackendFlows counts, by backend, the flows that go through a Service on this node: the
 // live ones that are translated per packet, and the sockets that are connected.
 func (d *Datapath) BackendFlows() (map[Place]int, error) {

@@ -4,6 +4,7 @@ import (
 	"net"
 	"net/netip"
 	"testing"
+	"time"
 )
 
 // What is remembered of sockets and clients goes with the backend and with its time; what
@@ -48,12 +49,7 @@ func TestUselessMemoryIsForgotten(t *testing.T) {
 	step("a backend is gone", 1, 4, 1)
 	must(t, n.Alive.Set(Place{six.Addr(), 5353, UDP}, 9)) // another pod's now
 	step("the next is of another generation", 2, 2, 1)
-	var k weftAffinityKey
-	var v weftAffinity
-	for it := n.maps[weftMapAffinity].Iterate(); it.Next(&k, &v); {
-		v.Until -= 200 // as if 200 s passed
-		must(t, n.maps[weftMapAffinity].Put(&k, &v))
-	}
+	n.pass(t, 200*time.Second)
 	step("the time of a client is over", 1, 2, 0)
 	if _, from := ask(t, s, at(service4, 53)); from != at(service4, 53) {
 		t.Errorf("what was of use is gone: an answer came from %s", from)

@@ -347,12 +347,7 @@ func TestSocketStaysWithBackend(t *testing.T) {
 		}
 	}
 	for range 40 {
-		var k weftAffinityKey
-		var v weftAffinity
-		for it := n.maps[weftMapAffinity].Iterate(); it.Next(&k, &v); {
-			v.Until -= 200 // as if 200 s passed
-			must(t, n.maps[weftMapAffinity].Put(&k, &v))
-		}
+		n.pass(t, 200*time.Second)
 		_, got, err := n.dial(n.host, "tcp", at(service4, 80))
 		must(t, err)
 		seen[got] = true

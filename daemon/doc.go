@@ -5,6 +5,3 @@
 // The loop's parts: what is wanted is compiled by pure functions (self.go,
 // peers.go) into the tables of tables.go; events only mark; the loop acts.
 package daemon
-
-// Version is set by the linker.
-var Version = "unknown"

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"cmp"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -11,6 +12,7 @@ import (
 	"github.com/weftnet/weft/daemon/service"
 	"github.com/weftnet/weft/daemon/source"
 	"github.com/weftnet/weft/internal/api"
+	"github.com/weftnet/weft/overlay"
 )
 
 // podPorts is the host ports of one attachment.
@@ -60,11 +62,51 @@ func (s *services) notePorts(p endpoint.Ports) bool {
 			now.mappings = append(now.mappings, portMapping(m))
 		}
 	}
+	if now.atAddress() {
+		s.lookForOwn()
+	}
 	s.ports[p.Ref] = now
 	s.having.Store(p.Ref, true)
 	s.compilePorts(p.Ref, now, s.uidOf(now))
 	s.report()
 	return s.begun
+}
+
+// atAddress says whether the node's addresses matter to the pod's host ports.
+func (p *podPorts) atAddress() bool {
+	return slices.ContainsFunc(p.mappings, service.PortMapping.AtAddress)
+}
+
+// lookForOwn reads the addresses of the node's devices, and says whether they changed.
+// If they cannot be read, what was known stays, and the next pass tries again.
+func (s *services) lookForOwn() bool {
+	own, err := overlay.OwnAddrs()
+	s.problems.err(problemAddresses, err)
+	if err != nil || maps.Equal(own, s.node.Own) {
+		return false
+	}
+	s.node.Own = own
+	return true
+}
+
+// followAddresses takes up that the addresses of the node's devices may have changed: the
+// tables are told of the host ports whose hostIP has come to the node, or gone from it.
+func (s *services) followAddresses() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var concerned []api.Ref
+	for ref, p := range s.ports {
+		if p.atAddress() {
+			concerned = append(concerned, ref)
+		}
+	}
+	if len(concerned) == 0 || !s.lookForOwn() {
+		return
+	}
+	for _, ref := range concerned {
+		s.compilePorts(ref, s.ports[ref], s.ports[ref].uid)
+	}
+	s.report()
 }
 
 func (s *services) compilePorts(ref api.Ref, p *podPorts, uid string) {

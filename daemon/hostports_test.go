@@ -79,3 +79,35 @@ func TestHostPortsComeAndGoWithTheirPods(t *testing.T) {
 	l.must(a.client().Del(context.Background(), r))
 	check(0)
 }
+
+// A host port with a hostIP is served while that is an address of the node, and never
+// where it is not: it would take what goes to a Service, or out of the cluster.
+func TestHostPortIsServedWhereTheNodeHasTheAddress(t *testing.T) {
+	l := newLab(t)
+	a := l.add()
+	a.usual()
+	l.file("web.yaml", serviceText("web", "10.96.0.10"))
+	l.file("web-ends.yaml", sliceText("web", "10.87.1.201"))
+	a.start()
+	a.ready()
+	a.served(soon, "frontends", true, "10.96.0.10")
+	before, err := a.kernelRows("frontends")
+	l.must(err)
+	p := &pod{NS: testnet.New(t, "pod")}
+	p.id = p.Name
+	r := p.request()
+	r.PortMappings = []api.PortMapping{{HostPort: 80, ContainerPort: 80, HostIP: "10.96.0.10"}, {HostPort: 80, ContainerPort: 80, HostIP: "198.51.100.7"}}
+	_, err = a.client().Add(context.Background(), r)
+	l.must(err)
+	if after, err := a.kernelRows("frontends"); err != nil || !maps.Equal(after, before) {
+		t.Errorf("rows changed with addresses that are not the node's: %q, want %q; %v", after, before, err)
+	}
+	a.until("a problem", func(s api.Status) bool { return problem(s, problemService) })
+	l.must(a.IP("addr", "add", "198.51.100.7/32", "dev", "up0"))
+	a.served(converge, "frontends", true, "198.51.100.7")
+	l.must(a.IP("addr", "del", "198.51.100.7/32", "dev", "up0"))
+	a.served(converge, "frontends", false, "198.51.100.7")
+	if after, err := a.kernelRows("frontends"); err != nil || !maps.Equal(after, before) {
+		t.Errorf("rows when the address is gone: %q, want %q; %v", after, before, err)
+	}
+}

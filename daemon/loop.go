@@ -86,6 +86,9 @@ func (n *node) pass(w work) error {
 	if w.source {
 		n.updateServices()
 	}
+	if w.event.Has(overlay.EventLinks | overlay.EventAddrs) {
+		n.services.followAddresses()
+	}
 	switch {
 	case w.full:
 		refresh(n.tables.all())

@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/weftnet/weft/bpf"
+	"github.com/weftnet/weft/internal/api"
 )
 
 // metrics is what the daemon counts itself. The rest is read when it is asked for.
@@ -69,6 +70,7 @@ var (
 	descServed  = desc("services", "Services that are served.")
 	descServers = desc("service_backends", "Backends in the sets of Services.")
 	descFlows   = desc("flows", "Live flows that are translated per packet, at the last look.")
+	descRoom    = desc("flows_limit", "Flows that there is room for in the map of live ones; new ones are refused when it is full.")
 	descTrouble = desc("service_problems", "Services and host ports that cannot be served as they want.")
 	descUsed    = desc("pool_used", "Addresses leased.", "pool")
 	descCooling = desc("pool_cooling", "Addresses released, within the reuse delay.", "pool")
@@ -93,7 +95,7 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 		out <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v), labels...)
 	}
 	offer := c.n.net()
-	gauge(descInfo, 1, Version, c.dp.Layout(), c.n.cfg.NodeName, c.n.cfg.Overlay)
+	gauge(descInfo, 1, api.Version, c.dp.Layout(), c.n.cfg.NodeName, c.n.cfg.Overlay)
 	gauge(descReady, truth(offer.Ready == nil))
 	gauge(descFirst, time.Duration(c.n.firstTook.Load()).Seconds())
 	gauge(descMTU, float64(offer.MTU))
@@ -115,6 +117,7 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	gauge(descServed, float64(served))
 	gauge(descServers, float64(backends))
 	gauge(descFlows, float64(c.n.liveFlows.Load()))
+	gauge(descRoom, float64(c.dp.FlowRoom()))
 	gauge(descTrouble, float64(troubled))
 	for _, p := range c.n.pools.Pools() {
 		name := p.Prefix.String()

@@ -30,7 +30,9 @@ const (
 	problemTable        = "table"          // a kernel table cannot be written
 	problemTableClash   = "table-conflict" // two wants for one row
 	problemService      = "service"        // a Service or a host port cannot be served as it wants
+	problemAddresses    = "addresses"      // the node's addresses cannot be read
 	problemFlows        = "flows"          // flows cannot be looked through
+	problemFull         = "full"           // there is no room for new flows, or soon none
 	problemSockets      = "sockets"        // connections to backends that are gone cannot be ended
 	problemCgroup       = "cgroup"         // no sockets are served: there is no cgroup2
 	problemHealthCheck  = "health-check"   // the health check of a Service cannot be answered

@@ -48,6 +48,10 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 		return fmt.Errorf("open datapath: %w", err)
 	}
 	defer dp.Close()
+	counters, err := dp.Counters()
+	if err != nil {
+		return err
+	}
 	cgroup, cgroupErr := cfg.cgroup()
 	t := newTables(cfg.StateDir, cgroup, dp)
 	pools, err := ipam.Open(cfg.StateDir, ipam.Options{ReuseDelay: reuseDelay(cfg), Log: log})
@@ -153,6 +157,7 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 		group.Go(func() error { return n.serveProbes(ctx) })
 		group.Go(func() error { return n.services.serveHealth(ctx) })
 		group.Go(func() error { return n.collectFlows(ctx, dp) })
+		group.Go(func() error { return n.watchRoom(ctx, dp, counters) })
 		group.Go(func() error { return n.endSockets(ctx, dp, pods) })
 		group.Go(func() error { return n.install(ctx) })
 		group.Go(func() error { return giveBack(ctx) })

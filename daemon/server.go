@@ -227,7 +227,7 @@ func (i *info) Status() api.Status {
 	n := i.node
 	offer := n.net()
 	s := api.Status{
-		Node: n.cfg.NodeName, Version: Version, Since: n.since, Ready: offer.Ready == nil,
+		Node: n.cfg.NodeName, Version: api.Version, Since: n.since, Ready: offer.Ready == nil,
 		Problems: n.allProblems(), Source: n.cfg.Source, Synced: n.source.Snapshot().Complete,
 		Overlay: n.cfg.Overlay, Layout: i.dp.Layout(), MTU: offer.MTU,
 		Peers: n.peerCount(), Reach: n.reaches(), Pods: len(i.pods.List()),

@@ -114,7 +114,7 @@ func (s *services) setNode(self overlay.Node, nodes []*source.Node) bool {
 	}
 	s.self, s.nodes = self, nodes
 	was := s.node.NodePortAddrs
-	n := service.Node{Name: s.name, Addrs: map[netip.Addr]struct{}{}}
+	n := service.Node{Name: s.name, Own: s.node.Own, Addrs: map[netip.Addr]struct{}{}}
 	for _, a := range self.Addrs {
 		a = a.Unmap()
 		n.Addrs[a] = struct{}{}

@@ -16,19 +16,23 @@ import (
 // question come from want.
 func answers(t *testing.T, what string, from, to *testnet.NS, addr, want netip.Addr) {
 	t.Helper()
+	answersBound(t, what, from, netip.Addr{}, to, addr, want)
+}
+
+// answersBound is the same for sockets that are bound to an address.
+func answersBound(t *testing.T, what string, from *testnet.NS, bound netip.Addr, to *testnet.NS, addr, want netip.Addr) {
+	t.Helper()
 	s, err := traffic.Serve(to, netip.AddrPortFrom(addr, 0))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	for name, ask := range map[string]func(*testnet.NS, netip.AddrPort, time.Duration) (netip.Addr, error){
-		"TCP": traffic.Ask, "UDP": traffic.AskUDP,
-	} {
-		got, err := ask(from, netip.AddrPortFrom(addr, uint16(s.Port())), 3*time.Second)
+	for _, network := range []string{"tcp", "udp"} {
+		got, err := traffic.AskFrom(from, network, bound, netip.AddrPortFrom(addr, uint16(s.Port())), 3*time.Second)
 		if err != nil {
-			t.Errorf("%s, %s: %v", what, name, err)
+			t.Errorf("%s, %s: %v", what, network, err)
 		} else if got != want {
-			t.Errorf("%s, %s: source seen is %s, want %s", what, name, got, want)
+			t.Errorf("%s, %s: source seen is %s, want %s", what, network, got, want)
 		}
 	}
 }
@@ -55,12 +59,12 @@ func TestEveryWayAndItsSource(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			c := start(t, spec)
-			everyWay(t, c)
+			everyWay(t, c, len(spec.Flags) > 0)
 		})
 	}
 }
 
-func everyWay(t *testing.T, c *cluster.Cluster) {
+func everyWay(t *testing.T, c *cluster.Cluster, direct bool) {
 	a1, a2, b1, _ := pods(t, c)
 	nodeA, nodeB := c.Nodes[0], c.Nodes[1]
 	for i, addr := range a1.Addrs() {
@@ -78,6 +82,14 @@ func everyWay(t *testing.T, c *cluster.Cluster) {
 		answers(t, name+" pod to another node's gateway", a1.NS, nodeB.NS, far, addr)
 		answers(t, name+" host to another node's gateway", nodeA.NS, nodeB.NS, far, gw)
 		own, okOwn := family(nodeA.Addrs, v4)
+		if okOwn {
+			answersBound(t, name+" host, bound to the node's address, to local pod", nodeA.NS, own, a1.NS, addr, own)
+			want := gw
+			if direct { // past weft-vxlan
+				want = own
+			}
+			answersBound(t, name+" host, bound to the node's address, to pod on another node", nodeA.NS, own, b1.NS, b1.Addrs()[i], want)
+		}
 		other, okOther := family(nodeB.Addrs, v4)
 		if okOwn && okOther {
 			answers(t, name+" pod to its node", a1.NS, nodeA.NS, own, addr)
@@ -110,7 +122,7 @@ func TestForwardPolicyDrop(t *testing.T) {
 	if err := c.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	everyWay(t, c)
+	everyWay(t, c, false)
 }
 
 // What comes from outside to a pod that does not exist ends at the node, with ICMP,
@@ -141,6 +153,6 @@ func TestNodesThatPreferDifferentFamilies(t *testing.T) {
 		if err := c.Start(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		everyWay(t, c)
+		everyWay(t, c, false)
 	}
 }

@@ -26,6 +26,9 @@ func TestHostPortStaysInItsPlace(t *testing.T) {
 	backend.Capabilities = map[string]any{"portMappings": []any{
 		map[string]any{"hostPort": 8088, "containerPort": 8080, "protocol": "tcp", "hostIP": "172.18.0.101"},
 		map[string]any{"hostPort": 8088, "containerPort": 8080, "protocol": "udp", "hostIP": "172.18.0.101"},
+		// Not the node's: what goes to these is not the pod's.
+		map[string]any{"hostPort": 8088, "containerPort": 8080, "protocol": "tcp", "hostIP": "198.51.100.1"},
+		map[string]any{"hostPort": 8088, "containerPort": 8080, "protocol": "udp", "hostIP": "198.51.100.1"},
 	}}
 	if err := backend.Add(t.Context()); err != nil {
 		t.Fatal(err)

@@ -58,6 +58,10 @@ type Chain struct {
 // Between pods, and to and from them, everything is forwarded but what a pod sends to
 // the overlay's UDP port outside of the cluster: masqueraded to this node's address it
 // would be believed to be this node's, whatever source a pod has put inside.
+//
+// What a socket of the node sends to other nodes' pods from another address than the
+// gateway, as it is bound to that, is masqueraded, too: the overlay takes from a node what
+// comes from its pod prefixes.
 func SelfChains(self, cluster []netip.Prefix, masquerade bool, port uint16) map[ChainKey]Chain {
 	chains := map[ChainKey]Chain{}
 	for _, v6 := range []bool{false, true} {
@@ -78,7 +82,12 @@ func SelfChains(self, cluster []netip.Prefix, masquerade bool, port uint16) map[
 			multicast = netip.MustParsePrefix("ff00::/8")
 		}
 		var b strings.Builder
-		for _, p := range append(all, multicast) {
+		fmt.Fprintf(&b, "-A %s%s -j RETURN\n", k.chain(), match("-d", multicast))
+		for _, p := range own {
+			fmt.Fprintf(&b, "-A %s%s -o %s -j RETURN\n", k.chain(), match("-s", p), DeviceName)
+		}
+		fmt.Fprintf(&b, "-A %s -o %s -j MASQUERADE\n", k.chain(), DeviceName)
+		for _, p := range all {
 			fmt.Fprintf(&b, "-A %s%s -j RETURN\n", k.chain(), match("-d", p))
 		}
 		for _, p := range own {

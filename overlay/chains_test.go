@@ -39,16 +39,20 @@ func TestSelfChains(t *testing.T) {
 		{
 			"neighbouring prefixes are one rule",
 			[]string{"10.244.1.0/24"}, []string{"10.244.1.0/24", "10.244.0.0/24", "10.250.0.0/24"}, true,
-			map[ChainKey]Chain{f4: {Rules: forward}, n4: {Rules: `-A WEFT-POSTROUTING -d 10.244.0.0/23 -j RETURN
+			map[ChainKey]Chain{f4: {Rules: forward}, n4: {Rules: `-A WEFT-POSTROUTING -d 224.0.0.0/4 -j RETURN
+-A WEFT-POSTROUTING -s 10.244.1.0/24 -o weft-vxlan -j RETURN
+-A WEFT-POSTROUTING -o weft-vxlan -j MASQUERADE
+-A WEFT-POSTROUTING -d 10.244.0.0/23 -j RETURN
 -A WEFT-POSTROUTING -d 10.250.0.0/24 -j RETURN
--A WEFT-POSTROUTING -d 224.0.0.0/4 -j RETURN
 -A WEFT-POSTROUTING -s 10.244.1.0/24 -j MASQUERADE --random-fully
 `}},
 		},
 		{
 			"IPv6 only", []string{"fd00:244:1::/64"}, []string{"10.244.1.0/24", "fd00:244:1::/64"}, true,
-			map[ChainKey]Chain{f6: {Rules: forward}, n6: {Rules: `-A WEFT-POSTROUTING -d fd00:244:1::/64 -j RETURN
--A WEFT-POSTROUTING -d ff00::/8 -j RETURN
+			map[ChainKey]Chain{f6: {Rules: forward}, n6: {Rules: `-A WEFT-POSTROUTING -d ff00::/8 -j RETURN
+-A WEFT-POSTROUTING -s fd00:244:1::/64 -o weft-vxlan -j RETURN
+-A WEFT-POSTROUTING -o weft-vxlan -j MASQUERADE
+-A WEFT-POSTROUTING -d fd00:244:1::/64 -j RETURN
 -A WEFT-POSTROUTING -s fd00:244:1::/64 -j MASQUERADE --random-fully
 `}},
 		},

@@ -123,6 +123,22 @@ func Uplinks(addrs []netip.Addr) ([]Uplink, error) {
 	return out, nil
 }
 
+// OwnAddrs returns the addresses of all devices of the network namespace.
+func OwnAddrs() (map[netip.Addr]struct{}, error) {
+	var c conn
+	defer c.Close()
+	own := map[netip.Addr]struct{}{}
+	err := c.dump(unix.RTM_GETADDR, func() { clear(own) }, func(b []byte) {
+		if p, _, _ := parseAddr(b); p.IsValid() {
+			own[p.Addr().Unmap()] = struct{}{}
+		}
+	}, ifAddrMsg(unix.IfAddrmsg{}))
+	if err != nil {
+		return nil, fmt.Errorf("dump addresses: %w", err)
+	}
+	return own, nil
+}
+
 // defaultRouteLinks adds the devices of the main table's default routes.
 func defaultRouteLinks(c *conn, fam uint8, indexes map[int]bool) error {
 	err := c.dump(unix.RTM_GETROUTE, func() {}, func(b []byte) {

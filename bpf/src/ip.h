@@ -60,7 +60,10 @@ static __always_inline __u16 fold(__u64 sum)
 	return sum;
 }
 
-/* Makes up to len bytes of the packet readable; the caller checks bounds again. */
+/* Makes up to len bytes of the packet readable; the caller checks bounds again. To ask for
+ * more than headers is dear: of a TCP segment only they are in one piece, and what follows
+ * must be copied, with all of the piece if a clone waits for the segment's acknowledgement.
+ */
 static __always_inline void pull(struct __sk_buff *skb, __u32 len)
 {
 	if (unlikely(data_of(skb) + len > end_of(skb)))
@@ -110,17 +113,21 @@ static __always_inline enum reason parse_v6(struct __sk_buff *skb, __u32 off, st
 }
 
 /* Reads the IP header at off of a packet of `left` bytes from there on. proto is
- * the Ethernet type (network order) that the frame claims.
+ * the Ethernet type (network order) that the frame claims. Pointers into the packet are
+ * void after it.
  */
 static __always_inline enum reason parse_ip(struct __sk_buff *skb, __u32 off, __u16 proto,
 					    __u32 left, struct ip *ip)
 {
 	enum reason why = DROP_NOT_IP;
 
-	if (proto == htons(ETH_P_IP))
+	if (proto == htons(ETH_P_IP)) {
+		pull(skb, off + sizeof(struct iphdr));
 		why = parse_v4(skb, off, ip);
-	else if (proto == htons(ETH_P_IPV6))
+	} else if (proto == htons(ETH_P_IPV6)) {
+		pull(skb, off + sizeof(struct ipv6hdr));
 		why = parse_v6(skb, off, ip);
+	}
 	if (unlikely(why))
 		return why;
 	ip->big = left > 0xffff;

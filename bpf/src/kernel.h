@@ -237,6 +237,7 @@ static long (*const bpf_redirect_neigh)(__u32 ifindex, struct bpf_redir_neigh *p
 static long (*const bpf_redirect_peer)(__u32 ifindex, __u64 flags) = (void *)155;
 static __u64 (*const bpf_ktime_get_coarse_ns)(void) = (void *)160;
 static int (*const bpf_set_retval)(int retval) = (void *)187;
+static __u64 (*const bpf_ktime_get_tai_ns)(void) = (void *)208;
 
 /* Protocol headers. Not packed: every field is at its natural offset, and the
  * kernel's packets are aligned enough for the machines we run on.

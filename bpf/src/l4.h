@@ -43,11 +43,22 @@ struct {
 	__uint(max_entries, 8192);
 } fragments SEC(".maps");
 
+/* How much of a header is read or changed here; of others there may be nothing more. */
+static __always_inline __u32 l4_len(__u8 proto)
+{
+	if (proto == IPPROTO_TCP)
+		return sizeof(struct tcphdr);
+	return proto == IPPROTO_SCTP ? 12 : 8;
+}
+
 static __always_inline int read_ports(struct __sk_buff *skb, __u32 off, struct l4 *l4)
 {
-	__u16 *ports = fresh_data(skb) + off;
-	__u8 *flags = (void *)ports + 13;
+	__u16 *ports;
+	__u8 *flags;
 
+	pull(skb, off + l4_len(l4->proto));
+	ports = fresh_data(skb) + off;
+	flags = (void *)ports + 13;
 	l4->off = off;
 	if (l4->proto != IPPROTO_TCP && l4->proto != IPPROTO_UDP && l4->proto != IPPROTO_SCTP) {
 		l4->unported = true;
@@ -112,12 +123,10 @@ struct packet {
  */
 __noinline int read_l4(struct __sk_buff *skb, __u32 at, struct packet *p)
 {
-	const __u32 more = sizeof(struct ipv6hdr) + sizeof(struct fraghdr) + 20;
 	struct l4 *l4;
 
 	if (!p || at > 256)
 		return DROP_INTERNAL;
-	pull(skb, at + more);
 	l4 = &p->l4;
 	__builtin_memset(l4, 0, sizeof(*l4));
 	l4->proto = p->ip.proto;
@@ -137,8 +146,10 @@ __noinline int read_l4(struct __sk_buff *skb, __u32 at, struct packet *p)
 		return read_ports(skb, at + sizeof(*h), l4);
 	}
 	if (unlikely(p->ip.proto == IPPROTO_FRAGMENT)) {
-		struct fraghdr *f = fresh_data(skb) + at + sizeof(struct ipv6hdr);
+		struct fraghdr *f;
 
+		pull(skb, at + sizeof(struct ipv6hdr) + sizeof(*f));
+		f = fresh_data(skb) + at + sizeof(struct ipv6hdr);
 		if (unlikely((void *)(f + 1) > fresh_end(skb)))
 			return DROP_TRUNCATED;
 		l4->proto = f->nexthdr;

@@ -122,10 +122,13 @@ static __always_inline int answer_arp(struct __sk_buff *skb)
 
 static __always_inline bool is_solicit(struct __sk_buff *skb, const struct ip *ip)
 {
-	struct ndhdr *nd = data_of(skb) + ETH_HLEN + sizeof(struct ipv6hdr);
+	struct ndhdr *nd;
 
-	return ip->proto == IPPROTO_ICMPV6 && ip->v6 && (void *)&nd->check <= end_of(skb) &&
-	       nd->type == ND_SOLICIT;
+	if (likely(ip->proto != IPPROTO_ICMPV6 || !ip->v6))
+		return false;
+	pull(skb, ETH_HLEN + sizeof(struct ipv6hdr) + sizeof(*nd) + sizeof(struct ndopt));
+	nd = data_of(skb) + ETH_HLEN + sizeof(struct ipv6hdr);
+	return (void *)&nd->check <= end_of(skb) && nd->type == ND_SOLICIT;
 }
 
 /* The source has been checked. The answer has the question's length: with a

@@ -35,12 +35,15 @@ static __always_inline int to_local(struct __sk_buff *skb, const struct endpoint
  */
 static __always_inline int to_outside(struct __sk_buff *skb, const struct ip *ip)
 {
-	struct iphdr *h = data_of(skb) + ETH_HLEN;
+	const __u32 hlen = ip->v6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr);
 	struct udphdr *udp;
+	struct iphdr *h;
 
 	if (likely(ip->proto != IPPROTO_UDP))
 		return TCX_NEXT;
-	udp = (void *)h + (ip->v6 ? sizeof(struct ipv6hdr) : sizeof(*h));
+	pull(skb, ETH_HLEN + hlen + sizeof(*udp));
+	h = data_of(skb) + ETH_HLEN;
+	udp = (void *)h + hlen;
 	if ((void *)(udp + 1) > end_of(skb) || udp->dest != htons(config.port))
 		return TCX_NEXT;
 	if (!ip->v6 && (ip->options || h->frag_off & htons(0x1fff)))
@@ -128,7 +131,7 @@ static __always_inline int take(struct __sk_buff *skb, const struct sender *s, _
 	struct peer *peer;
 	struct ip ip;
 
-	pull(skb, off + TUNNEL_LEN + sizeof(struct ipv6hdr));
+	pull(skb, off + TUNNEL_LEN);
 	t = data_of(skb) + off;
 	if (unlikely((void *)t + TUNNEL_LEN > end_of(skb)))
 		return not_taken(s, DROP_TRUNCATED);
@@ -150,7 +153,6 @@ static __always_inline int take(struct __sk_buff *skb, const struct sender *s, _
 
 		if (did != NOT_OURS)
 			return did;
-		pull(skb, off + TUNNEL_LEN + sizeof(struct ipv6hdr));
 	}
 	to = endpoint_of(&ip.dst);
 	if (unlikely(!to || to->flags & EP_HOST))

@@ -114,6 +114,7 @@ static __always_inline int answer_icmp(struct __sk_buff *skb, const struct ip *i
 	struct ethhdr *eth;
 	__u32 sum;
 
+	pull(skb, ETH_HLEN + hlen + QUOTED);
 	if (bpf_skb_change_tail(skb, ETH_HLEN + hlen + QUOTED, 0) ||
 	    bpf_skb_adjust_room(skb, hlen + sizeof(*icmp), BPF_ADJ_ROOM_MAC, 0))
 		return TCX_DROP;

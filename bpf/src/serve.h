@@ -60,6 +60,15 @@ static __always_inline __u32 hash_of(const struct tuple *t, bool client_only)
 	return h >> 32;
 }
 
+/* What a client that has no backend to stay with gets one by, when it comes from outside.
+ * Nodes agree on it, so that it finds the same one through another node, but by the clock
+ * it changes as often as the affinity may end: a client is not bound for ever.
+ */
+static __always_inline __u32 hash_of_client(const struct tuple *t, __u32 affinity)
+{
+	return mix(hash_of(t, true), bpf_ktime_get_tai_ns() / 1000000000 / affinity) >> 32;
+}
+
 /* A backend for a new flow. */
 static __always_inline enum reason pick_backend(const struct frontend *fe, const struct tuple *t,
 						bool outside, struct backend *to)
@@ -80,8 +89,12 @@ static __always_inline enum reason pick_backend(const struct frontend *fe, const
 		if (stays_with(&key, t->proto, fe->affinity, to))
 			return OK;
 	}
-	b = outside ? choose_alike(key.set, set, hash_of(t, fe->affinity != 0))
-		    : choose(key.set, set, bpf_get_prandom_u32());
+	if (!outside)
+		b = choose(key.set, set, bpf_get_prandom_u32());
+	else
+		b = choose_alike(key.set, set,
+				 unlikely(fe->affinity) ? hash_of_client(t, fe->affinity)
+							: hash_of(t, false));
 	if (unlikely(!b))
 		return REJECT_NO_BACKEND;
 	*to = *b;

@@ -171,7 +171,6 @@ __noinline int from_outside_served(struct __sk_buff *skb)
 	struct packet p;
 	int why;
 
-	pull(skb, ETH_HLEN + sizeof(struct ipv6hdr));
 	if (skb->pkt_type != PACKET_HOST ||
 	    parse_ip(skb, ETH_HLEN, skb->protocol, skb->len - ETH_HLEN, &p.ip) ||
 	    read_l4(skb, ETH_HLEN, &p))
@@ -233,7 +232,6 @@ static __always_inline int from_host_served(struct __sk_buff *skb)
 	struct packet p;
 	int why;
 
-	pull(skb, ETH_HLEN + sizeof(struct ipv6hdr));
 	if (parse_ip(skb, ETH_HLEN, skb->protocol, skb->len - ETH_HLEN, &p.ip) ||
 	    likely(!is_client(&p.ip.dst)) || read_l4(skb, ETH_HLEN, &p))
 		return TCX_NEXT;

@@ -27,7 +27,6 @@ int from_pod(struct __sk_buff *skb)
 		return give_up(DROP_NOT_IP);
 	if (unlikely(skb->protocol == htons(ETH_P_ARP)))
 		return answer_arp(skb);
-	pull(skb, ETH_HLEN + sizeof(struct ipv6hdr) + 32);
 	why = parse_ip(skb, ETH_HLEN, skb->protocol, skb->len - ETH_HLEN, &p.ip);
 	if (unlikely(why))
 		return give_up(why);
@@ -76,7 +75,6 @@ int to_overlay(struct __sk_buff *skb)
 	enum reason why;
 	struct ip ip;
 
-	pull(skb, ETH_HLEN + sizeof(struct ipv6hdr));
 	why = parse_ip(skb, ETH_HLEN, skb->protocol, skb->len - ETH_HLEN, &ip);
 	if (unlikely(why))
 		return give_up(why);
@@ -102,7 +100,6 @@ int from_overlay(struct __sk_buff *skb)
 	why = get_tunnel(skb, &sender);
 	if (unlikely(why))
 		return give_up(why);
-	pull(skb, ETH_HLEN + sizeof(struct ipv6hdr));
 	why = parse_ip(skb, ETH_HLEN, skb->protocol, skb->len - ETH_HLEN, &ip);
 	if (unlikely(why))
 		return give_up(why);

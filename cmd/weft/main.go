@@ -101,6 +101,7 @@ Exit codes: 0 all well, 1 a node is not ready, or the daemon or the cluster refu
   sudo weft status
   sudo weft endpoints -o json`,
 		Args:              cobra.NoArgs,
+		Version:           api.Version,
 		RunE:              func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 		SilenceUsage:      true,
 		SilenceErrors:     true,
@@ -108,6 +109,9 @@ Exit codes: 0 all well, 1 a node is not ready, or the daemon or the cluster refu
 		PersistentPreRunE: func(*cobra.Command, []string) error {
 			if c.format != "table" && c.format != "json" {
 				return fmt.Errorf("--output %q is neither table nor json", c.format)
+			}
+			if c.timeout <= 0 {
+				return fmt.Errorf("--timeout %s: no answer comes in that time, give it for example 10s", c.timeout)
 			}
 			c.running = true
 			return nil
@@ -121,6 +125,14 @@ Exit codes: 0 all well, 1 a node is not ready, or the daemon or the cluster refu
 		c.install(),
 		c.uninstall(),
 		c.statusCommand(),
+		&cobra.Command{
+			Use: "version", Args: cobra.NoArgs,
+			Short: "Print the version of this command; weft status shows the daemon's",
+			RunE: func(*cobra.Command, []string) error {
+				_, err := fmt.Fprintln(c.out, "weft", api.Version)
+				return err
+			},
+		},
 		&cobra.Command{
 			Use: "endpoints", Aliases: []string{"ep", "endpoint"}, Args: cobra.NoArgs,
 			Short: "List the pod interfaces of this node",

@@ -197,6 +197,14 @@ func TestJSON(t *testing.T) {
 	}
 }
 
+func TestVersionIsPrinted(t *testing.T) {
+	for _, arg := range []string{"version", "--version"} {
+		if code, out, errs := weft(arg); code != 0 || !strings.HasPrefix(out, "weft") || !strings.Contains(out, api.Version) || errs != "" {
+			t.Errorf("weft %s: exit code %d, stdout %q, stderr %q, want the version", arg, code, out, errs)
+		}
+	}
+}
+
 func TestErrorsSayWhatToDo(t *testing.T) {
 	dead := filepath.Join(t.TempDir(), "s")
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: dead, Net: "unix"})
@@ -229,6 +237,7 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 		{"unknown command", []string{"frobnicate"}, 2, `unknown command "frobnicate"`},
 		{"unknown flag", []string{"status", "--frob"}, 2, "unknown flag: --frob"},
 		{"surplus argument", []string{"status", "x"}, 2, `unknown command "x"`},
+		{"no time to answer", []string{"status", "--timeout", "0s"}, 2, "--timeout 0s"},
 		{"unknown format", []string{"status", "-o", "xml"}, 2, "neither table nor json"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

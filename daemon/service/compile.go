@@ -24,6 +24,9 @@ type Node struct {
 	Name, Zone string
 	// NodePortAddrs are this node's addresses that serve node ports, unmapped.
 	NodePortAddrs []netip.Addr
+	// Own are all addresses of this node's devices, unmapped; it may be nil. Only there,
+	// and at NodePortAddrs, is a host port with a hostIP served.
+	Own map[netip.Addr]struct{}
 	// Addrs are those of all nodes of the cluster, this one and others; it may be nil.
 	// If a Service has one of them as external or load balancer address, its other
 	// ports belong to that node and are not rejected.

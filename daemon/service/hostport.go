@@ -12,9 +12,23 @@ import (
 type PortMapping struct {
 	// HostIP is where; invalid: all addresses of the node that serve node ports, and
 	// 127.0.0.1 and ::1, of the pod's families; 0.0.0.0 or ::: the same of one family.
+	// Any other must be an address of the node: who makes a pod may not take what goes to
+	// a Service, to another pod or out of the cluster.
 	HostIP                  netip.Addr
 	HostPort, ContainerPort uint16
 	Protocol                bpf.Protocol
+}
+
+// AtAddress says whether the mapping is for one address that only the node's devices can
+// tell to be the node's.
+func (m PortMapping) AtAddress() bool {
+	return m.HostIP.IsValid() && !m.HostIP.IsUnspecified() && !m.HostIP.IsLoopback()
+}
+
+// has says whether an address is this node's.
+func (n Node) has(a netip.Addr) bool {
+	_, own := n.Own[a]
+	return own || slices.Contains(n.NodePortAddrs, a)
 }
 
 // HostPort makes the rows of one pod's host ports. owner is the pod's UID as
@@ -28,6 +42,10 @@ func HostPort(node Node, owner string, pod []netip.Addr, mappings []PortMapping)
 			continue
 		}
 		m.HostIP = m.HostIP.Unmap()
+		if m.AtAddress() && !node.has(m.HostIP) {
+			r.problem("host port %d/%s: %s is not an address of this node; it is served as soon as it is", m.HostPort, m.Protocol, m.HostIP)
+			continue
+		}
 		served := false
 		for _, ipv6 := range []bool{false, true} {
 			if m.HostIP.IsValid() && m.HostIP.Is6() != ipv6 {

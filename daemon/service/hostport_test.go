@@ -12,6 +12,8 @@ import (
 
 func TestHostPort(t *testing.T) {
 	both := ips("10.1.0.5", "fd00::5")
+	more := testNode
+	more.Own = map[netip.Addr]struct{}{ip("198.51.100.7"): {}, ip("2001:db8::1"): {}}
 	for _, tc := range []struct {
 		name string
 		node Node
@@ -37,7 +39,7 @@ alive 10.1.0.5:53/UDP`},
 [2001:db8::1]:2/TCP inside [[fd00::5]:80] outside [[fd00::5]:80]
 [::1]:2/TCP inside [[fd00::5]:80]
 alive 10.1.0.5:80/TCP [fd00::5]:80/TCP`},
-		{"one address", testNode, both, []PortMapping{
+		{"one address", more, both, []PortMapping{
 			{HostIP: ip("198.51.100.7"), HostPort: 1, ContainerPort: 80, Protocol: bpf.TCP},
 			{HostIP: ip("::ffff:198.51.100.7"), HostPort: 2, ContainerPort: 81, Protocol: bpf.SCTP},
 			{HostIP: ip("127.0.0.1"), HostPort: 3, ContainerPort: 80, Protocol: bpf.TCP}}, `
@@ -45,7 +47,17 @@ alive 10.1.0.5:80/TCP [fd00::5]:80/TCP`},
 198.51.100.7:1/TCP inside [10.1.0.5:80] outside [10.1.0.5:80]
 198.51.100.7:2/SCTP inside [10.1.0.5:81] outside [10.1.0.5:81]
 alive 10.1.0.5:80/TCP 10.1.0.5:81/SCTP`},
-		{"what cannot be served", Node{}, ips("10.1.0.5"), []PortMapping{
+		{"addresses that are not the node's", more, both, []PortMapping{
+			{HostIP: ip("198.51.100.8"), HostPort: 1, ContainerPort: 80, Protocol: bpf.TCP},
+			{HostIP: ip("2001:db8::8"), HostPort: 2, ContainerPort: 80, Protocol: bpf.UDP},
+			{HostIP: ip("192.0.2.1"), HostPort: 3, ContainerPort: 80, Protocol: bpf.TCP},
+			{HostIP: ip("::1"), HostPort: 4, ContainerPort: 80, Protocol: bpf.TCP}}, `
+192.0.2.1:3/TCP inside [10.1.0.5:80] outside [10.1.0.5:80]
+[::1]:4/TCP inside [[fd00::5]:80]
+alive 10.1.0.5:80/TCP [fd00::5]:80/TCP
+problem host port 1/TCP: 198.51.100.8 is not an address of this node; it is served as soon as it is
+problem host port 2/UDP: 2001:db8::8 is not an address of this node; it is served as soon as it is`},
+		{"what cannot be served", Node{Own: more.Own}, ips("10.1.0.5"), []PortMapping{
 			{HostIP: ip("2001:db8::1"), HostPort: 1, ContainerPort: 80, Protocol: bpf.TCP},
 			{HostPort: 0, ContainerPort: 80, Protocol: bpf.TCP},
 			{HostPort: 2, ContainerPort: 80, Protocol: bpf.TCP}}, `

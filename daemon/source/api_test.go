@@ -46,6 +46,7 @@ var objectsOfBoth = map[string][]string{
 		`{metadata: {name: s}, spec: {clusterIP: None, clusterIPs: [None]}}`,
 		`{metadata: {name: s}, spec: {type: ExternalName, externalName: example.com}}`,
 		`{metadata: {name: s, labels: {service.kubernetes.io/service-proxy-name: other}}, spec: {clusterIP: 10.96.0.1}}`,
+		`{metadata: {name: s, labels: {service.kubernetes.io/headless: ""}}, spec: {clusterIP: 10.96.0.1, ports: [{port: 80}]}}`,
 		`{metadata: {name: s}, spec: {ports: [{port: 80}]}}`,
 		`{metadata: {name: s}, spec: {type: Magic}}`,
 		`{metadata: {name: s}, spec: {clusterIP: 127.0.0.1}}`,

@@ -148,11 +148,27 @@ func deriveFor(v *Service, pods []*Pod, nodes map[string]*Node) []*EndpointSlice
 			if end.TargetUID == "" {
 				end.TargetUID = end.TargetPod
 			}
+			end.ForZones, end.ForNodes = hintsOf(v, &end)
 			e.Endpoints = append(e.Endpoints, end)
 		}
 		out = append(out, family...)
 	}
 	return out
+}
+
+// hintsOf is for whom an endpoint is, as the Service's trafficDistribution wants it (KEP-2433,
+// KEP-3015): those of its own zone; with PreferSameNode those of its own node before them.
+func hintsOf(v *Service, end *SliceEndpoint) (zones, nodes []string) {
+	if v.Distribution == "" {
+		return nil, nil
+	}
+	if end.Zone != "" {
+		zones = []string{end.Zone}
+	}
+	if v.Distribution == "PreferSameNode" && end.Node != "" {
+		nodes = []string{end.Node}
+	}
+	return zones, nodes
 }
 
 // problem keeps the first.

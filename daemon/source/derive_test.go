@@ -53,6 +53,12 @@ func TestEndpointsAreDerived(t *testing.T) {
 		"published not ready": {strings.Replace(web, "spec: {", "spec: {publishNotReadyAddresses: true, ", 1) +
 			pod("w1", "{ip: 10.0.1.2}", "", ", conditions: [{type: Ready, status: 'False'}]", ", deletionTimestamp: '2026-01-01T00:00:00Z'"),
 			"slice default/web-weft-0" + ports + " 10.0.1.2 ready terminating on node-a in z1"},
+		"close by": {strings.Replace(web, "spec: {", "spec: {trafficDistribution: PreferClose, ", 1) +
+			pod("w1", "{ip: 10.0.1.2}", "", "", "") + strings.Replace(pod("w2", "{ip: 10.0.2.2}", "", "", ""), "node-a", "node-b", 1),
+			"slice default/web-weft-0" + ports + " 10.0.1.2 ready on node-a in z1 for [z1] [] 10.0.2.2 ready on node-b"},
+		"on the same node": {strings.Replace(web, "spec: {", "spec: {trafficDistribution: PreferSameNode, ", 1) +
+			pod("w1", "{ip: 10.0.1.2}", "", "", "") + strings.Replace(pod("w2", "{ip: 10.0.2.2}", "", "", ""), "node-a", "node-b", 1),
+			"slice default/web-weft-0" + ports + " 10.0.1.2 ready on node-a in z1 for [z1] [node-a] 10.0.2.2 ready on node-b for [] [node-b]"},
 		"host network": {web + pod("w1", "{ip: 10.9.9.9}", ", hostNetwork: true", "", ""),
 			"slice default/web-weft-0" + ports + " 192.168.0.1 ready on node-a in z1\nslice default/web-weft-1" + ports + " 2001:db8::1 ready on node-a in z1"},
 		"named ports": {byName + pod("w1", "{ip: 10.0.1.2}, {ip: 'fd00::2'}", container(8080), "", "") + pod("w2", "{ip: 10.0.1.3}", container(9090), "", "") +

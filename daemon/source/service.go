@@ -10,6 +10,7 @@ import (
 )
 
 const (
+	headlessLabel          = "service.kubernetes.io/headless" // whatever its value
 	proxyNameLabel         = "service.kubernetes.io/service-proxy-name"
 	sourceRangesAnnotation = "service.beta.kubernetes.io/load-balancer-source-ranges"
 	weftPrefix             = "weft.dev/" // of annotations that are kept
@@ -25,7 +26,7 @@ type Service struct {
 	Namespace, Name string
 	Type            string       // ClusterIP, NodePort, LoadBalancer or ExternalName
 	ClusterIPs      []netip.Addr // at most one of each family; none if Headless or ExternalName
-	Headless        bool
+	Headless        bool         // it has no ClusterIP, or nobody shall serve it (its label)
 	ExternalIPs     []netip.Addr
 	LoadBalancerIPs []LoadBalancerIP // only of Type LoadBalancer
 	Ports           []ServicePort
@@ -212,7 +213,8 @@ func (s *Service) readAddresses(in *serviceObject) error {
 	if len(ips) == 0 && in.Spec.ClusterIP != "" {
 		ips, field = []string{in.Spec.ClusterIP}, "spec.clusterIP"
 	}
-	s.Headless = len(ips) == 1 && ips[0] == "None"
+	_, labelled := in.Metadata.Labels[headlessLabel]
+	s.Headless = labelled || len(ips) == 1 && ips[0] == "None"
 	for i, text := range ips {
 		if s.Headless {
 			break

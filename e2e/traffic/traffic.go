@@ -80,16 +80,18 @@ func seen(a net.Addr) string {
 // Ask connects by TCP from a namespace to a [Server] and returns the address that it
 // saw.
 func Ask(ns *testnet.NS, to netip.AddrPort, timeout time.Duration) (netip.Addr, error) {
-	return ask(ns, "tcp", to, timeout)
+	return AskFrom(ns, "tcp", netip.Addr{}, to, timeout)
 }
 
 // AskUDP is Ask with one datagram.
 func AskUDP(ns *testnet.NS, to netip.AddrPort, timeout time.Duration) (netip.Addr, error) {
-	return ask(ns, "udp", to, timeout)
+	return AskFrom(ns, "udp", netip.Addr{}, to, timeout)
 }
 
-func ask(ns *testnet.NS, network string, to netip.AddrPort, timeout time.Duration) (netip.Addr, error) {
-	conn, err := Dial(ns, network, to, timeout)
+// AskFrom is the same over tcp or udp, from a socket that is bound to an address; zero:
+// to none.
+func AskFrom(ns *testnet.NS, network string, bound netip.Addr, to netip.AddrPort, timeout time.Duration) (netip.Addr, error) {
+	conn, err := dial(ns, network, bound, to, timeout)
 	if err != nil {
 		return netip.Addr{}, err
 	}
@@ -111,9 +113,21 @@ func ask(ns *testnet.NS, network string, to netip.AddrPort, timeout time.Duratio
 }
 
 // Dial connects from a namespace.
-func Dial(ns *testnet.NS, network string, to netip.AddrPort, timeout time.Duration) (conn net.Conn, err error) {
+func Dial(ns *testnet.NS, network string, to netip.AddrPort, timeout time.Duration) (net.Conn, error) {
+	return dial(ns, network, netip.Addr{}, to, timeout)
+}
+
+func dial(ns *testnet.NS, network string, bound netip.Addr, to netip.AddrPort, timeout time.Duration) (conn net.Conn, err error) {
+	d := net.Dialer{Timeout: timeout}
+	switch from := netip.AddrPortFrom(bound, 0); {
+	case !bound.IsValid():
+	case network == "udp":
+		d.LocalAddr = net.UDPAddrFromAddrPort(from)
+	default:
+		d.LocalAddr = net.TCPAddrFromAddrPort(from)
+	}
 	err = ns.Do(func() error {
-		conn, err = net.DialTimeout(network, to.String(), timeout)
+		conn, err = d.Dial(network, to.String())
 		return err
 	})
 	if err != nil {

@@ -126,6 +126,9 @@ type Ref struct {
 
 func (r Ref) String() string { return r.ContainerID + "/" + r.IfName }
 
+// Version of this build; set by the linker.
+var Version = "unknown"
+
 // Status is what `weft status` shows.
 type Status struct {
 	Node     string    `json:"node"`

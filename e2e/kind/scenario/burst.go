@@ -127,12 +127,17 @@ func (w *crowd) oneAddressEach(ctx context.Context) error {
 	return nil
 }
 
-// scatter deletes the pods by the API and waits until they are gone there.
+// scatter deletes the pods by the API and waits until they are gone there. It may be
+// repeated.
 func (w *crowd) scatter() error {
+	if w == nil || w.remove == nil {
+		return nil
+	}
 	began := time.Now()
 	if err := w.remove(); err != nil {
 		return err
 	}
+	w.remove = nil
 	w.c.Say("%d pods are gone after %.1fs", w.size, time.Since(began).Seconds())
 	return nil
 }
@@ -140,10 +145,7 @@ func (w *crowd) scatter() error {
 // burst is a pod's life, many times at once.
 func burst(ctx context.Context, c *cluster.Cluster) error {
 	w, err := assemble(ctx, c, "burst", 110)
-	if w != nil {
-		err = errors.Join(err, w.scatter())
-	}
-	if err != nil {
+	if err = errors.Join(err, w.scatter()); err != nil {
 		return err
 	}
 	return sameAs(ctx, c, w.node, w.before, settled)

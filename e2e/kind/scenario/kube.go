@@ -62,6 +62,7 @@ func rolledOut(ctx context.Context, c *cluster.Cluster, namespace, workload stri
 type pod struct {
 	Metadata struct {
 		Name              string            `json:"name"`
+		Namespace         string            `json:"namespace"`
 		UID               string            `json:"uid"`
 		Annotations       map[string]string `json:"annotations"`
 		DeletionTimestamp *string           `json:"deletionTimestamp"`
@@ -78,6 +79,9 @@ type pod struct {
 		ContainerStatuses []struct {
 			Ready        bool `json:"ready"`
 			RestartCount int  `json:"restartCount"`
+			State        struct {
+				Running *struct{} `json:"running"`
+			} `json:"state"`
 		} `json:"containerStatuses"`
 	} `json:"status"`
 }

@@ -1,23 +1,17 @@
 package scenario
 
 import (
-	"bufio"
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"os/exec"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/weftnet/weft/e2e/kind/cluster"
 	"github.com/weftnet/weft/e2e/kind/echo"
-	"github.com/weftnet/weft/e2e/kind/proc"
 )
 
 const nodePort = 31700
@@ -90,10 +84,11 @@ func startLoad(ctx context.Context, c *cluster.Cluster, name string) (l *load, e
 				targets = append(targets[:len(targets):len(targets)], targetsAt("pod on "+to.Spec.NodeName, echo.Port, to.addresses())...)
 			}
 		}
-		script := fmt.Sprintf("exec crictl exec --interactive $(crictl ps --quiet --state running --label io.kubernetes.pod.uid=%s) /echo %s", from.Metadata.UID, echo.Send)
-		if err := l.send(from.Spec.NodeName, c.Exec(ctx, from.Spec.NodeName, "sh", "-ec", script), targets); err != nil {
+		s, err := send(from.Spec.NodeName, l.inside(ctx, from), targets)
+		if err != nil {
 			return l, err
 		}
+		l.senders = append(l.senders, s)
 	}
 	outside, err := nodePortTargets(ctx, c)
 	if err != nil {
@@ -103,7 +98,11 @@ func startLoad(ctx context.Context, c *cluster.Cluster, name string) (l *load, e
 	if err != nil {
 		return l, fmt.Errorf("find this program: %w", err)
 	}
-	return l, l.send("outside", c.Command(ctx, self, echo.Send), outside)
+	s, err := send("outside", c.Command(ctx, self, echo.Send), outside)
+	if err == nil {
+		l.senders = append(l.senders, s)
+	}
+	return l, err
 }
 
 func targetsAt(name string, port int, ips []string) []echo.Target {
@@ -179,82 +178,39 @@ func nodePortTargets(ctx context.Context, c *cluster.Cluster) ([]echo.Target, er
 	return targets, nil
 }
 
-// sender is a client of the test program that runs.
-type sender struct {
-	name   string
-	in     io.WriteCloser
-	out    *bufio.Reader
-	said   bytes.Buffer // to standard error
-	wait   func() error
-	cancel context.CancelFunc
+// inside is a client in a pod of the load. It needs no API server.
+func (l *load) inside(ctx context.Context, p pod) *exec.Cmd {
+	script := fmt.Sprintf("exec crictl exec --interactive $(crictl ps --quiet --state running --label io.kubernetes.pod.uid=%s) /echo %s", p.Metadata.UID, echo.Send)
+	return l.c.Exec(ctx, p.Spec.NodeName, "sh", "-ec", script)
 }
 
-// send starts a client.
-func (l *load) send(name string, cmd *exec.Cmd, targets []echo.Target) error {
-	s := &sender{name: name}
-	in, fed, err := os.Pipe()
-	if err != nil {
-		return err
+// reach sends something from each pod of the load to the addresses of other echoes.
+func (l *load) reach(ctx context.Context, addrs []string) error {
+	var errs []error
+	for _, p := range l.pods {
+		s, err := send(p.Spec.NodeName, l.inside(ctx, p), targetsAt("pod", echo.Port, addrs))
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		time.Sleep(500 * time.Millisecond) // for a few datagrams
+		results, err := s.stop()
+		var sum total
+		errs = append(errs, err, sum.add(s.name, results))
 	}
-	heard, out, err := os.Pipe()
-	if err != nil {
-		return errors.Join(err, in.Close(), fed.Close())
-	}
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = in, out, &s.said
-	s.in, s.out = fed, bufio.NewReader(heard)
-	if s.wait, err = proc.Start(cmd); err != nil {
-		return err
-	}
-	// Only the client may keep its ends open.
-	if err := errors.Join(in.Close(), out.Close()); err != nil {
-		return err
-	}
-	l.senders = append(l.senders, s)
-	if err := json.NewEncoder(s.in).Encode(targets); err != nil {
-		return fmt.Errorf("start load from %s: %w", name, err)
-	}
-	if line, err := s.out.ReadString('\n'); line != echo.Started+"\n" {
-		return fmt.Errorf("start load from %s: got %q, %v; it says: %s", name, line, err, &s.said)
-	}
-	return nil
-}
-
-// stop ends the client.
-func (s *sender) stop() ([]echo.Result, error) {
-	_, err := io.WriteString(s.in, "stop\n")
-	var results []echo.Result
-	err = errors.Join(err, json.NewDecoder(s.out).Decode(&results), s.in.Close(), s.wait())
-	if err != nil {
-		return nil, fmt.Errorf("end load from %s: %w; it says: %s", s.name, err, &s.said)
-	}
-	return results, nil
+	return errors.Join(errs...)
 }
 
 // stop ends the load. It is an error if anything was lost or disturbed.
 func (l *load) stop(what string) error {
 	var errs []error
-	var sent, lost, fresh, bytes uint64
-	var slowest time.Duration
-	streams := 0
+	var sum total
 	for _, s := range l.senders {
 		results, err := s.stop()
-		errs = append(errs, err)
-		for _, r := range results {
-			streams++
-			sent, lost, fresh, bytes = sent+r.Sent, lost+r.Lost, fresh+r.Fresh, bytes+r.Bytes
-			slowest = max(slowest, r.Slowest)
-			if r.Lost > 0 {
-				errs = append(errs, fmt.Errorf("from %s to %s (%s): %d of %d datagrams lost, between %s and %s after the start",
-					s.name, r.Name, r.Addr, r.Lost, r.Sent, r.First.Round(time.Millisecond), r.Last.Round(time.Millisecond)))
-			}
-			if len(r.Errors) > 0 {
-				errs = append(errs, fmt.Errorf("from %s to %s (%s): %s", s.name, r.Name, r.Addr, strings.Join(r.Errors[:min(3, len(r.Errors))], "; ")))
-			}
-		}
+		errs = append(errs, err, sum.add(s.name, results))
 	}
 	if len(l.senders) > 0 {
-		l.c.Say("%s: %d streams, %d datagrams, %d lost; %d MB over lasting connections; %d new connections, the slowest %s",
-			what, streams, sent, lost, bytes>>20, fresh, slowest.Round(time.Millisecond))
+		l.c.Say("%s: %s", what, sum)
 	}
 	if l.remove != nil {
 		errs = append(errs, l.remove())

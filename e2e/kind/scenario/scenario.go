@@ -29,6 +29,7 @@ func Short() []Scenario {
 	return []Scenario{
 		{"pods of all nodes reach each other, a Service and its name, in each family", talk, true},
 		{"weft status tells of all nodes, and a copy of a pod has addresses of its own", shown, false},
+		{"CNI files that vanish or are cut are back in ten seconds, whole at any time", installer, false},
 	}
 }
 
@@ -36,7 +37,11 @@ func Short() []Scenario {
 func Long() []Scenario {
 	return []Scenario{
 		{"110 pods on one node start in a burst, are deleted, and leave nothing", burst, false},
+		{"110 pods are deleted while their node's daemon is dead", orphaned, false},
+		{"110 pods are removed by the runtime while the API server is stopped", cutOff, false},
 		{"daemons are updated to another layout of their maps, and back, under load", relayout, false},
+		{"without an API server for a minute, daemons restart, pods go and come, under load", outage, false},
+		{"CNI files that vanish or are cut, many times", longInstaller, false},
 	}
 }
 

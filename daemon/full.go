@@ -1,0 +1,96 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/weftnet/weft/bpf"
+)
+
+const (
+	// roomEvery is how often the counters of what found no room are looked at.
+	roomEvery = 5 * time.Second
+	// roomHeld is how long a refusal stays a problem after the last one, so that a person
+	// sees one that comes and goes.
+	roomHeld = 5 * time.Minute
+	// roomNear is the part of the room for flows from which on it is a problem, in percent.
+	roomNear = 90
+)
+
+// refusals is what the datapath counts when it refuses what is new for want of room, and
+// what a person should know of it.
+var refusals = map[string]string{
+	"flows-full": "the map of translated flows is full: new flows through Services are refused, those that live go on (`weft services NAME` shows whose they are)",
+	"ports-full": "no source port is free towards a backend on another node: new flows from outside are refused, those that live go on (add backends, spread clients over more nodes' addresses, or use externalTrafficPolicy: Local)",
+}
+
+// refused is what was refused for want of room: when it was last seen, and how much.
+type refused struct {
+	last  map[string]uint64    // the counters at the last look
+	since map[string]uint64    // refused since the problem began
+	until map[string]time.Time // the problem's end, if nothing more is refused
+}
+
+// newRefused begins with the counters of now: what a former daemon saw is not news.
+func newRefused(counters []bpf.Counter) *refused {
+	r := &refused{last: map[string]uint64{}, since: map[string]uint64{}, until: map[string]time.Time{}}
+	for _, c := range counters {
+		r.last[c.Reason] = c.Count
+	}
+	return r
+}
+
+// look takes up the counters and returns what a person should know of now.
+func (r *refused) look(counters []bpf.Counter, now time.Time) []string {
+	var out []string
+	for _, c := range counters {
+		text, ok := refusals[c.Reason]
+		if !ok {
+			continue
+		}
+		if more := c.Count - r.last[c.Reason]; more > 0 {
+			if !now.Before(r.until[c.Reason]) {
+				r.since[c.Reason] = 0
+			}
+			r.since[c.Reason] += more
+			r.until[c.Reason] = now.Add(roomHeld)
+		}
+		r.last[c.Reason] = c.Count
+		if now.Before(r.until[c.Reason]) {
+			out = append(out, fmt.Sprintf("%s: %s; packets so far: %d", c.Reason, text, r.since[c.Reason]))
+		}
+	}
+	return out
+}
+
+// nearlyFull says that there is little room left for flows.
+func nearlyFull(flows, room int64) []string {
+	if room == 0 || flows*100 < room*roomNear {
+		return nil
+	}
+	return []string{fmt.Sprintf("%d flows are translated and there is room for %d: soon new ones will be refused (`weft services NAME` shows whose they are)", flows, room)}
+}
+
+// watchRoom tells of what finds no room, until ctx is done. had are the counters at the
+// daemon's start.
+func (n *node) watchRoom(ctx context.Context, dp *bpf.Datapath, had []bpf.Counter) error {
+	tick := time.NewTicker(roomEvery)
+	defer tick.Stop()
+	r := newRefused(had)
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		counters, err := dp.Counters()
+		if err != nil {
+			n.problems.err(problemFull, err)
+			continue
+		}
+		texts := append(r.look(counters, time.Now()), nearlyFull(n.liveFlows.Load(), int64(dp.FlowRoom()))...)
+		n.problems.sum(problemFull, strings.Join(texts, "\n"))
+	}
+}

@@ -1,0 +1,133 @@
+package scenario
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/weftnet/weft/e2e/kind/cluster"
+)
+
+// daemonsAway ends the daemons of some nodes for as long as one likes: the nodes are said
+// to run something else than Linux, which the DaemonSet asks for. back lets them return.
+func daemonsAway(ctx context.Context, c *cluster.Cluster, nodes []string, kubectlArgs ...string) (back func(...string) error, err error) {
+	label := func(ctx context.Context, os string, kubectlArgs []string) error {
+		args := append(append([]string{"label", "node"}, nodes...), "kubernetes.io/os="+os, "--overwrite")
+		return kubectl(ctx, c, append(args, kubectlArgs...)...)
+	}
+	back = func(kubectlArgs ...string) error {
+		return label(context.WithoutCancel(ctx), "linux", kubectlArgs)
+	}
+	if err := label(ctx, "away", kubectlArgs); err != nil {
+		return back, err
+	}
+	for _, node := range nodes {
+		err := within(ctx, time.Minute, node+"'s daemon is away", func(ctx context.Context) error {
+			out, err := shell(ctx, c, node, "crictl pods --quiet --namespace "+system+" --name '^weft-'")
+			if err == nil && strings.TrimSpace(out) != "" {
+				err = errors.New("its pod is there")
+			}
+			return err
+		})
+		if err != nil {
+			return back, err
+		}
+	}
+	return back, nil
+}
+
+// freedOnce waits until the crowd's addresses, all of them and no others, rest after their
+// release.
+func (w *crowd) freedOnce(ctx context.Context) error {
+	return within(ctx, time.Minute, "the crowd's addresses are released", func(ctx context.Context) error {
+		s, err := statusOf(ctx, w.c, w.node)
+		if err != nil {
+			return err
+		}
+		for _, p := range s.Pools {
+			if p.Cooling != w.size {
+				return fmt.Errorf("of %s %d are leased and %d rest, want %d", p.Prefix, p.Used, p.Cooling, w.size)
+			}
+		}
+		return nil
+	})
+}
+
+// orphaned is pods that are deleted while their node's daemon is dead.
+func orphaned(ctx context.Context, c *cluster.Cluster) error {
+	w, err := assemble(ctx, c, "orphaned", 110)
+	if w == nil || err != nil {
+		return errors.Join(err, w.scatter())
+	}
+	back, err := daemonsAway(ctx, c, []string{w.node})
+	if err == nil {
+		err = w.scatterUnnoticed(ctx)
+	}
+	if err = errors.Join(err, back(), w.scatter()); err != nil {
+		return err
+	}
+	if err := w.freedOnce(ctx); err != nil {
+		return err
+	}
+	return sameAs(ctx, c, w.node, w.before, settled)
+}
+
+// scatterUnnoticed deletes the pods while there is no daemon, and looks what it will find.
+func (w *crowd) scatterUnnoticed(ctx context.Context) error {
+	if err := w.scatter(); err != nil {
+		return err
+	}
+	out, err := shell(ctx, w.c, w.node, "ls /var/lib/weft/tombstones | wc -l; ls /run/netns | wc -l; ls /etc/cni/net.d")
+	if err != nil {
+		return err
+	}
+	if got, want := strings.Fields(out), fmt.Sprint([]string{fmt.Sprint(w.size), "0", "05-weft.conflist"}); fmt.Sprint(got) != want {
+		return fmt.Errorf("tombstones, namespaces and CNI configuration are %v, want %s", got, want)
+	}
+	return nil
+}
+
+// cutOff is pods that are deleted by the runtime while there is no API server.
+func cutOff(ctx context.Context, c *cluster.Cluster) (err error) {
+	w, err := assemble(ctx, c, "cut-off", 110)
+	if w == nil || err != nil {
+		return errors.Join(err, w.scatter())
+	}
+	// The kubelet would make the pods again.
+	if _, err := shell(ctx, c, w.node, "systemctl stop kubelet"); err != nil {
+		return errors.Join(err, w.scatter())
+	}
+	start, err := stopAPI(ctx, c)
+	if err == nil {
+		err = w.removeSandboxes(ctx)
+	}
+	if err == nil {
+		err = w.freedOnce(ctx)
+	}
+	if err == nil { // also before the API is back
+		err = sameAs(ctx, c, w.node, w.before, settled)
+	}
+	return errors.Join(err, start(), w.forget(), sameAs(ctx, c, w.node, w.before, settled))
+}
+
+// removeSandboxes removes the pods through the CRI.
+func (w *crowd) removeSandboxes(ctx context.Context) error {
+	began := time.Now()
+	_, err := shell(ctx, w.c, w.node, "crictl pods --quiet --namespace '^"+w.namespace+"$' | xargs --max-procs=8 --max-args=1 crictl --timeout=1m rmp --force")
+	w.c.Say("%d sandboxes are removed after %.1fs", w.size, time.Since(began).Seconds())
+	return err
+}
+
+// forget tells the API that the pods are gone, before the kubelet would make them again.
+func (w *crowd) forget() error {
+	ctx := context.Background()
+	in := "--namespace=" + w.namespace
+	err := errors.Join(
+		kubectl(ctx, w.c, "delete", "replicaset", "crowd", in, "--cascade=orphan"),
+		kubectl(ctx, w.c, "delete", "pods", "--all", in, "--force", "--grace-period=0"),
+	)
+	_, started := shell(ctx, w.c, w.node, "systemctl start kubelet")
+	return errors.Join(err, started, w.remove(), kubectl(ctx, w.c, "wait", "--for=condition=Ready", "node", w.node, "--timeout=2m"))
+}
