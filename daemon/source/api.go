@@ -70,8 +70,8 @@ func FromService(o *corev1.Service) (*Service, error) {
 	return newService(in)
 }
 
-// FromSlice reads an EndpointSlice. It returns nil for one of no Service, and for one of
-// host names.
+// FromSlice reads an EndpointSlice. It returns nil for one of no Service, for one of host
+// names, and for one that is not for the cluster's service proxy.
 func FromSlice(o *discoveryv1.EndpointSlice) (*EndpointSlice, error) {
 	in := sliceObject{
 		Metadata: fromMeta(&o.ObjectMeta), AddressType: string(o.AddressType),

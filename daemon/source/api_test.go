@@ -62,6 +62,7 @@ var objectsOfBoth = map[string][]string{
 		`{metadata: {name: e, namespace: shop, labels: {kubernetes.io/service-name: s}}, addressType: IPv4, ports: [{name: http, port: 80, protocol: TCP}, {name: none}], endpoints: [{addresses: [10.0.0.1, 10.0.0.9], nodeName: n1, zone: z, conditions: {ready: false, serving: true, terminating: true}, hints: {forZones: [{name: z}], forNodes: [{name: n1}]}, targetRef: {kind: Pod, name: p, uid: u}}, {addresses: [10.0.0.2]}, {addresses: [127.0.0.1]}]}`,
 		`{metadata: {name: e, labels: {kubernetes.io/service-name: s}}, addressType: IPv6, endpoints: [{addresses: ['fd00::1'], conditions: {ready: true}, targetRef: {kind: Node, namespace: x, name: m}}]}`,
 		`{metadata: {name: e}, addressType: IPv4}`,
+		`{metadata: {name: e, labels: {kubernetes.io/service-name: s, service.kubernetes.io/headless: ''}}, addressType: IPv4, endpoints: [{addresses: [10.0.0.2]}]}`,
 		`{metadata: {name: e, labels: {kubernetes.io/service-name: s}}, addressType: FQDN, endpoints: [{addresses: [example.com]}]}`,
 		`{metadata: {name: e, labels: {kubernetes.io/service-name: s}}, addressType: IPX}`,
 		`{metadata: {name: e, labels: {kubernetes.io/service-name: S_}}, addressType: IPv4}`,

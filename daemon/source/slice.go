@@ -88,14 +88,18 @@ func compareSlices(a, b *EndpointSlice) int {
 	return strings.Compare(a.Name, b.Name)
 }
 
-// newSlice returns nil for a slice of no Service, and for one of host names.
+// newSlice returns nil for a slice of no Service, for one of host names, and for one that a
+// label, whatever its value, keeps from the cluster's service proxy: kube-proxy watches no
+// objects with one of these (cmd/kube-proxy/app/server.go).
 func newSlice(in sliceObject) (*EndpointSlice, error) {
 	namespace, name, err := nameOf(in.Metadata)
 	if err != nil {
 		return nil, err
 	}
 	service := in.Metadata.Labels[serviceLabel]
-	if service == "" || in.AddressType == "FQDN" {
+	_, headless := in.Metadata.Labels[headlessLabel]
+	_, others := in.Metadata.Labels[proxyNameLabel]
+	if service == "" || in.AddressType == "FQDN" || headless || others {
 		return nil, nil
 	}
 	s := &EndpointSlice{Namespace: namespace, Name: name, Service: intern(service), IPv6: in.AddressType == "IPv6"}

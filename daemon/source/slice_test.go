@@ -47,6 +47,10 @@ endpoints:
 {apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {name: names, labels: {kubernetes.io/service-name: web}}, addressType: FQDN, endpoints: [{addresses: [a.example]}]}
 ---
 {apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {name: of-nobody}, addressType: IPv4}
+---
+{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {name: h, labels: {kubernetes.io/service-name: web, service.kubernetes.io/headless: ""}}, addressType: IPv4}
+---
+{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {name: p, labels: {kubernetes.io/service-name: web, service.kubernetes.io/service-proxy-name: mesh}}, addressType: IPv4}
 `))
 	if err != nil {
 		t.Fatal(err)
@@ -70,8 +74,8 @@ endpoints:
 	if diff := cmp.Diff(want, got.slices, equalAddrs); diff != "" {
 		t.Errorf("slices, -want +got:\n%s", diff)
 	}
-	if got.ignored != 2 {
-		t.Errorf("ignored: got %d, want 2", got.ignored)
+	if got.ignored != 4 {
+		t.Errorf("ignored: got %d, want 4", got.ignored)
 	}
 }
 

@@ -45,6 +45,25 @@ slice shop/web-1 of web 10.0.1.5 10.0.2.7`)
 	}
 }
 
+// A slice that gets the label is gone for us, and there again without it.
+func TestSliceThatBecomesHeadlessIsGone(t *testing.T) {
+	p := newPlace(t)
+	p.servers(p.Serve().Addr)
+	p.Put(mkService("web", "10.96.0.1"), mkSlice("shop", "web", "10.0.1.5"))
+	p.start()
+	there := `
+service shop/web [10.96.0.1]
+slice shop/web-1 of web 10.0.1.5`
+	p.shows(there)
+	hidden := mkSlice("shop", "web", "10.0.1.5")
+	hidden.Labels["service.kubernetes.io/headless"] = ""
+	p.Put(hidden)
+	p.shows(`
+service shop/web [10.96.0.1]`)
+	p.Put(mkSlice("shop", "web", "10.0.1.5"))
+	p.shows(there)
+}
+
 // A kubelet says every few minutes that its node lives. That must not be work for the
 // thousand others.
 func TestHeartbeatsChangeNothing(t *testing.T) {
