@@ -141,7 +141,7 @@ func TestWhoseSocketsAreServed(t *testing.T) {
 		t.Fatal(err)
 	}
 	for file, want := range map[string]string{
-		"": highest, "cgroup: /some/where": "/some/where", "cgroup: none": "", "services: false": "",
+		"": highest, "cgroup: " + highest: highest, "cgroup: none": "", "services: false": "",
 	} {
 		c, err := load(t, file)
 		if err != nil {
@@ -149,6 +149,19 @@ func TestWhoseSocketsAreServed(t *testing.T) {
 		}
 		if got, err := c.cgroup(); got != want || err != nil {
 			t.Errorf("with %q: cgroup %q, %v, want %q", file, got, err, want)
+		}
+	}
+}
+
+func TestFolderThatIsNoCgroupIsSaid(t *testing.T) {
+	plain := t.TempDir()
+	for path, want := range map[string]string{plain: "not on a cgroup2 file system", plain + "/none": "no such file"} {
+		c, err := load(t, "cgroup: "+path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := c.cgroup(); got != "" || err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("with %s: cgroup %q, %v, want an error that says %q", path, got, err, want)
 		}
 	}
 }

@@ -5,3 +5,8 @@
 // The loop's parts: what is wanted is compiled by pure functions (self.go,
 // peers.go) into the tables of tables.go; events only mark; the loop acts.
 package daemon
+
+import "github.com/weftnet/weft/internal/api"
+
+// Version is that of this build.
+func Version() string { return api.Version }

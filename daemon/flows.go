@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/weftnet/weft/bpf"
 	"github.com/weftnet/weft/daemon/endpoint"
 	"github.com/weftnet/weft/internal/api"
@@ -24,12 +26,20 @@ const (
 // noSockets is the setting by which sockets are left alone.
 const noSockets = "none"
 
-// cgroup is the folder of the cgroup whose sockets are served; empty: none are.
+// cgroup is the folder of the cgroup whose sockets are served; empty: none are, and the
+// error says why if they should be.
 func (c Config) cgroup() (string, error) {
 	switch {
 	case !c.Services || c.Cgroup == noSockets:
 		return "", nil
 	case c.Cgroup != "":
+		var fs unix.Statfs_t
+		if err := unix.Statfs(c.Cgroup, &fs); err != nil {
+			return "", fmt.Errorf("no socket is served: look at cgroup %s: %w", c.Cgroup, err)
+		}
+		if fs.Type != unix.CGROUP2_SUPER_MAGIC {
+			return "", fmt.Errorf("no socket is served: the setting cgroup is %s, which is not on a cgroup2 file system: leave it empty for the highest cgroup, or set it to none", c.Cgroup)
+		}
 		return c.Cgroup, nil
 	}
 	return bpf.FindCgroup()

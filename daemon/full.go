@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -63,6 +64,16 @@ func (r *refused) look(counters []bpf.Counter, now time.Time) []string {
 		}
 	}
 	return out
+}
+
+// tableText says why a table cannot be written, and which setting makes room in it.
+func tableText(name string, err error) string {
+	text := err.Error()
+	setting, ok := map[string]string{"peers": "max-nodes", "endpoints": "max-pods"}[name]
+	if ok && errors.Is(err, bpf.ErrFull) {
+		text += "\nraise the setting " + setting
+	}
+	return text
 }
 
 // nearlyFull says that there is little room left for flows.

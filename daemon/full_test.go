@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"fmt"
+	"maps"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -96,4 +97,42 @@ func TestLackOfRoomIsAlarmed(t *testing.T) {
 			t.Errorf("no line %q in\n%s", line, text)
 		}
 	}
+}
+
+// A table of the kernel that is full refuses what is new, and says so with the setting to
+// raise; what lives stays, and when there is room again the alarm ends.
+func TestFullTableIsAlarmed(t *testing.T) {
+	l := newLab(t)
+	a := l.add()
+	a.cfg.MetricsAddress = "127.0.0.1:9087"
+	a.cfg.MaxNodes = 1
+	a.usual()
+	peer := func(i int) string {
+		return fmt.Sprintf("apiVersion: v1\nkind: Node\nmetadata: {name: peer-%[1]d}\nspec: {podCIDRs: [10.87.%[1]d.0/24, 'fd87:%[1]d::/64']}\nstatus: {addresses: [{type: InternalIP, address: 192.0.2.%[1]d}]}\n", i)
+	}
+	l.file("peer-101.yaml", peer(101))
+	a.start()
+	a.ready()
+	before, err := a.kernelRows("peers")
+	l.must(err)
+	l.file("peer-102.yaml", peer(102))
+	a.until("an alarm", func(s api.Status) bool {
+		for _, p := range s.Problems {
+			if p.What == problemTable && strings.Contains(p.Text, "peers") {
+				if !strings.Contains(p.Text, "max-nodes") {
+					t.Errorf("got %q, want the setting max-nodes named", p.Text)
+				}
+				return true
+			}
+		}
+		return false
+	})
+	if text := a.metrics(); !strings.Contains(text, "\n"+`weft_table_failing{table="peers"} 1`) {
+		t.Errorf("no metric of it in\n%s", text)
+	}
+	if after, err := a.kernelRows("peers"); err != nil || !maps.Equal(after, before) {
+		t.Errorf("the rows that lived are %q, want %q; %v", after, before, err)
+	}
+	l.file("peer-102.yaml", "")
+	a.until("no alarm", func(s api.Status) bool { return !problem(s, problemTable) })
 }

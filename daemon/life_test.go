@@ -167,6 +167,31 @@ func TestMetricsAreServed(t *testing.T) {
 	}
 }
 
+// A daemon that cannot do as its settings say tells that in one line, and why it waits.
+func TestStartSaysWhatIsWrong(t *testing.T) {
+	l := newLab(t)
+	a := l.add()
+	a.usual()
+	a.cfg.MetricsAddress = "203.0.113.9:9087"
+	a.start()
+	<-a.ended
+	lines := strings.Split(strings.TrimSpace(a.log.String()), "\n")
+	last := lines[len(lines)-1]
+	if !strings.HasPrefix(last, "metrics-address: ") || !strings.Contains(last, "choose an address of this node") {
+		t.Errorf("got %q, want what is wrong with metrics-address as the last line", last)
+	}
+	a.cfg.MetricsAddress = ""
+	missing := filepath.Join(l.dir, "missing")
+	a.cfg.Source = "dir:" + missing
+	a.start()
+	testnet.Until(t, converge, func() error {
+		if text := a.log.String(); !strings.Contains(text, "was not read completely yet: ") || !strings.Contains(text, missing+": no such file") {
+			return fmt.Errorf("the log does not say why the source is not read:\n%s", text)
+		}
+		return nil
+	})
+}
+
 func TestNodeWaitsForWhatItNeeds(t *testing.T) {
 	l := newLab(t)
 	a := l.add()

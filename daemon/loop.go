@@ -106,7 +106,7 @@ func (n *node) review() (failed bool) {
 	var errs, clashes []string
 	for _, t := range n.tables.all() {
 		if err := t.Stats().Err; err != nil {
-			errs = append(errs, err.Error())
+			errs = append(errs, tableText(t.Stats().Name, err))
 		}
 	}
 	for _, c := range n.tables.clashes() {

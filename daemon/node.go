@@ -111,7 +111,7 @@ func (n *node) observe() {
 	n.seen = source.State{Nodes: state.Nodes, Complete: state.Complete}
 	n.mu.Unlock()
 	if !state.Complete {
-		n.problems.set(problemNotSynced, fmt.Sprintf("%s was not read completely yet", n.cfg.Source))
+		n.problems.sum(problemNotSynced, notSynced(n.cfg.Source, state.Problems))
 		return
 	}
 	n.problems.set(problemNotSynced)
@@ -351,6 +351,19 @@ func (n *node) reaches() []api.Reach {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.book.reaches()
+}
+
+// notSynced says of a source that it was not read completely, and why as far as it knows.
+func notSynced(name string, problems []api.Problem) string {
+	text := name + " was not read completely yet"
+	var why []string
+	for _, p := range problems {
+		why = append(why, p.Text)
+	}
+	if len(why) > 0 {
+		text += ": " + strings.Join(few(3, why), "; ")
+	}
+	return text
 }
 
 // allProblems is our problems and the source's; never nil.

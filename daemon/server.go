@@ -39,20 +39,22 @@ func (n *node) serve(ctx context.Context, dp *bpf.Datapath, pods *endpoint.Manag
 	if err != nil {
 		return err
 	}
+	var forMetrics net.Listener
+	if n.cfg.MetricsAddress != "" {
+		if forMetrics, err = net.Listen("tcp", n.cfg.MetricsAddress); err != nil {
+			l.Close()
+			return fmt.Errorf("metrics-address: %w: choose an address of this node and a port that is free", err)
+		}
+	}
 	m := newMetrics(n, dp)
 	info := &info{node: n, dp: dp, pods: pods}
 	handler := server.Handler(&cni{pods: pods, metrics: m, log: n.log, called: &n.called}, info, m.handler())
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return serveOn(ctx, l, handler) })
-	if n.cfg.MetricsAddress != "" {
-		ml, err := net.Listen("tcp", n.cfg.MetricsAddress)
-		if err != nil {
-			l.Close()
-			return errors.Join(fmt.Errorf("metrics-address: %w", err), group.Wait())
-		}
+	if forMetrics != nil {
 		mux := http.NewServeMux()
 		mux.Handle("GET "+api.PathMetrics, m.handler())
-		group.Go(func() error { return serveOn(ctx, ml, mux) })
+		group.Go(func() error { return serveOn(ctx, forMetrics, mux) })
 	}
 	return group.Wait()
 }

@@ -12,7 +12,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/weftnet/weft/daemon"
-	"github.com/weftnet/weft/internal/api"
 )
 
 func main() {
@@ -33,7 +32,7 @@ the other nodes. One weftd runs on each node, as root.
 
 Each setting is a flag, and a key of the same name in the file of --config; a flag
 wins over the file. Install and uninstall want the same settings as run.`,
-		Version:           api.Version,
+		Version:           daemon.Version(),
 		SilenceUsage:      true,
 		SilenceErrors:     true,
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
@@ -77,7 +76,7 @@ up what it finds. To remove Weft from the node, use weftd uninstall.`,
 			return err
 		}
 		log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
-		log.Info("weftd starts", "version", api.Version, "node", cfg.NodeName, "pid", os.Getpid())
+		log.Info("weftd starts", "version", daemon.Version(), "node", cfg.NodeName, "pid", os.Getpid())
 		if err := daemon.Run(cmd.Context(), cfg, log); err != nil {
 			return err
 		}
@@ -165,6 +164,6 @@ uninstall, in a container like that of prepare. It may be repeated.`, daemon.Unp
 func version() *cobra.Command {
 	return &cobra.Command{
 		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
-		Run: func(*cobra.Command, []string) { fmt.Println("weftd", api.Version) },
+		Run: func(*cobra.Command, []string) { fmt.Println("weftd", daemon.Version()) },
 	}
 }
