@@ -25,7 +25,7 @@ func daemonsAway(ctx context.Context, c *cluster.Cluster, nodes []string, kubect
 	}
 	for _, node := range nodes {
 		err := within(ctx, time.Minute, node+"'s daemon is away", func(ctx context.Context) error {
-			out, err := shell(ctx, c, node, "crictl pods --quiet --namespace "+system+" --name '^weft-'")
+			out, err := shell(ctx, c, node, "crictl pods --quiet --state ready --namespace "+system+" --name '^weft-'")
 			if err == nil && strings.TrimSpace(out) != "" {
 				err = errors.New("its pod is there")
 			}
@@ -36,23 +36,6 @@ func daemonsAway(ctx context.Context, c *cluster.Cluster, nodes []string, kubect
 		}
 	}
 	return back, nil
-}
-
-// freedOnce waits until the crowd's addresses, all of them and no others, rest after their
-// release.
-func (w *crowd) freedOnce(ctx context.Context) error {
-	return within(ctx, time.Minute, "the crowd's addresses are released", func(ctx context.Context) error {
-		s, err := statusOf(ctx, w.c, w.node)
-		if err != nil {
-			return err
-		}
-		for _, p := range s.Pools {
-			if p.Cooling != w.size {
-				return fmt.Errorf("of %s %d are leased and %d rest, want %d", p.Prefix, p.Used, p.Cooling, w.size)
-			}
-		}
-		return nil
-	})
 }
 
 // orphaned is pods that are deleted while their node's daemon is dead.
@@ -66,9 +49,6 @@ func orphaned(ctx context.Context, c *cluster.Cluster) error {
 		err = w.scatterUnnoticed(ctx)
 	}
 	if err = errors.Join(err, back(), w.scatter()); err != nil {
-		return err
-	}
-	if err := w.freedOnce(ctx); err != nil {
 		return err
 	}
 	return sameAs(ctx, c, w.node, w.before, settled)
@@ -102,9 +82,6 @@ func cutOff(ctx context.Context, c *cluster.Cluster) (err error) {
 	start, err := stopAPI(ctx, c)
 	if err == nil {
 		err = w.removeSandboxes(ctx)
-	}
-	if err == nil {
-		err = w.freedOnce(ctx)
 	}
 	if err == nil { // also before the API is back
 		err = sameAs(ctx, c, w.node, w.before, settled)

@@ -40,6 +40,8 @@ func Long() []Scenario {
 		{"110 pods are removed by the runtime while the API server is stopped", cutOff, false},
 		{"daemons are updated to another layout of their maps, and back, under load", relayout, false},
 		{"without an API server for a minute, daemons restart, pods go and come, under load", outage, false},
+		{"a node is shut down, or loses its power, and starts: no address leaks, all reconnect", reboot, false},
+		{"a node leaves and rejoins with other pod prefixes, and the others follow", rejoin, false},
 	}
 }
 
