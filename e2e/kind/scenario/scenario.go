@@ -42,6 +42,7 @@ func Long() []Scenario {
 		{"without an API server for a minute, daemons restart, pods go and come, under load", outage, false},
 		{"a node is shut down, or loses its power, and starts: no address leaks, all reconnect", reboot, false},
 		{"a node leaves and rejoins with other pod prefixes, and the others follow", rejoin, false},
+		{"all API servers get other addresses, one by one, while daemons are down", moved, false},
 	}
 }
 
