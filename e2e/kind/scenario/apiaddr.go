@@ -159,7 +159,15 @@ func (s *servers) tell(ctx context.Context) error {
 	for _, a := range s.now {
 		ends = append(ends, end{[]string{a.String()}})
 	}
-	patch, err := json.Marshal(map[string][]end{"endpoints": ends})
+	type port struct {
+		Name     string `json:"name"`
+		Port     int    `json:"port"`
+		Protocol string `json:"protocol"`
+	}
+	patch, err := json.Marshal(map[string]any{ // the server that ends takes the port away, too
+		"endpoints": ends,
+		"ports":     []port{{"https", 6443, "TCP"}},
+	})
 	if err != nil {
 		return fmt.Errorf("encode the API servers: %w", err)
 	}
