@@ -2,6 +2,7 @@ package scenario
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -10,17 +11,26 @@ import (
 	"github.com/weftnet/weft/e2e/kind/cluster"
 )
 
-// daemonsAway ends the daemons of some nodes for as long as one likes: the nodes are said
-// to run something else than Linux, which the DaemonSet asks for. back lets them return.
-func daemonsAway(ctx context.Context, c *cluster.Cluster, nodes []string, kubectlArgs ...string) (back func(...string) error, err error) {
-	label := func(ctx context.Context, os string, kubectlArgs []string) error {
-		args := append(append([]string{"label", "node"}, nodes...), "kubernetes.io/os="+os, "--overwrite")
-		return kubectl(ctx, c, append(args, kubectlArgs...)...)
+// daemonsAway ends the daemons of some nodes for as long as one likes: the DaemonSet is told
+// to keep off these nodes. back lets them return. Both give all nodes new daemons.
+func daemonsAway(ctx context.Context, c *cluster.Cluster, nodes []string) (back func() error, err error) {
+	affinity := func(ctx context.Context, value any) error {
+		patch, err := json.Marshal(map[string]any{"spec": map[string]any{"template": map[string]any{"spec": map[string]any{"affinity": value}}}})
+		if err != nil {
+			return fmt.Errorf("encode patch: %w", err)
+		}
+		return kubectl(ctx, c, "patch", "daemonset/weft", "--namespace="+system, "--type=merge", "--patch="+string(patch))
 	}
-	back = func(kubectlArgs ...string) error {
-		return label(context.WithoutCancel(ctx), "linux", kubectlArgs)
+	back = func() error {
+		ctx := context.WithoutCancel(ctx)
+		return errors.Join(affinity(ctx, nil), rolledOut(ctx, c, system, "daemonset/weft"))
 	}
-	if err := label(ctx, "away", kubectlArgs); err != nil {
+	err = affinity(ctx, map[string]any{"nodeAffinity": map[string]any{"requiredDuringSchedulingIgnoredDuringExecution": map[string]any{
+		"nodeSelectorTerms": []any{map[string]any{"matchExpressions": []any{map[string]any{
+			"key": "kubernetes.io/hostname", "operator": "NotIn", "values": nodes,
+		}}}},
+	}}})
+	if err != nil {
 		return back, err
 	}
 	for _, node := range nodes {
