@@ -2,6 +2,7 @@ package scenario
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -10,22 +11,31 @@ import (
 	"github.com/weftnet/weft/e2e/kind/cluster"
 )
 
-// daemonsAway ends the daemons of some nodes for as long as one likes: the nodes are said
-// to run something else than Linux, which the DaemonSet asks for. back lets them return.
-func daemonsAway(ctx context.Context, c *cluster.Cluster, nodes []string, kubectlArgs ...string) (back func(...string) error, err error) {
-	label := func(ctx context.Context, os string, kubectlArgs []string) error {
-		args := append(append([]string{"label", "node"}, nodes...), "kubernetes.io/os="+os, "--overwrite")
-		return kubectl(ctx, c, append(args, kubectlArgs...)...)
+// daemonsAway ends the daemons of some nodes for as long as one likes: the DaemonSet is told
+// to keep off these nodes. back lets them return. Both give all nodes new daemons.
+func daemonsAway(ctx context.Context, c *cluster.Cluster, nodes []string) (back func() error, err error) {
+	affinity := func(ctx context.Context, value any) error {
+		patch, err := json.Marshal(map[string]any{"spec": map[string]any{"template": map[string]any{"spec": map[string]any{"affinity": value}}}})
+		if err != nil {
+			return fmt.Errorf("encode patch: %w", err)
+		}
+		return kubectl(ctx, c, "patch", "daemonset/weft", "--namespace="+system, "--type=merge", "--patch="+string(patch))
 	}
-	back = func(kubectlArgs ...string) error {
-		return label(context.WithoutCancel(ctx), "linux", kubectlArgs)
+	back = func() error {
+		ctx := context.WithoutCancel(ctx)
+		return errors.Join(affinity(ctx, nil), rolledOut(ctx, c, system, "daemonset/weft"))
 	}
-	if err := label(ctx, "away", kubectlArgs); err != nil {
+	err = affinity(ctx, map[string]any{"nodeAffinity": map[string]any{"requiredDuringSchedulingIgnoredDuringExecution": map[string]any{
+		"nodeSelectorTerms": []any{map[string]any{"matchExpressions": []any{map[string]any{
+			"key": "kubernetes.io/hostname", "operator": "NotIn", "values": nodes,
+		}}}},
+	}}})
+	if err != nil {
 		return back, err
 	}
 	for _, node := range nodes {
 		err := within(ctx, time.Minute, node+"'s daemon is away", func(ctx context.Context) error {
-			out, err := shell(ctx, c, node, "crictl pods --quiet --namespace "+system+" --name '^weft-'")
+			out, err := shell(ctx, c, node, "crictl pods --quiet --state ready --namespace "+system+" --name '^weft-'")
 			if err == nil && strings.TrimSpace(out) != "" {
 				err = errors.New("its pod is there")
 			}
@@ -36,23 +46,6 @@ func daemonsAway(ctx context.Context, c *cluster.Cluster, nodes []string, kubect
 		}
 	}
 	return back, nil
-}
-
-// freedOnce waits until the crowd's addresses, all of them and no others, rest after their
-// release.
-func (w *crowd) freedOnce(ctx context.Context) error {
-	return within(ctx, time.Minute, "the crowd's addresses are released", func(ctx context.Context) error {
-		s, err := statusOf(ctx, w.c, w.node)
-		if err != nil {
-			return err
-		}
-		for _, p := range s.Pools {
-			if p.Cooling != w.size {
-				return fmt.Errorf("of %s %d are leased and %d rest, want %d", p.Prefix, p.Used, p.Cooling, w.size)
-			}
-		}
-		return nil
-	})
 }
 
 // orphaned is pods that are deleted while their node's daemon is dead.
@@ -66,9 +59,6 @@ func orphaned(ctx context.Context, c *cluster.Cluster) error {
 		err = w.scatterUnnoticed(ctx)
 	}
 	if err = errors.Join(err, back(), w.scatter()); err != nil {
-		return err
-	}
-	if err := w.freedOnce(ctx); err != nil {
 		return err
 	}
 	return sameAs(ctx, c, w.node, w.before, settled)
@@ -102,9 +92,6 @@ func cutOff(ctx context.Context, c *cluster.Cluster) (err error) {
 	start, err := stopAPI(ctx, c)
 	if err == nil {
 		err = w.removeSandboxes(ctx)
-	}
-	if err == nil {
-		err = w.freedOnce(ctx)
 	}
 	if err == nil { // also before the API is back
 		err = sameAs(ctx, c, w.node, w.before, settled)

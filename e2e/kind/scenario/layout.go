@@ -12,9 +12,9 @@ import (
 )
 
 // install changes Weft's settings, NAME=VALUE, as a user does who has the CLI and kubectl,
-// and waits until all daemons go by them.
+// and waits until all daemons go by them. There need be no daemon.
 func install(ctx context.Context, c *cluster.Cluster, settings ...string) error {
-	args := []string{"exec", "--namespace=" + system, "daemonset/weft", "--container=weftd", "--", "weft", "install", "--dry-run"}
+	args := []string{"install", "--dry-run"}
 	image, err := proc.Output(c.Kubectl(ctx, "get", "--namespace="+system, "daemonset/weft", "--output=jsonpath={.spec.template.spec.containers[0].image}"))
 	if err != nil {
 		return fmt.Errorf("find Weft's image: %w", err)
@@ -22,7 +22,7 @@ func install(ctx context.Context, c *cluster.Cluster, settings ...string) error 
 	for _, s := range append([]string{"image=" + string(image)}, settings...) {
 		args = append(args, "--set="+s)
 	}
-	manifest, err := proc.Output(c.Kubectl(ctx, args...))
+	manifest, err := proc.Output(c.Weft(ctx, args...))
 	if err != nil {
 		return fmt.Errorf("make the manifest: %w", err)
 	}

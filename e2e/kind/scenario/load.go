@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"time"
 
@@ -52,15 +53,16 @@ spec:
 // load is traffic that nothing may disturb: from a pod of each node to those of the others
 // and to a Service, and from outside to its node port on each node, in each family.
 type load struct {
-	c       *cluster.Cluster
-	pods    []pod
-	senders []*sender
-	remove  func() error
+	c         *cluster.Cluster
+	namespace string
+	pods      []pod
+	senders   []*sender
+	remove    func() error
 }
 
-// startLoad makes the pods and begins. Its load must be stopped, also after an error.
-func startLoad(ctx context.Context, c *cluster.Cluster, name string) (l *load, err error) {
-	l = &load{c: c}
+// deploy makes the pods of a load, which must be stopped, also after an error.
+func deploy(ctx context.Context, c *cluster.Cluster, name string) (l *load, err error) {
+	l = &load{c: c, namespace: name}
 	if l.remove, err = namespace(ctx, c, name); err != nil {
 		return l, err
 	}
@@ -70,25 +72,22 @@ func startLoad(ctx context.Context, c *cluster.Cluster, name string) (l *load, e
 	if err := rolledOut(ctx, c, name, "daemonset/echo"); err != nil {
 		return l, err
 	}
-	if l.pods, err = podsOf(ctx, c, "--namespace="+name); err != nil {
+	l.pods, err = podsOf(ctx, c, "--namespace="+name)
+	return l, err
+}
+
+// startLoad makes the pods and begins. Its load must be stopped, also after an error.
+func startLoad(ctx context.Context, c *cluster.Cluster, name string) (*load, error) {
+	l, err := deploy(ctx, c, name)
+	if err != nil {
 		return l, err
 	}
 	service, err := serviceTargets(ctx, c, name)
 	if err != nil {
 		return l, err
 	}
-	for _, from := range l.pods {
-		targets := service
-		for _, to := range l.pods {
-			if to.Metadata.UID != from.Metadata.UID {
-				targets = append(targets[:len(targets):len(targets)], targetsAt("pod on "+to.Spec.NodeName, echo.Port, to.addresses())...)
-			}
-		}
-		s, err := send(from.Spec.NodeName, l.inside(ctx, from), targets)
-		if err != nil {
-			return l, err
-		}
-		l.senders = append(l.senders, s)
+	if err := l.among(ctx, l.pods, service); err != nil {
+		return l, err
 	}
 	outside, err := nodePortTargets(ctx, c)
 	if err != nil {
@@ -103,6 +102,24 @@ func startLoad(ctx context.Context, c *cluster.Cluster, name string) (l *load, e
 		l.senders = append(l.senders, s)
 	}
 	return l, err
+}
+
+// among begins to send from each of some pods to the others, and to more.
+func (l *load) among(ctx context.Context, pods []pod, more []echo.Target) error {
+	for _, from := range pods {
+		targets := slices.Clone(more)
+		for _, to := range pods {
+			if to.Metadata.UID != from.Metadata.UID {
+				targets = append(targets, targetsAt("pod on "+to.Spec.NodeName, echo.Port, to.addresses())...)
+			}
+		}
+		s, err := send(from.Spec.NodeName, l.inside(ctx, from), targets)
+		if err != nil {
+			return err
+		}
+		l.senders = append(l.senders, s)
+	}
+	return nil
 }
 
 func targetsAt(name string, port int, ips []string) []echo.Target {
@@ -184,11 +201,11 @@ func (l *load) inside(ctx context.Context, p pod) *exec.Cmd {
 	return l.c.Exec(ctx, p.Spec.NodeName, "sh", "-ec", script)
 }
 
-// reach sends something from each pod of the load to the addresses of other echoes.
-func (l *load) reach(ctx context.Context, addrs []string) error {
+// reach sends something from each pod of the load to other echoes.
+func (l *load) reach(ctx context.Context, targets []echo.Target) error {
 	var errs []error
 	for _, p := range l.pods {
-		s, err := send(p.Spec.NodeName, l.inside(ctx, p), targetsAt("pod", echo.Port, addrs))
+		s, err := send(p.Spec.NodeName, l.inside(ctx, p), targets)
 		if err != nil {
 			errs = append(errs, err)
 			continue

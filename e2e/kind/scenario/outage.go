@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/weftnet/weft/e2e/kind/cluster"
+	"github.com/weftnet/weft/e2e/kind/echo"
 )
 
 // apiManifest is what the control plane's kubelet runs the API server from.
@@ -118,7 +119,7 @@ func whileAway(ctx context.Context, c *cluster.Cluster, l *load) error {
 		}
 		addrs = append(addrs, addr...)
 	}
-	return l.reach(ctx, addrs)
+	return l.reach(ctx, targetsAt("replaced pod", echo.Port, addrs))
 }
 
 // replaceSandbox takes the sandbox of a node's pod away, as after a crash of it, and waits
@@ -186,7 +187,9 @@ func agree(node string, pods []pod, endpoints []endpoint) error {
 			continue
 		}
 		name := p.Metadata.Namespace + "/" + p.Metadata.Name
-		status, announced := strings.Join(p.addresses(), " "), strings.ReplaceAll(p.Metadata.Annotations["weft.dev/pod-ips"], ",", " ")
+		status := strings.Join(p.addresses(), " ")
+		announced, _ := strings.CutPrefix(p.Metadata.Annotations["weft.dev/pod-ips"], p.Metadata.UID+"/")
+		announced = strings.ReplaceAll(announced, ",", " ")
 		if status == "" || daemons[name] != status || announced != status {
 			return fmt.Errorf("%s has the addresses %q by its status, %q by its annotation, and %q by its node's daemon", name, status, announced, daemons[name])
 		}

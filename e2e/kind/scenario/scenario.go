@@ -42,6 +42,9 @@ func Long() []Scenario {
 		{"daemons are updated to another layout of their maps, and back, under load", relayout, false},
 		{"without an API server for a minute, daemons restart, pods go and come, under load", outage, false},
 		{"CNI files that vanish or are cut, many times", longInstaller, false},
+		{"a node is shut down, or loses its power, and starts: no address leaks, all reconnect", reboot, false},
+		{"a node leaves and rejoins with other pod prefixes, and the others follow", rejoin, false},
+		{"all API servers get other addresses, one by one, while daemons are down", moved, false},
 	}
 }
 
