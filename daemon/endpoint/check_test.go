@@ -172,6 +172,9 @@ func TestCheckIgnoresWhatOthersAdd(t *testing.T) {
 	}
 	// A foreign queueing discipline on the host's end must see the packets.
 	run(t, "tc qdisc add dev "+host+" root tbf rate 1gbit burst 1mb latency 50ms")
+	if err := n.Check(context.Background(), a); err != nil {
+		t.Errorf("a moment after a foreign qdisc came: got %v", err)
+	}
 	if err := n.Repair(context.Background(), ipam.Owner{ContainerID: a.ContainerID, IfName: a.IfName}); err != nil {
 		t.Fatal(err)
 	}
@@ -180,6 +183,10 @@ func TestCheckIgnoresWhatOthersAdd(t *testing.T) {
 	}
 	if err := n.Check(context.Background(), a); err != nil {
 		t.Errorf("with foreign qdisc: got %v", err)
+	}
+	run(t, "tc qdisc del dev "+host+" root")
+	if err := n.Check(context.Background(), a); err != nil {
+		t.Errorf("a moment after it went: got %v", err)
 	}
 }
 
