@@ -45,6 +45,7 @@ var damages = []struct {
 	{name: "host mtu", host: "ip link set HOST mtu 1400", finding: "mtu of HOST is 1400"},
 	{name: "host mac", host: "ip link set HOST address 02:00:00:00:00:98", finding: "mac of HOST is 02:00:00:00:00:98"},
 	{name: "host router advertisements", host: "sysctl -q -w net.ipv6.conf.HOST.accept_ra=2", finding: "sysctl net/ipv6/conf/HOST/accept_ra is 2, not 0"},
+	{name: "host path filter", host: "sysctl -q -w net.ipv4.conf.HOST.rp_filter=1", finding: "sysctl net/ipv4/conf/HOST/rp_filter is 1, not 0"},
 	{name: "host ipv4 route", host: "ip route del ADDR4 dev HOST", finding: "host route to ADDR4 dev HOST is missing"},
 	{name: "host ipv6 route", host: "ip -6 route del ADDR6 dev HOST", finding: "host route to ADDR6 dev HOST is missing"},
 	{name: "host ipv4 neighbour", host: "ip neigh del ADDR4 dev HOST", finding: "host neighbour of ADDR4 on HOST is missing"},
