@@ -39,6 +39,8 @@ func Long() []Scenario {
 		{"110 pods on one node start in a burst, are deleted, and leave nothing", burst, false},
 		{"daemons are updated to another layout of their maps, and back, under load", relayout, false},
 		{"CNI files that vanish or are cut, many times", longInstaller, false},
+		{"portmap, bandwidth and tuning behind Weft do their work and leave nothing", chained, false},
+		{"the example under load is spread evenly, and loses nothing when it is scaled or killed", example, false},
 	}
 }
 
