@@ -151,7 +151,9 @@ func (b *busy) while(ctx context.Context, f func(context.Context) error) (echo.A
 	heard := make(chan said, len(b.clients))
 	var ends []io.Closer
 	for _, p := range b.clients {
-		cmd := b.c.Kubectl(ctx, "exec", "--stdin", "--namespace="+b.ns, p.Metadata.Name, "--", "/echo", echo.Ask)
+		// Not through the API server: kubectl gives up on a stream that is silent for a minute.
+		cmd := b.c.Exec(ctx, p.Spec.NodeName, "sh", "-ec", fmt.Sprintf(
+			"exec crictl exec --interactive $(crictl ps --quiet --state running --label io.kubernetes.pod.uid=%s) /echo %s", p.Metadata.UID, echo.Ask))
 		in, end := io.Pipe()
 		cmd.Stdin = in
 		ends = append(ends, end)
