@@ -47,7 +47,7 @@ func NewSysctls(save string) *Sysctls { return &Sysctls{path: save} }
 
 // Wanted returns the settings that a node with these pod prefixes and uplinks
 // needs: forwarding of its families, no IPv6 ban and no reverse path filter on
-// the overlay device. Where an uplink listens to router advertisements it must
+// the overlay device, and none that is everywhere. Where an uplink listens to router advertisements it must
 // go on doing so as a router (accept_ra 2), or it would lose its default route
 // when forwarding begins (net/ipv6/addrconf.c addrconf_forward_change).
 func (s *Sysctls) Wanted(podCIDRs []netip.Prefix, uplinks []Uplink) (map[string]string, error) {
@@ -60,6 +60,7 @@ func (s *Sysctls) Wanted(podCIDRs []netip.Prefix, uplinks []Uplink) (map[string]
 	if slices.ContainsFunc(podCIDRs, func(p netip.Prefix) bool { return p.Addr().Is4() }) {
 		rows[forward4] = "1"
 		rows["net/ipv4/conf/"+DeviceName+"/rp_filter"] = "0"
+		s.wantNoPathFilter(rows, uplinks)
 	}
 	s.ra = nil
 	if slices.ContainsFunc(podCIDRs, prefixIs6) {
@@ -80,6 +81,37 @@ func (s *Sysctls) Wanted(podCIDRs []netip.Prefix, uplinks []Uplink) (map[string]
 		}
 	}
 	return rows, nil
+}
+
+// filterAll is the reverse path filter of all devices: what holds for one is the stricter
+// of this and its own (Documentation/networking/ip-sysctl.rst).
+const filterAll = "net/ipv4/conf/all/rp_filter"
+
+// wantNoPathFilter takes the filter off all devices, if it is on, and lets the uplinks keep
+// it. An answer from a Service that the stack delivers comes from a pod's device with the
+// Service's address, to which no route leads there; pods' sources are checked by from_pod.
+func (s *Sysctls) wantNoPathFilter(rows map[string]string, uplinks []Uplink) {
+	all := s.former(filterAll)
+	if now, err := read(filterAll); err == nil && now != "0" || all != "" && all != "0" {
+		rows[filterAll] = "0"
+	}
+	for _, u := range uplinks {
+		if key := "net/ipv4/conf/" + u.Name + "/rp_filter"; s.former(key) < all {
+			rows[key] = all
+		}
+	}
+}
+
+// former is a setting's value before us; empty if there is none.
+func (s *Sysctls) former(key string) string {
+	if was, ours := s.saved[key]; ours {
+		return was.Value
+	}
+	now, err := read(key)
+	if err != nil {
+		return ""
+	}
+	return now
 }
 
 // Dump returns the present values of the settings that we have changed.

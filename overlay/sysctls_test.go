@@ -18,6 +18,7 @@ func TestSysctls(t *testing.T) {
 		ip link add up0 type veth peer name up1
 		sysctl -qw net.ipv6.conf.up0.accept_ra=1 net.ipv4.conf.all.accept_redirects=0 net.ipv4.conf.up1.forwarding=0
 		sysctl -qw net.ipv4.ip_forward=0 net.ipv4.conf.up0.forwarding=1 net.ipv6.conf.up1.forwarding=1 net.ipv6.conf.up1.accept_ra=0
+		sysctl -qw net.ipv4.conf.all.rp_filter=1 net.ipv4.conf.up0.rp_filter=0 net.ipv4.conf.up1.rp_filter=2
 		ip link add weft-vxlan type vxlan external dstport 8872`)
 	digest := func() string { return sh(t, "sysctl -a --pattern net.ipv[46].(conf|ip_forward)") }
 	before := digest()
@@ -36,6 +37,8 @@ func TestSysctls(t *testing.T) {
 	want := map[string]string{
 		"net/ipv4/ip_forward":                   "1",
 		"net/ipv4/conf/weft-vxlan/rp_filter":    "0",
+		"net/ipv4/conf/all/rp_filter":           "0",
+		"net/ipv4/conf/up0/rp_filter":           "1", // what it was by that of all
 		"net/ipv6/conf/all/forwarding":          "1",
 		"net/ipv6/conf/weft-vxlan/disable_ipv6": "0",
 		"net/ipv6/conf/up0/accept_ra":           "2",
@@ -61,7 +64,7 @@ func TestSysctls(t *testing.T) {
 	}
 	sync()
 	s = NewSysctls(file) // restarted: still wants accept_ra, still knows what was
-	sh(t, "sysctl -qw net.ipv4.ip_forward=0 net.ipv6.conf.up0.accept_ra=1")
+	sh(t, "sysctl -qw net.ipv4.ip_forward=0 net.ipv6.conf.up0.accept_ra=1 net.ipv4.conf.all.rp_filter=2")
 	sync()
 	if err := NewSysctls(file).Restore(); err != nil {
 		t.Fatal(err)

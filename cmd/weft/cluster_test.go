@@ -131,7 +131,7 @@ func TestStatusFindsOutWhatIsMeant(t *testing.T) {
 		t.Errorf("--socket: exit code %d: %s", code, errs)
 	}
 	t.Setenv("KUBECONFIG", filepath.Join(t.TempDir(), "none"))
-	if code, _, errs := weft("status"); code != exitNoDaemon || !strings.Contains(errs, "there is no socket") {
+	if code, _, errs := weft("status"); code != exitNoDaemon || !strings.Contains(errs, "there is no socket") || !strings.Contains(errs, "--kubeconfig") {
 		t.Errorf("nothing there: exit code %d: %s", code, errs)
 	}
 	if code, _, errs := weft("status", "--cluster"); code != exitNotReady || !strings.Contains(errs, "no kubeconfig") {

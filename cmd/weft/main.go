@@ -57,7 +57,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stderr, "weft:", err)
 		return exitNotReady
 	}
-	fmt.Fprintln(stderr, "weft:", err)
+	fmt.Fprintln(stderr, "weft:", err, "(weft COMMAND --help tells what there is)")
 	return exitUsage
 }
 
@@ -67,7 +67,7 @@ func noDaemon(err error, socket string) string {
 	case errors.Is(err, fs.ErrPermission):
 		return fmt.Sprintf("no permission to use %s: it is root's alone (try sudo)", socket)
 	case errors.Is(err, fs.ErrNotExist):
-		return fmt.Sprintf("the Weft daemon does not run: there is no socket %s (start weftd, or say where with --socket)", socket)
+		return fmt.Sprintf("the Weft daemon does not run: there is no socket %s (start weftd, or say where with --socket; from elsewhere, weft status --kubeconfig=FILE shows a cluster)", socket)
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return fmt.Sprintf("the Weft daemon does not run: nobody listens on %s (start weftd; its log says why it ended)", socket)
 	case errors.Is(err, context.DeadlineExceeded):

@@ -235,7 +235,7 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 		{"no name of a service", []string{"services", "a/b/c", "--socket", ready}, 1, "not the name of a Service: a/b/c"},
 		{"two services", []string{"services", "a", "b"}, 2, "accepts at most 1 arg"},
 		{"unknown command", []string{"frobnicate"}, 2, `unknown command "frobnicate"`},
-		{"unknown flag", []string{"status", "--frob"}, 2, "unknown flag: --frob"},
+		{"unknown flag", []string{"status", "--frob"}, 2, "unknown flag: --frob (weft COMMAND --help"},
 		{"surplus argument", []string{"status", "x"}, 2, `unknown command "x"`},
 		{"no time to answer", []string{"status", "--timeout", "0s"}, 2, "--timeout 0s"},
 		{"unknown format", []string{"status", "-o", "xml"}, 2, "neither table nor json"},

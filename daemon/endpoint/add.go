@@ -256,6 +256,9 @@ func (m *Manager) wireUp(host *conn, pod *netns, a *attachment, offer Net, o wir
 		}
 		crash.Point("endpoint: write host sysctls")
 	}
+	if err := setSysctls(sysctlDir4(l.name), hostSysctls4()); err != nil {
+		return err
+	}
 	if err := setLimits(host, w, l.index, m.ipv6); err != nil {
 		return err
 	}

@@ -45,6 +45,7 @@ var damages = []struct {
 	{name: "host mtu", host: "ip link set HOST mtu 1400", finding: "mtu of HOST is 1400"},
 	{name: "host mac", host: "ip link set HOST address 02:00:00:00:00:98", finding: "mac of HOST is 02:00:00:00:00:98"},
 	{name: "host router advertisements", host: "sysctl -q -w net.ipv6.conf.HOST.accept_ra=2", finding: "sysctl net/ipv6/conf/HOST/accept_ra is 2, not 0"},
+	{name: "host path filter", host: "sysctl -q -w net.ipv4.conf.HOST.rp_filter=1", finding: "sysctl net/ipv4/conf/HOST/rp_filter is 1, not 0"},
 	{name: "host ipv4 route", host: "ip route del ADDR4 dev HOST", finding: "host route to ADDR4 dev HOST is missing"},
 	{name: "host ipv6 route", host: "ip -6 route del ADDR6 dev HOST", finding: "host route to ADDR6 dev HOST is missing"},
 	{name: "host ipv4 neighbour", host: "ip neigh del ADDR4 dev HOST", finding: "host neighbour of ADDR4 on HOST is missing"},
@@ -172,6 +173,9 @@ func TestCheckIgnoresWhatOthersAdd(t *testing.T) {
 	}
 	// A foreign queueing discipline on the host's end must see the packets.
 	run(t, "tc qdisc add dev "+host+" root tbf rate 1gbit burst 1mb latency 50ms")
+	if err := n.Check(context.Background(), a); err != nil {
+		t.Errorf("a moment after a foreign qdisc came: got %v", err)
+	}
 	if err := n.Repair(context.Background(), ipam.Owner{ContainerID: a.ContainerID, IfName: a.IfName}); err != nil {
 		t.Fatal(err)
 	}
@@ -180,6 +184,10 @@ func TestCheckIgnoresWhatOthersAdd(t *testing.T) {
 	}
 	if err := n.Check(context.Background(), a); err != nil {
 		t.Errorf("with foreign qdisc: got %v", err)
+	}
+	run(t, "tc qdisc del dev "+host+" root")
+	if err := n.Check(context.Background(), a); err != nil {
+		t.Errorf("a moment after it went: got %v", err)
 	}
 }
 

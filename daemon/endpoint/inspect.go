@@ -75,6 +75,9 @@ func (m *Manager) inspectHost(host *conn, w wiring, l link, found *look) error {
 			return err
 		}
 	}
+	if err := inspectSysctls(sysctlDir4(l.name), hostSysctls4(), found); err != nil {
+		return err
+	}
 	var msgs []*message
 	for _, a := range w.addrs {
 		msgs = append(msgs, routeMessage(a), neighbourMessage(l.index, a))

@@ -137,6 +137,14 @@ func hostSysctls(w wiring) map[string]string {
 	return withIPv6(map[string]string{"accept_ra": "0", "accept_redirects": "0"}, w)
 }
 
+// sysctlDir4 is where its IPv4 sysctls are.
+func sysctlDir4(ifname string) string { return "net/ipv4/conf/" + ifname }
+
+// hostSysctls4: no reverse path filter. What a pod sends from_pod checks; but an answer from
+// a Service that the stack delivers, as to and from pods with limits, comes in here with
+// the Service's address.
+func hostSysctls4() map[string]string { return map[string]string{"rp_filter": "0"} }
+
 // podSysctls: the pod's routes come from us alone.
 func podSysctls(w wiring) map[string]string {
 	return withIPv6(map[string]string{"accept_ra": "0"}, w)

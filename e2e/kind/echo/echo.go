@@ -23,6 +23,7 @@ const Port = 7000
 const (
 	Serve = "echo-serve" // answers until it is killed
 	Send  = "echo-send"  // sends to the [Target]s of its first line (JSON) until there is another, or none; then writes its [Result]s
+	Ask   = "echo-ask"   // asks the [Questions] of its first line (JSON) until its input ends; then writes the [Answers]
 )
 
 // Started is the first line that a client writes: it is connected to all its targets.
@@ -39,6 +40,8 @@ func Main() {
 		err = serve(net.ListenConfig{Control: bigBuffer})
 	case Send:
 		err = send(os.Stdin, os.Stdout)
+	case Ask:
+		err = ask(os.Stdin, os.Stdout)
 	default:
 		return
 	}

@@ -45,6 +45,8 @@ func Long() []Scenario {
 		{"a node is shut down, or loses its power, and starts: no address leaks, all reconnect", reboot, false},
 		{"a node leaves and rejoins with other pod prefixes, and the others follow", rejoin, false},
 		{"all API servers get other addresses, one by one, while daemons are down", moved, false},
+		{"portmap, bandwidth and tuning behind Weft do their work and leave nothing", chained, false},
+		{"the example under load is spread evenly, and loses nothing when it is scaled or killed", example, false},
 	}
 }
 
