@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -254,16 +255,11 @@ func TestStatus(t *testing.T) {
 func TestStatusOfABusyDaemon(t *testing.T) {
 	d := startDaemon(t)
 	d.hold = make(chan struct{})
-	done := make(chan struct{})
 	defer close(d.hold)
-	defer close(done)
+	var done atomic.Bool
+	defer done.Store(true)
 	go func() { // the daemon's process is this one
-		for {
-			select {
-			case <-done:
-				return
-			default:
-			}
+		for !done.Load() {
 		}
 	}()
 	for range 5 {

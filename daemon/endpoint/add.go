@@ -259,6 +259,7 @@ func (m *Manager) wireUp(host *conn, pod *netns, a *attachment, offer Net, o wir
 	if err := setSysctls(sysctlDir4(l.name), hostSysctls4()); err != nil {
 		return err
 	}
+	crash.Point("endpoint: write host sysctls of IPv4")
 	if err := setLimits(host, w, l.index, m.ipv6); err != nil {
 		return err
 	}

@@ -232,13 +232,15 @@ func routeMessage(addr netip.Addr) *message {
 // answer to its routeMessage. The kernel adds the local route of an IPv6 address from a
 // work queue, also without duplicate address detection (net/ipv6/addrconf.c,
 // addrconf_dad_start): a packet that comes before is lost. The queue needs some 50 µs
-// of this CPU, and Go's timers are not finer than 1 ms while the process idles.
+// of this CPU, and Go's timers are not finer than 1 ms while the process idles. Where it
+// needs long the CPU is busy, and who asks less often leaves more of it to the queue.
 func (c *conn) awaitLocal(a netip.Addr, r reply) error {
-	for deadline := time.Now().Add(localWithin); !isLocal(r); {
+	deadline := time.Now().Add(localWithin)
+	for wait := 50 * time.Microsecond; !isLocal(r); wait = min(2*wait, 20*time.Millisecond) {
 		if time.Now().After(deadline) {
-			return fmt.Errorf("the pod does not have %s after %s: %v", a, localWithin, r.err)
+			return fmt.Errorf("the pod's kernel does not take packets for %s after %s; its answer to RTM_GETROUTE: %v", a, localWithin, r.err)
 		}
-		pause := unix.NsecToTimespec(int64(50 * time.Microsecond))
+		pause := unix.NsecToTimespec(int64(wait))
 		_ = unix.Nanosleep(&pause, nil) // shorter if a signal comes
 		replies, err := c.exec(routeMessage(a))
 		if err != nil {
@@ -254,8 +256,8 @@ func isLocal(r reply) bool {
 	return r.err == nil && len(r.parts) == 1 && len(r.parts[0].data) >= unix.SizeofRtMsg && r.parts[0].data[7] == unix.RTN_LOCAL
 }
 
-// localWithin is far more than a work queue takes.
-const localWithin = 2 * time.Second
+// localWithin is far more than a work queue takes, also on a busy node.
+const localWithin = 15 * time.Second
 
 // neighbourMessage asks for one neighbour entry.
 func neighbourMessage(index int, addr netip.Addr) *message {
