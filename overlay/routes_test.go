@@ -17,9 +17,12 @@ func testDevices(t *testing.T) (veth, vxlan int) {
 	newNetns(t)
 	sh(t, `
 		ip link add weft0 type veth peer name p0
+		ip link add weft-vxlan type vxlan external dstport 8872
+		ip link set weft0 addrgenmode none
+		ip link set p0 addrgenmode none
+		ip link set weft-vxlan addrgenmode none
 		ip link set weft0 up
 		ip link set p0 up
-		ip link add weft-vxlan type vxlan external dstport 8872
 		ip link set weft-vxlan arp off up
 		ip addr add 10.244.1.1/32 dev weft-vxlan
 		ip addr add fd00:244:1::1/128 dev weft-vxlan nodad
