@@ -64,19 +64,33 @@ func orphaned(ctx context.Context, c *cluster.Cluster) error {
 	return sameAs(ctx, c, w.node, w.before, settled)
 }
 
-// scatterUnnoticed deletes the pods while there is no daemon, and looks what it will find.
+// scatterUnnoticed deletes the pods while there is no daemon, and looks what it will find:
+// a tombstone for each. The runtime takes their sandboxes away after the API has forgotten
+// them.
 func (w *crowd) scatterUnnoticed(ctx context.Context) error {
-	if err := w.scatter(); err != nil {
-		return err
-	}
-	out, err := shell(ctx, w.c, w.node, "ls /var/lib/weft/tombstones | wc -l; ls /run/netns | wc -l; ls /etc/cni/net.d")
+	const look = "ls /var/lib/weft/tombstones | wc -l; ls /run/netns | wc -l; ls /etc/cni/net.d"
+	before, err := shell(ctx, w.c, w.node, look)
 	if err != nil {
 		return err
 	}
-	if got, want := strings.Fields(out), fmt.Sprint([]string{fmt.Sprint(w.size), "0", "05-weft.conflist"}); fmt.Sprint(got) != want {
-		return fmt.Errorf("tombstones, namespaces and CNI configuration are %v, want %s", got, want)
+	var tombstones, namespaces int
+	var conf string
+	if _, err := fmt.Sscan(before, &tombstones, &namespaces, &conf); err != nil {
+		return fmt.Errorf("read %q: %w", before, err)
 	}
-	return nil
+	if err := w.scatter(); err != nil {
+		return err
+	}
+	return within(ctx, settled, "the runtime removes the sandboxes", func(ctx context.Context) error {
+		out, err := shell(ctx, w.c, w.node, look)
+		if err != nil {
+			return err
+		}
+		if got, want := strings.Fields(out), fmt.Sprintf("[%d %d %s]", w.size, namespaces-w.size, "05-weft.conflist"); fmt.Sprint(got) != want {
+			return fmt.Errorf("tombstones, namespaces and CNI configuration are %v, want %s", got, want)
+		}
+		return nil
+	})
 }
 
 // cutOff is pods that are deleted by the runtime while there is no API server.

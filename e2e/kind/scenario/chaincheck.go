@@ -60,7 +60,7 @@ func (l *links) checks(ctx context.Context) error {
 }
 
 // order reads what the two noting plugins saw of the server: for DEL, the last of the chain
-// is called first, and Weft after all.
+// is called first, and Weft after all. bandwidth's limit goes with the device, not by its DEL.
 func (l *links) order(ctx context.Context) error {
 	noted, err := shell(ctx, l.c, l.node, "cat /run/weft-e2e-chain/"+l.id)
 	if err != nil {
@@ -69,7 +69,7 @@ func (l *links) order(ctx context.Context) error {
 	const want = `first ADD: device
 last ADD: device limit rules
 last DEL: device limit rules
-first DEL: device
+first DEL: device limit
 `
 	if !strings.HasPrefix(noted, want) { // a runtime may ask for DEL again
 		return fmt.Errorf("the chain was called so:\n%swant:\n%s", noted, want)
