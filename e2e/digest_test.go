@@ -26,7 +26,7 @@ func assertOneLayout(t *testing.T, n *cluster.Node) {
 		}
 		var layouts []string
 		for _, e := range entries {
-			if e.Name() != "links" && e.Name() != "lasting" {
+			if e.Name() != "links" && e.Name() != "lasting" && e.Name() != "serving" {
 				layouts = append(layouts, e.Name())
 			}
 		}

@@ -108,7 +108,7 @@ func cutOff(ctx context.Context, c *cluster.Cluster) (err error) {
 		err = w.removeSandboxes(ctx)
 	}
 	if err == nil { // also before the API is back
-		err = sameAs(ctx, c, w.node, w.before, settled)
+		err = sameAs(ctx, c, w.node, w.before, settled, "problem source-api ", "problem service service default/kubernetes:")
 	}
 	return errors.Join(err, start(), w.forget(), sameAs(ctx, c, w.node, w.before, settled))
 }

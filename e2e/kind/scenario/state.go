@@ -99,6 +99,13 @@ func mapRows(pins string) (traces, error) {
 	return t, nil
 }
 
+// but takes out the lines that begin so.
+func (t traces) but(prefixes ...string) traces {
+	return slices.DeleteFunc(slices.Clone(t), func(line string) bool {
+		return slices.ContainsFunc(prefixes, func(p string) bool { return strings.HasPrefix(line, p) })
+	})
+}
+
 // since is nil if the traces are those of before.
 func (t traces) since(before traces) error {
 	var diff []string
@@ -122,13 +129,13 @@ func (t traces) since(before traces) error {
 	return errors.New("not as before (-before +now):\n" + strings.Join(diff, "\n"))
 }
 
-// sameAs waits until a node's traces are those of before.
-func sameAs(ctx context.Context, c *cluster.Cluster, node string, before traces, d time.Duration) error {
+// sameAs waits until a node's traces are those of before, but for lines that begin so.
+func sameAs(ctx context.Context, c *cluster.Cluster, node string, before traces, d time.Duration, but ...string) error {
 	return within(ctx, d, node+" is as before", func(ctx context.Context) error {
 		now, err := look(ctx, c, node)
 		if err != nil {
 			return err
 		}
-		return now.since(before)
+		return now.but(but...).since(before.but(but...))
 	})
 }
