@@ -164,7 +164,10 @@ func (n victim) newDaemon(ctx context.Context) error {
 		}
 		for _, p := range now {
 			if p.Metadata.Name != pods[0].Metadata.Name && len(p.Status.ContainerStatuses) == 1 && p.Status.ContainerStatuses[0].State.Running != nil {
-				return nil
+				// It does not stay if the former one, which the kubelet may have started
+				// once more before it knew of the deletion, has the node's lock.
+				_, err := statusOf(ctx, n.c, n.node)
+				return err
 			}
 		}
 		return errors.New("it does not")
