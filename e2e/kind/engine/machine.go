@@ -197,5 +197,10 @@ func (m *machine) raise() error {
 	if now, err := strconv.Atoi(strings.TrimSpace(string(b))); err != nil || now >= enough {
 		return err
 	}
-	return os.WriteFile(path, []byte(strconv.Itoa(enough)), 0o644)
+	f, err := os.OpenFile(path, os.O_WRONLY, 0) // not cut first: another engine may be reading
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(strconv.Itoa(enough))
+	return errors.Join(err, f.Close())
 }
