@@ -11,8 +11,9 @@ import (
 )
 
 // isBusy says whether who listens on a unix socket waits for a processor: some thread of
-// it can run, and still can a moment later. One that hangs or is stopped cannot. False also
-// if the process is not to be seen from here.
+// it can run, and still can a moment later. One that is stopped or blocked cannot; one that
+// turns in a circle can, and is its liveness probe's matter. False also if the process is not
+// to be seen from here.
 func isBusy(socket string) bool {
 	pid, err := listener(socket)
 	if err != nil {
