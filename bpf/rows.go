@@ -11,6 +11,8 @@ type Endpoint struct {
 	MAC     [6]byte // of the pod
 	HostMAC [6]byte // of the host end
 	Flags   uint32  // EndpointStack, EndpointHost
+	// What may reach the pod and what it may reach; 0: everything.
+	Ingress, Egress RuleSet
 }
 
 // Flags of an [Endpoint].

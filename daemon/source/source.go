@@ -65,10 +65,11 @@ type Pod struct {
 	Node                 string // "" until it is bound
 	HostNetwork          bool
 	IPs                  []netip.Addr
-	Ports                []SlicePort // those of the containers that have a name
-	Ready                bool        // unless status.conditions says otherwise
-	Terminating          bool        // it was deleted, but still runs
-	Finished             bool        // it succeeded or failed
+	Announced            []netip.Addr // by its node at ADD, while the status has none; see docs/policy.md
+	Ports                []SlicePort  // those of the containers that have a name
+	Ready                bool         // unless status.conditions says otherwise
+	Terminating          bool         // it was deleted, but still runs
+	Finished             bool         // it succeeded or failed
 	// Attachment is the interface that has IPs; the zero Ref if no daemon wrote it.
 	Attachment api.Ref
 	Declared   bool // by the folder when it was attached
@@ -89,8 +90,14 @@ type State struct {
 	Services   []*Service   // by namespace and name
 	// Slices, by namespace and name, are those of the folder and, for Services with a
 	// selector that have none there, those derived from Pods.
-	Slices   []*EndpointSlice
-	derived  []*Service // whose Slices were derived
+	Slices          []*EndpointSlice
+	derived         []*Service       // whose Slices were derived
+	Policies        []*NetworkPolicy // by namespace and name
+	ClusterPolicies []*ClusterPolicy // by name
+	// PoliciesComplete says that Policies, ClusterPolicies, Namespaces and the Pods of all
+	// nodes are all that there are. Until then what policies say is not known.
+	PoliciesComplete bool
+
 	Problems []api.Problem
 	Ignored  int // objects that are not read: of other kinds, or slices of no Service
 	// Complete says that each file has been read at least once since the start. Until
