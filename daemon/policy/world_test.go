@@ -323,7 +323,7 @@ func without1[T any](w *world, all []*T) []*T {
 // change makes another world out of this one: other objects have other pointers, and lists
 // that are others are other slices.
 func (w *world) change() {
-	switch w.IntN(12) {
+	switch w.IntN(14) {
 	case 0:
 		w.addPod()
 	case 1:
@@ -358,7 +358,26 @@ func (w *world) change() {
 		}
 	case 10:
 		w.attach()
-	case 11:
+	case 11, 12: // a single field
+		if len(w.state.Pods) > 0 {
+			i := w.IntN(len(w.state.Pods))
+			w.state.Pods = slices.Clone(w.state.Pods)
+			p := *w.state.Pods[i]
+			switch w.IntN(5) {
+			case 0:
+				p.Terminating = !p.Terminating
+			case 1:
+				p.Finished = !p.Finished
+			case 2:
+				p.Labels = w.labels()
+			case 3:
+				p.Ports = w.ports()
+			case 4:
+				p.IPs = w.addrs()
+			}
+			w.state.Pods[i] = &p
+		}
+	case 13:
 		if len(w.locals) > 0 {
 			i := w.IntN(len(w.locals))
 			w.locals = slices.Clone(w.locals)
