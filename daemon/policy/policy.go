@@ -109,16 +109,17 @@ type name struct{ namespace, name string }
 type work struct {
 	pods      map[*pod]struct{}   // that changed
 	spaces    map[string]struct{} // whose pods may match something else
-	allPods   bool                // may
+	came      []*atom             // that pods may match
+	stale     bool                // pods may match an atom that went
+	ports     map[string]struct{} // names of peers' ports that came
 	nodes     bool
 	locals    map[*local]struct{} // that changed
 	localsIn  map[string]struct{} // namespaces whose locals may have other sets
-	allLocals bool                // may
+	allLocals bool                // all may
 	sweep     bool                // sets may have lost their last pod
 	newSets   []*ruleSet
-	blocks    bool
+	blocks    []netip.Prefix // that came or went
 	places    map[netip.Addr]struct{}
-	allPlaces bool
 	classes   map[*class]struct{} // that got their first row, or lost their last
 	rejudge   bool
 }
@@ -126,7 +127,7 @@ type work struct {
 func newWork() work {
 	return work{
 		pods: map[*pod]struct{}{}, spaces: map[string]struct{}{}, locals: map[*local]struct{}{},
-		localsIn: map[string]struct{}{}, places: map[netip.Addr]struct{}{}, classes: map[*class]struct{}{},
+		localsIn: map[string]struct{}{}, ports: map[string]struct{}{}, places: map[netip.Addr]struct{}{}, classes: map[*class]struct{}{},
 	}
 }
 

@@ -168,7 +168,7 @@ func (c *Compiler) clusterPeers(peers []source.ClusterPeer) (out []*atom) {
 func (c *Compiler) wantPort(s *ruleSet, name string) {
 	if c.ports[name] == nil {
 		c.ports[name] = map[*ruleSet]struct{}{}
-		c.work.allPods = true
+		c.work.ports[name] = struct{}{}
 	}
 	c.ports[name][s] = struct{}{}
 	s.ports[name] = struct{}{}
@@ -194,7 +194,7 @@ func (c *Compiler) sweepSets() {
 		for n := range s.ports {
 			if delete(c.ports[n], s); len(c.ports[n]) == 0 {
 				delete(c.ports, n)
-				c.work.allPods = true
+				c.work.stale = true
 			}
 		}
 		*s = ruleSet{name: s.name, dir: s.dir, policies: s.policies, isolates: s.isolates, origins: s.origins, problem: s.problem}
