@@ -53,9 +53,9 @@ const DefaultMaxRows = 1 << 18
 // Compiler keeps what was compiled, so that a change costs what it changes. It is not safe
 // for concurrent use; what it returns is the caller's.
 type Compiler struct {
-	// MaxRows is how many rows of rules there may be. A set that would exceed it is
-	// replaced by [bpf.RuleSetClosed] until there is room, and is a problem that names its
-	// policies. Rows of sets that are in force are never given up for it.
+	// MaxRows is how many rows of rules there may be, default [DefaultMaxRows]; a set can
+	// have a sixteenth of them. What has no room is denied, and is a problem that names
+	// its policies.
 	MaxRows int
 
 	node  string
@@ -97,9 +97,11 @@ type Compiler struct {
 	places  map[netip.Addr]*place
 	tree    blockTree
 	rows    int // of rules
-	gen     uint32
-	room    []*atom
-	flat    flattener
+	// Sets for which there is not enough room.
+	troubled map[*ruleSet]struct{}
+	gen      uint32
+	room     []*atom
+	flat     flattener
 }
 
 // name names a pod.
@@ -138,7 +140,7 @@ func New(nodeName string) *Compiler {
 		policies: map[string]*index[*policy]{}, policyOf: map[*source.NetworkPolicy]*policy{},
 		locals: map[api.Ref]*local{}, byName: map[name][]*local{}, waiting: map[api.Ref]struct{}{},
 		sets: map[bpf.RuleSet]*ruleSet{}, atoms: map[string]*atom{}, scopes: map[string]*scope{},
-		ports: map[string]map[*ruleSet]struct{}{}, noSig: &sig{}, sigRoom: 1024,
+		ports: map[string]map[*ruleSet]struct{}{}, noSig: &sig{}, troubled: map[*ruleSet]struct{}{}, sigRoom: 1024,
 		classes: map[classKey]*class{}, places: map[netip.Addr]*place{}, tree: newBlockTree(),
 	}
 	c.sigs = map[string]*sig{"": c.noSig}

@@ -23,7 +23,16 @@ type ruleSet struct {
 	ports    map[string]struct{} // names of peers' ports
 	base     []bpf.Rule          // of class 0
 	rows     map[*class]uint32   // how many; not of classes that are as class 0
+	n        int                 // of rows
+	denies   bool                // it has rules that do not allow
 	problem  string              // why it is closed; "": it is not
+
+	// For lack of room:
+	short   map[*class]struct{} // classes that have no rows
+	full    bool                // it is closed
+	capped  bool                // as it needs more than a set can have
+	needed  int                 // rows that it had then
+	classes int                 // that were short then
 }
 
 // origin is where a rule comes from.
@@ -74,7 +83,7 @@ func (c *Compiler) setOf(d direction, policies []*policy, ports []source.SlicePo
 	if s := c.sets[id]; s != nil {
 		return s
 	}
-	s := &ruleSet{name: id, dir: d, policies: policies, rows: map[*class]uint32{}, ports: map[string]struct{}{}}
+	s := &ruleSet{name: id, dir: d, policies: policies, rows: map[*class]uint32{}, short: map[*class]struct{}{}, ports: map[string]struct{}{}}
 	c.build(s, ports)
 	c.sets[id] = s
 	c.work.newSets = append(c.work.newSets, s)
@@ -120,6 +129,7 @@ func (c *Compiler) build(s *ruleSet, ports []source.SlicePort) {
 	}
 	for _, p := range s.policies {
 		if p.cluster != nil {
+			s.denies = true
 			for n, r := range p.clusterRules(s.dir) {
 				add(p, n, rule{action: r.Action, peers: c.clusterPeers(r.Peers)}, r.Ports)
 			}
