@@ -5,6 +5,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 )
@@ -105,6 +106,22 @@ func FromSlice(o *discoveryv1.EndpointSlice) (*EndpointSlice, error) {
 		}
 	}
 	return newSlice(in)
+}
+
+// FromNetworkPolicy reads a NetworkPolicy. What of it cannot be read allows nothing, and
+// is its Problem.
+func FromNetworkPolicy(o *networkingv1.NetworkPolicy) (*NetworkPolicy, error) {
+	p, err := namedPolicy(fromMeta(&o.ObjectMeta))
+	if err != nil {
+		return nil, err
+	}
+	p.read(&o.Spec)
+	return p, nil
+}
+
+// FromNamespace reads a Namespace.
+func FromNamespace(o *corev1.Namespace) (*Namespace, error) {
+	return newNamespace(namespaceObject{fromMeta(&o.ObjectMeta)})
 }
 
 func fromMeta(o *metav1.ObjectMeta) metadata {

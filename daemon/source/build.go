@@ -16,6 +16,7 @@ type view struct {
 	status   []named // the files of other nodes' folders below status/, by name
 	problems []api.Problem
 	complete bool
+	sure     bool // State.PoliciesComplete
 }
 
 // named is the content of one file.
@@ -30,10 +31,11 @@ func key(p *Pod) string { return p.Namespace + "/" + p.Name }
 // build makes the state of what the folder holds and what we attached ourselves. Of an
 // object that is in two files, that of the first file (by name) counts.
 func build(v view, own []*Pod) State {
-	s := State{Problems: slices.Clone(v.problems), Complete: v.complete}
+	s := State{Problems: slices.Clone(v.problems), Complete: v.complete, PoliciesComplete: v.sure}
 	nodes, pods, spaces := first[Node]{}, first[Pod]{}, first[Namespace]{}
 	var services ordered[Service]
 	var ends ordered[EndpointSlice]
+	var policies ordered[NetworkPolicy]
 	for _, f := range v.root {
 		s.Ignored += f.ignored
 		for _, n := range f.nodes {
@@ -51,6 +53,9 @@ func build(v view, own []*Pod) State {
 		for _, e := range f.slices {
 			ends.add(f.file, e)
 		}
+		for _, p := range f.policies {
+			policies.add(f.file, p)
+		}
 	}
 	s.Nodes, s.Namespaces = nodes.sorted(), spaces.sorted()
 	for _, n := range s.Nodes {
@@ -62,6 +67,12 @@ func build(v view, own []*Pod) State {
 	s.Services = services.sorted(&s, "Service", compareServices, func(v *Service) string { return v.Namespace + "/" + v.Name })
 	s.Slices = ends.sorted(&s, "EndpointSlice", compareSlices, func(e *EndpointSlice) string { return e.Namespace + "/" + e.Name })
 	derive(&s)
+	s.Policies = policies.sorted(&s, "NetworkPolicy", compareNetworkPolicies, func(p *NetworkPolicy) string { return p.Namespace + "/" + p.Name })
+	for _, p := range s.Policies {
+		if p.Problem != "" {
+			s.Problems = append(s.Problems, api.Problem{What: ProblemPolicy, Text: "network policy " + p.Namespace + "/" + p.Name + ": " + p.Problem})
+		}
+	}
 	for _, v := range s.Services {
 		if v.Problem != "" {
 			s.Problems = append(s.Problems, api.Problem{What: ProblemService, Text: "service " + v.Namespace + "/" + v.Name + ": " + v.Problem})

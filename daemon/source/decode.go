@@ -20,7 +20,11 @@ type objects struct {
 	namespaces []*Namespace
 	services   []*Service
 	slices     []*EndpointSlice
+	policies   []*NetworkPolicy
 	ignored    int
+	// unsure says that something was left out which policies may need: one of them, or
+	// what they are about.
+	unsure bool
 }
 
 // The parts of the API objects that are read (k8s.io/api/core/v1; those of Services and
@@ -100,6 +104,7 @@ func (o *objects) document(doc []byte) error {
 	}
 	js, err := yaml.YAMLToJSONStrict(doc)
 	if err != nil {
+		o.unsure = true
 		return errors.New(strings.TrimPrefix(strings.ReplaceAll(err.Error(), "\n ", ""), "error converting YAML to JSON: "))
 	}
 	if string(js) == "null" { // only comments
@@ -111,9 +116,11 @@ func (o *objects) document(doc []byte) error {
 func (o *objects) object(js []byte, inList bool) error {
 	var h header
 	if err := unmarshal(js, &h); err != nil {
+		o.unsure = true
 		return err
 	}
 	if h.Kind == "" {
+		o.unsure = true
 		return errors.New("kind: missing; this is not a Kubernetes object")
 	}
 	kind, isList := strings.CutSuffix(h.APIVersion+" "+h.Kind, "List")
@@ -121,6 +128,7 @@ func (o *objects) object(js []byte, inList bool) error {
 	switch {
 	case isList && (read != nil || kind == "v1 "):
 		if inList { // would cost the square of its depth
+			o.unsure = true
 			return errors.New("kind: a List in a List")
 		}
 		return o.list(h, read)
@@ -144,6 +152,8 @@ func (o *objects) readerOf(kind string) func(js []byte) error {
 		return func(js []byte) error { return add(o, &o.services, js, "Service", newService) }
 	case "discovery.k8s.io/v1 EndpointSlice":
 		return func(js []byte) error { return add(o, &o.slices, js, "EndpointSlice", newSlice) }
+	case "networking.k8s.io/v1 NetworkPolicy":
+		return func(js []byte) error { return add(o, &o.policies, js, "NetworkPolicy", newNetworkPolicy) }
 	}
 	return nil
 }
@@ -154,6 +164,7 @@ func (o *objects) list(h header, read func(js []byte) error) error {
 	var items []json.RawMessage
 	if len(h.Items) > 0 {
 		if err := unmarshal(h.Items, &items); err != nil {
+			o.unsure = true
 			return fmt.Errorf("items: %w", err)
 		}
 	}
@@ -169,27 +180,33 @@ func (o *objects) list(h header, read func(js []byte) error) error {
 	return errors.Join(errs...)
 }
 
-// add reads one object with make, which returns nil for one that is not for us.
+// add reads one object with make, which returns nil for one that is not for us, and both
+// what counts of an object and what is wrong with it.
 func add[O, T any](o *objects, to *[]*T, js []byte, kind string, make func(O) (*T, error)) error {
 	var in O
-	if err := unmarshal(js, &in); err != nil {
-		return fmt.Errorf("%s: %w", kind, err)
+	var out *T
+	err := unmarshal(js, &in)
+	if err == nil {
+		out, err = make(in)
 	}
-	out, err := make(in)
+	switch {
+	case out != nil:
+		*to = append(*to, out)
+	case err == nil:
+		o.ignored++
+	case kind != "Service" && kind != "EndpointSlice":
+		o.unsure = true
+	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", kind, err)
 	}
-	if out == nil {
-		o.ignored++
-		return nil
-	}
-	*to = append(*to, out)
 	return nil
 }
 
 // unmarshal is json.Unmarshal with errors that name the field as a user wrote it.
-func unmarshal(js []byte, v any) error {
-	err := json.Unmarshal(js, v)
+func unmarshal(js []byte, v any) error { return fieldError(json.Unmarshal(js, v)) }
+
+func fieldError(err error) error {
 	var wrong *json.UnmarshalTypeError
 	if errors.As(err, &wrong) && wrong.Field == "" {
 		return fmt.Errorf("got %s, want an object", wrong.Value)

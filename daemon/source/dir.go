@@ -106,6 +106,7 @@ func (d *Dir) rebuild() {
 	keep(before.Pods, d.state.Pods, comparePods)
 	keep(before.Services, d.state.Services, compareServices)
 	keep(before.Slices, d.state.Slices, compareSlices)
+	keep(before.Policies, d.state.Policies, compareNetworkPolicies)
 	d.date(d.state.Problems)
 }
 
@@ -285,7 +286,8 @@ func (d *Dir) tell() {
 }
 
 func (d *Dir) newView() view {
-	v := view{complete: d.root.err == nil || d.Synced()}
+	there := d.root.err == nil || d.Synced()
+	v := view{complete: there, sure: there}
 	problem := func(what, text string, since time.Time) {
 		v.problems = append(v.problems, api.Problem{What: what, Text: text, Since: since})
 	}
@@ -308,7 +310,7 @@ func (d *Dir) newView() view {
 				text := strings.ReplaceAll(one.err.Error(), "\n", "; ")
 				problem(ProblemFile, fmt.Sprintf("%s: %s", path, text), one.since)
 			}
-			v.complete = v.complete && one.good
+			v.complete, v.sure = v.complete && one.good, v.sure && one.sure
 			out = append(out, named{file: path, node: node, objects: one.objects})
 		}
 		slices.SortFunc(out, func(a, b named) int { return cmp.Compare(a.file, b.file) })
@@ -319,6 +321,8 @@ func (d *Dir) newView() view {
 		v.status = append(v.status, add(f, filepath.Join(statusDir, node), node)...)
 	}
 	slices.SortFunc(v.status, func(a, b named) int { return cmp.Compare(a.file, b.file) })
+	// A file that comes later and cannot be read is as one that is not there yet.
+	v.sure = v.sure || d.view.sure
 	slices.SortFunc(v.problems, func(a, b api.Problem) int {
 		return cmp.Or(cmp.Compare(a.What, b.What), cmp.Compare(a.Text, b.Text))
 	})

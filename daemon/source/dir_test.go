@@ -126,6 +126,7 @@ func TestWrittenInPlace(t *testing.T) {
 
 func TestOddFiles(t *testing.T) {
 	p := start(t, "", Options{})
+	p.wait("")
 	p.put("node.yaml", nodeYAML("node-a", 1))
 	p.put("empty.yaml", "")
 	if err := syscall.Mkfifo(filepath.Join(p.dir, "pipe.yaml"), 0o600); err != nil {
@@ -138,7 +139,7 @@ func TestOddFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.wait(nodeA + "problem source-file: link.yaml: stat " + p.dir + "/link.yaml: no such file or directory\n" +
-		"problem source-file: pipe.yaml: not a regular file but p---------\nincomplete")
+		"problem source-file: pipe.yaml: not a regular file but p---------\nincomplete but for policies")
 	p.remove("pipe.yaml")
 	p.put("nowhere", nodeYAML("node-b", 2)) // the link leads somewhere now
 	p.wait(nodeA + nodeB)

@@ -39,6 +39,7 @@ type file struct {
 	sum     [sha1.Size]byte
 	objects objects
 	good    bool // objects are all that the file said when it was well last
+	sure    bool // good, or what is not in objects does not matter to policies
 	err     error
 	since   time.Time // of err
 }
@@ -127,10 +128,10 @@ func (f *file) read(path string, force bool, now time.Time) (changed, gone bool)
 	}
 	switch {
 	case err == nil:
-		f.objects, f.good, f.err = got, true, nil
+		f.objects, f.good, f.sure, f.err = got, true, true, nil
 		return true, false
 	case !f.good: // nothing better is known than what is well of it
-		f.objects = got
+		f.objects, f.sure = got, !got.unsure
 	}
 	f.fail(err, now)
 	return true, false

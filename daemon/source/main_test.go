@@ -118,6 +118,9 @@ func text(s State) string {
 		}
 		fmt.Fprintln(&b)
 	}
+	for _, p := range s.Policies {
+		fmt.Fprintln(&b, "policy", policyText(p))
+	}
 	for _, p := range s.Problems {
 		fmt.Fprintln(&b, "problem", p.What+":", p.Text)
 	}
@@ -125,7 +128,10 @@ func text(s State) string {
 		fmt.Fprintln(&b, "ignored", s.Ignored)
 	}
 	if !s.Complete {
-		fmt.Fprintln(&b, "incomplete")
+		fmt.Fprint(&b, "incomplete")
+		if s.PoliciesComplete {
+			fmt.Fprint(&b, " but for policies")
+		}
 	}
 	return strings.TrimSpace(b.String())
 }

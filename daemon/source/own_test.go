@@ -172,6 +172,7 @@ func FuzzDecode(f *testing.F) {
 {"apiVersion":"v1","kind":"Service","metadata":{"name":"web","annotations":{"weft.dev/x":"1"}},"spec":{"type":"LoadBalancer","clusterIPs":["10.96.0.1","fd00::1"],"selector":{"app":"web"},"externalIPs":["192.0.2.1"],
 "ports":[{"name":"a","port":80,"targetPort":"http","nodePort":30080},{"name":"b","port":53,"protocol":"UDP","targetPort":53}],"sessionAffinity":"ClientIP","sessionAffinityConfig":{"clientIP":{"timeoutSeconds":5}},
 "externalTrafficPolicy":"Local","loadBalancerSourceRanges":["10.0.0.0/8"],"trafficDistribution":"PreferClose"},"status":{"loadBalancer":{"ingress":[{"ip":"192.0.2.2","ipMode":"Proxy"}]}}}`))
+	f.Add([]byte(policyYAML("p", "podSelector: {matchLabels: {a: b}}, policyTypes: [Ingress, Egress], ingress: [{from: [{podSelector: {}}, {namespaceSelector: {matchExpressions: [{key: a, operator: In, values: [c, b]}]}}, {ipBlock: {cidr: '::ffff:10.0.0.0/100', except: [10.1.0.0/16]}}], ports: [{port: http}, {port: 1, endPort: 2, protocol: UDP}, {protocol: SCTP}]}], egress: [{}]")))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		o, _ := decode(data)
 		for _, n := range o.nodes {
@@ -188,6 +189,9 @@ func FuzzDecode(f *testing.F) {
 			if !validName(v.Name) || !validName(v.Namespace) || len(v.ClusterIPs) > 2 || (v.Headless && len(v.ClusterIPs) > 0) {
 				t.Errorf("service %+v", v)
 			}
+		}
+		for _, p := range o.policies {
+			checkPolicy(t, p)
 		}
 		for _, e := range build(view{root: []named{{objects: o}}}, nil).Slices {
 			if !validName(e.Name) || !validName(e.Namespace) || !validName(e.Service) {

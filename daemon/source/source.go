@@ -30,6 +30,7 @@ const (
 	ProblemDuplicate = "source-duplicate" // two files hold the same object
 	ProblemNode      = "source-node"      // a Node lacks something that peers need
 	ProblemService   = "source-service"   // a Service or its endpoints lack something
+	ProblemPolicy    = "source-policy"    // a policy cannot be read wholly, or not be done
 	ProblemStatus    = "source-status"    // our own status files cannot be written
 	ProblemWatch     = "source-watch"     // no notification of changes; the folder is polled
 )
