@@ -22,7 +22,7 @@ const lastingABI = 1
 var pinnedMaps = []string{
 	weftMapCounters, weftMapEndpoints, weftMapPeers,
 	weftMapAlive, weftMapBackends, weftMapMaglev, weftMapRanges, weftMapSets, weftMapFrontends, weftMapPlaces,
-	weftMapOwn,
+	weftMapOwn, weftMapClasses, weftMapRules,
 }
 
 // lastingMaps outlive a layout too: the programs write them, and nobody could fill
@@ -30,6 +30,7 @@ var pinnedMaps = []string{
 var lastingMaps = []string{
 	weftMapSockets, weftMapDatagrams, weftMapAffinity,
 	weftMapLive, weftMapBrief, weftMapClients, weftMapFragments,
+	weftMapAllowed, weftMapAllowedNew,
 }
 
 // attachTypes are the programs of devices, and where each is attached.
@@ -74,6 +75,10 @@ func specs(o Options) (*ebpf.CollectionSpec, error) {
 	ended := endedSize(flows)
 	spec.Maps[weftMapEnded].MaxEntries = ended
 	spec.Maps[weftMapBrief].MaxEntries = cmp.Or(o.MaxBriefFlows, DefaultMaxBriefFlows)
+	spec.Maps[weftMapClasses].MaxEntries = cmp.Or(o.MaxClasses, DefaultMaxClasses)
+	spec.Maps[weftMapRules].MaxEntries = cmp.Or(o.MaxRules, DefaultMaxRules)
+	spec.Maps[weftMapAllowed].MaxEntries = cmp.Or(o.MaxAllowed, DefaultMaxAllowed)
+	spec.Maps[weftMapAllowedNew].MaxEntries = cmp.Or(o.MaxAllowedNew, DefaultMaxAllowedNew)
 	config := weftConfig{Vni: o.Config.VNI, Port: o.Config.Port, NetnsCookie: o.Config.NetnsCookie, Ended: ended}
 	if o.Config.Netfilter {
 		config.Netfilter = 1
@@ -85,6 +90,9 @@ func specs(o Options) (*ebpf.CollectionSpec, error) {
 	}
 	if err := spec.Variables[weftVarConfig].Set(config); err != nil {
 		return nil, fmt.Errorf("set configuration of the programs: %w", err)
+	}
+	if err := spec.Variables[weftVarPolicyRevision].Set(firstRevision()); err != nil {
+		return nil, fmt.Errorf("set revision of policies: %w", err)
 	}
 	return spec, nil
 }

@@ -43,6 +43,14 @@ type weftAliveKey struct {
 	Pad2  uint32
 }
 
+type weftAllowed struct {
+	_        structs.HostLayout
+	Revision uint32
+	Seen     uint32
+	Flags    uint32
+	Pad      uint32
+}
+
 type weftBackend struct {
 	_          structs.HostLayout
 	Addr       weftAddr
@@ -111,7 +119,10 @@ type weftEndpoint struct {
 		_ structs.HostLayout
 		B [6]uint8
 	}
-	Flags uint32
+	Flags   uint32
+	Pad     uint32
+	Ingress uint64
+	Egress  uint64
 }
 
 type weftFlow struct {
@@ -248,6 +259,26 @@ const (
 	weftReasonNOT_OURS              weftReason = 39
 )
 
+type weftRules struct {
+	_    structs.HostLayout
+	Rule [8]struct {
+		_       structs.HostLayout
+		First   uint16
+		Last    uint16
+		Index   uint16
+		Proto   uint8
+		Verdict uint8
+	}
+}
+
+type weftRulesKey struct {
+	_     structs.HostLayout
+	Set   uint64
+	Class uint64
+	Block uint32
+	Pad   uint32
+}
+
 type weftSet struct {
 	_      structs.HostLayout
 	Count  uint32
@@ -270,46 +301,51 @@ type weftTuple struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	weftMapAffinity      = "affinity"
-	weftMapAlive         = "alive"
-	weftMapBackends      = "backends"
-	weftMapBrief         = "brief"
-	weftMapClients       = "clients"
-	weftMapCounters      = "counters"
-	weftMapDatagrams     = "datagrams"
-	weftMapEnded         = "ended"
-	weftMapEndpoints     = "endpoints"
-	weftMapFragments     = "fragments"
-	weftMapFrontends     = "frontends"
-	weftMapLive          = "live"
-	weftMapMaglev        = "maglev"
-	weftMapMaking        = "making"
-	weftMapOwn           = "own"
-	weftMapPeers         = "peers"
-	weftMapPlaces        = "places"
-	weftMapRanges        = "ranges"
-	weftMapSets          = "sets"
-	weftMapSockets       = "sockets"
-	weftProgFromOverlay  = "from_overlay"
-	weftProgFromPod      = "from_pod"
-	weftProgFromUplink   = "from_uplink"
-	weftProgSockConnect4 = "sock_connect4"
-	weftProgSockConnect6 = "sock_connect6"
-	weftProgSockPeer4    = "sock_peer4"
-	weftProgSockPeer6    = "sock_peer6"
-	weftProgSockRecv4    = "sock_recv4"
-	weftProgSockRecv6    = "sock_recv6"
-	weftProgSockRelease  = "sock_release"
-	weftProgSockSend4    = "sock_send4"
-	weftProgSockSend6    = "sock_send6"
-	weftProgToOverlay    = "to_overlay"
-	weftProgToPod        = "to_pod"
-	weftProgToUplink     = "to_uplink"
-	weftVarConfig        = "config"
-	weftVarEndedFirst    = "ended_first"
-	weftVarEndedNext     = "ended_next"
-	weftVarPodsByPacket  = "pods_by_packet"
-	weftVarTakenOver     = "taken_over"
+	weftMapAffinity       = "affinity"
+	weftMapAlive          = "alive"
+	weftMapAllowed        = "allowed"
+	weftMapAllowedNew     = "allowed_new"
+	weftMapBackends       = "backends"
+	weftMapBrief          = "brief"
+	weftMapClasses        = "classes"
+	weftMapClients        = "clients"
+	weftMapCounters       = "counters"
+	weftMapDatagrams      = "datagrams"
+	weftMapEnded          = "ended"
+	weftMapEndpoints      = "endpoints"
+	weftMapFragments      = "fragments"
+	weftMapFrontends      = "frontends"
+	weftMapLive           = "live"
+	weftMapMaglev         = "maglev"
+	weftMapMaking         = "making"
+	weftMapOwn            = "own"
+	weftMapPeers          = "peers"
+	weftMapPlaces         = "places"
+	weftMapRanges         = "ranges"
+	weftMapRules          = "rules"
+	weftMapSets           = "sets"
+	weftMapSockets        = "sockets"
+	weftProgFromOverlay   = "from_overlay"
+	weftProgFromPod       = "from_pod"
+	weftProgFromUplink    = "from_uplink"
+	weftProgSockConnect4  = "sock_connect4"
+	weftProgSockConnect6  = "sock_connect6"
+	weftProgSockPeer4     = "sock_peer4"
+	weftProgSockPeer6     = "sock_peer6"
+	weftProgSockRecv4     = "sock_recv4"
+	weftProgSockRecv6     = "sock_recv6"
+	weftProgSockRelease   = "sock_release"
+	weftProgSockSend4     = "sock_send4"
+	weftProgSockSend6     = "sock_send6"
+	weftProgToOverlay     = "to_overlay"
+	weftProgToPod         = "to_pod"
+	weftProgToUplink      = "to_uplink"
+	weftVarConfig         = "config"
+	weftVarEndedFirst     = "ended_first"
+	weftVarEndedNext      = "ended_next"
+	weftVarPodsByPacket   = "pods_by_packet"
+	weftVarPolicyRevision = "policy_revision"
+	weftVarTakenOver      = "taken_over"
 )
 
 // loadWeft returns the embedded CollectionSpec for weft.
@@ -375,37 +411,42 @@ type weftProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type weftMapSpecs struct {
-	Affinity  *ebpf.MapSpec `ebpf:"affinity"`
-	Alive     *ebpf.MapSpec `ebpf:"alive"`
-	Backends  *ebpf.MapSpec `ebpf:"backends"`
-	Brief     *ebpf.MapSpec `ebpf:"brief"`
-	Clients   *ebpf.MapSpec `ebpf:"clients"`
-	Counters  *ebpf.MapSpec `ebpf:"counters"`
-	Datagrams *ebpf.MapSpec `ebpf:"datagrams"`
-	Ended     *ebpf.MapSpec `ebpf:"ended"`
-	Endpoints *ebpf.MapSpec `ebpf:"endpoints"`
-	Fragments *ebpf.MapSpec `ebpf:"fragments"`
-	Frontends *ebpf.MapSpec `ebpf:"frontends"`
-	Live      *ebpf.MapSpec `ebpf:"live"`
-	Maglev    *ebpf.MapSpec `ebpf:"maglev"`
-	Making    *ebpf.MapSpec `ebpf:"making"`
-	Own       *ebpf.MapSpec `ebpf:"own"`
-	Peers     *ebpf.MapSpec `ebpf:"peers"`
-	Places    *ebpf.MapSpec `ebpf:"places"`
-	Ranges    *ebpf.MapSpec `ebpf:"ranges"`
-	Sets      *ebpf.MapSpec `ebpf:"sets"`
-	Sockets   *ebpf.MapSpec `ebpf:"sockets"`
+	Affinity   *ebpf.MapSpec `ebpf:"affinity"`
+	Alive      *ebpf.MapSpec `ebpf:"alive"`
+	Allowed    *ebpf.MapSpec `ebpf:"allowed"`
+	AllowedNew *ebpf.MapSpec `ebpf:"allowed_new"`
+	Backends   *ebpf.MapSpec `ebpf:"backends"`
+	Brief      *ebpf.MapSpec `ebpf:"brief"`
+	Classes    *ebpf.MapSpec `ebpf:"classes"`
+	Clients    *ebpf.MapSpec `ebpf:"clients"`
+	Counters   *ebpf.MapSpec `ebpf:"counters"`
+	Datagrams  *ebpf.MapSpec `ebpf:"datagrams"`
+	Ended      *ebpf.MapSpec `ebpf:"ended"`
+	Endpoints  *ebpf.MapSpec `ebpf:"endpoints"`
+	Fragments  *ebpf.MapSpec `ebpf:"fragments"`
+	Frontends  *ebpf.MapSpec `ebpf:"frontends"`
+	Live       *ebpf.MapSpec `ebpf:"live"`
+	Maglev     *ebpf.MapSpec `ebpf:"maglev"`
+	Making     *ebpf.MapSpec `ebpf:"making"`
+	Own        *ebpf.MapSpec `ebpf:"own"`
+	Peers      *ebpf.MapSpec `ebpf:"peers"`
+	Places     *ebpf.MapSpec `ebpf:"places"`
+	Ranges     *ebpf.MapSpec `ebpf:"ranges"`
+	Rules      *ebpf.MapSpec `ebpf:"rules"`
+	Sets       *ebpf.MapSpec `ebpf:"sets"`
+	Sockets    *ebpf.MapSpec `ebpf:"sockets"`
 }
 
 // weftVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type weftVariableSpecs struct {
-	Config       *ebpf.VariableSpec `ebpf:"config"`
-	EndedFirst   *ebpf.VariableSpec `ebpf:"ended_first"`
-	EndedNext    *ebpf.VariableSpec `ebpf:"ended_next"`
-	PodsByPacket *ebpf.VariableSpec `ebpf:"pods_by_packet"`
-	TakenOver    *ebpf.VariableSpec `ebpf:"taken_over"`
+	Config         *ebpf.VariableSpec `ebpf:"config"`
+	EndedFirst     *ebpf.VariableSpec `ebpf:"ended_first"`
+	EndedNext      *ebpf.VariableSpec `ebpf:"ended_next"`
+	PodsByPacket   *ebpf.VariableSpec `ebpf:"pods_by_packet"`
+	PolicyRevision *ebpf.VariableSpec `ebpf:"policy_revision"`
+	TakenOver      *ebpf.VariableSpec `ebpf:"taken_over"`
 }
 
 // weftObjects contains all objects after they have been loaded into the kernel.
@@ -428,34 +469,41 @@ func (o *weftObjects) Close() error {
 //
 // It can be passed to loadWeftObjects or ebpf.CollectionSpec.LoadAndAssign.
 type weftMaps struct {
-	Affinity  *ebpf.Map `ebpf:"affinity"`
-	Alive     *ebpf.Map `ebpf:"alive"`
-	Backends  *ebpf.Map `ebpf:"backends"`
-	Brief     *ebpf.Map `ebpf:"brief"`
-	Clients   *ebpf.Map `ebpf:"clients"`
-	Counters  *ebpf.Map `ebpf:"counters"`
-	Datagrams *ebpf.Map `ebpf:"datagrams"`
-	Ended     *ebpf.Map `ebpf:"ended"`
-	Endpoints *ebpf.Map `ebpf:"endpoints"`
-	Fragments *ebpf.Map `ebpf:"fragments"`
-	Frontends *ebpf.Map `ebpf:"frontends"`
-	Live      *ebpf.Map `ebpf:"live"`
-	Maglev    *ebpf.Map `ebpf:"maglev"`
-	Making    *ebpf.Map `ebpf:"making"`
-	Own       *ebpf.Map `ebpf:"own"`
-	Peers     *ebpf.Map `ebpf:"peers"`
-	Places    *ebpf.Map `ebpf:"places"`
-	Ranges    *ebpf.Map `ebpf:"ranges"`
-	Sets      *ebpf.Map `ebpf:"sets"`
-	Sockets   *ebpf.Map `ebpf:"sockets"`
+	Affinity   *ebpf.Map `ebpf:"affinity"`
+	Alive      *ebpf.Map `ebpf:"alive"`
+	Allowed    *ebpf.Map `ebpf:"allowed"`
+	AllowedNew *ebpf.Map `ebpf:"allowed_new"`
+	Backends   *ebpf.Map `ebpf:"backends"`
+	Brief      *ebpf.Map `ebpf:"brief"`
+	Classes    *ebpf.Map `ebpf:"classes"`
+	Clients    *ebpf.Map `ebpf:"clients"`
+	Counters   *ebpf.Map `ebpf:"counters"`
+	Datagrams  *ebpf.Map `ebpf:"datagrams"`
+	Ended      *ebpf.Map `ebpf:"ended"`
+	Endpoints  *ebpf.Map `ebpf:"endpoints"`
+	Fragments  *ebpf.Map `ebpf:"fragments"`
+	Frontends  *ebpf.Map `ebpf:"frontends"`
+	Live       *ebpf.Map `ebpf:"live"`
+	Maglev     *ebpf.Map `ebpf:"maglev"`
+	Making     *ebpf.Map `ebpf:"making"`
+	Own        *ebpf.Map `ebpf:"own"`
+	Peers      *ebpf.Map `ebpf:"peers"`
+	Places     *ebpf.Map `ebpf:"places"`
+	Ranges     *ebpf.Map `ebpf:"ranges"`
+	Rules      *ebpf.Map `ebpf:"rules"`
+	Sets       *ebpf.Map `ebpf:"sets"`
+	Sockets    *ebpf.Map `ebpf:"sockets"`
 }
 
 func (m *weftMaps) Close() error {
 	return _WeftClose(
 		m.Affinity,
 		m.Alive,
+		m.Allowed,
+		m.AllowedNew,
 		m.Backends,
 		m.Brief,
+		m.Classes,
 		m.Clients,
 		m.Counters,
 		m.Datagrams,
@@ -470,6 +518,7 @@ func (m *weftMaps) Close() error {
 		m.Peers,
 		m.Places,
 		m.Ranges,
+		m.Rules,
 		m.Sets,
 		m.Sockets,
 	)
@@ -479,11 +528,12 @@ func (m *weftMaps) Close() error {
 //
 // It can be passed to loadWeftObjects or ebpf.CollectionSpec.LoadAndAssign.
 type weftVariables struct {
-	Config       *ebpf.Variable `ebpf:"config"`
-	EndedFirst   *ebpf.Variable `ebpf:"ended_first"`
-	EndedNext    *ebpf.Variable `ebpf:"ended_next"`
-	PodsByPacket *ebpf.Variable `ebpf:"pods_by_packet"`
-	TakenOver    *ebpf.Variable `ebpf:"taken_over"`
+	Config         *ebpf.Variable `ebpf:"config"`
+	EndedFirst     *ebpf.Variable `ebpf:"ended_first"`
+	EndedNext      *ebpf.Variable `ebpf:"ended_next"`
+	PodsByPacket   *ebpf.Variable `ebpf:"pods_by_packet"`
+	PolicyRevision *ebpf.Variable `ebpf:"policy_revision"`
+	TakenOver      *ebpf.Variable `ebpf:"taken_over"`
 }
 
 // weftPrograms contains all programs after they have been loaded into the kernel.

@@ -8,6 +8,8 @@
 #include "vxlan.h"
 #include "pod.h"
 #include "overlay.h"
+#include "rules.h"
+#include "allowed.h"
 #include "served.h"
 #include "sock.h"
 

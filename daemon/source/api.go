@@ -119,6 +119,13 @@ func FromNetworkPolicy(o *networkingv1.NetworkPolicy) (*NetworkPolicy, error) {
 	return p, nil
 }
 
+// FromClusterPolicy reads a ClusterNetworkPolicy: its metadata, and its spec as JSON. What of
+// it cannot be read, or not be done, is its Problem.
+func FromClusterPolicy(o *metav1.ObjectMeta, spec []byte) (*ClusterPolicy, error) {
+	p, _, err := readClusterPolicy(policyObject{fromMeta(o), spec})
+	return p, err
+}
+
 // FromNamespace reads a Namespace.
 func FromNamespace(o *corev1.Namespace) (*Namespace, error) {
 	return newNamespace(namespaceObject{fromMeta(&o.ObjectMeta)})

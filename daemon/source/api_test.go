@@ -14,6 +14,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"sigs.k8s.io/yaml"
 )
@@ -75,6 +76,13 @@ var objectsOfBoth = map[string][]string{
 		`{metadata: {name: p}, spec: {policyTypes: [Out]}}`,
 		`{metadata: {name: P}}`,
 	},
+	"ClusterNetworkPolicy": {
+		`{metadata: {name: p, uid: u}, spec: {tier: Admin, priority: 7, subject: {namespaces: {}}, ingress: [{name: r, action: Accept, from: [{namespaces: {matchLabels: {a: b}}}, {pods: {namespaceSelector: {}, podSelector: {}}}], protocols: [{tcp: {destinationPort: {number: 80}}}, {destinationNamedPort: http}]}], egress: [{action: Deny, to: [{nodes: {}}, {networks: [10.0.0.0/8]}]}]}}`,
+		`{metadata: {name: p}, spec: {tier: Admin, priority: 7, subject: {namespaces: {}}, egress: [{action: Accept, to: [{domainNames: [example.com]}]}]}}`,
+		`{metadata: {name: p}, spec: {tier: Mine, priority: 7, subject: {namespaces: {}}, egress: [{action: Accept, to: [{nodes: {}}]}]}}`,
+		`{metadata: {name: p}, spec: 5}`,
+		`{metadata: {name: P}}`,
+	},
 	"EndpointSlice": {
 		`{metadata: {name: e, namespace: shop, labels: {kubernetes.io/service-name: s}}, addressType: IPv4, ports: [{name: http, port: 80, protocol: TCP}, {name: none}], endpoints: [{addresses: [10.0.0.1, 10.0.0.9], nodeName: n1, zone: z, conditions: {ready: false, serving: true, terminating: true}, hints: {forZones: [{name: z}], forNodes: [{name: n1}]}, targetRef: {kind: Pod, name: p, uid: u}}, {addresses: [10.0.0.2]}, {addresses: [127.0.0.1]}]}`,
 		`{metadata: {name: e, labels: {kubernetes.io/service-name: s}}, addressType: IPv6, endpoints: [{addresses: ['fd00::1'], conditions: {ready: true}, targetRef: {kind: Node, namespace: x, name: m}}]}`,
@@ -127,6 +135,18 @@ func fromAPI(t *testing.T, kind string, js []byte) (objects, error) {
 		if err = keepOne(&out.policies, &out)(p, err); err == nil && p.Problem != "" {
 			err = errors.New(p.Namespace + "/" + p.Name + ": " + p.Problem)
 		}
+	case "ClusterNetworkPolicy":
+		var o struct {
+			Metadata metav1.ObjectMeta `json:"metadata"`
+			Spec     json.RawMessage   `json:"spec"`
+		}
+		read(&o)
+		var p *ClusterPolicy
+		p, err = FromClusterPolicy(&o.Metadata, o.Spec)
+		err = keepOne(&out.cluster, &out)(p, err)
+		if err == nil && p.Problem != "" && !strings.Contains(p.Problem, "not supported") {
+			err = errors.New(p.Name + ": " + p.Problem)
+		}
 	case "EndpointSlice":
 		var o discoveryv1.EndpointSlice
 		read(&o)
@@ -158,6 +178,8 @@ func TestObjectIsTheSameFromFolderAndAPI(t *testing.T) {
 					version = "discovery.k8s.io/v1"
 				case "NetworkPolicy":
 					version = "networking.k8s.io/v1"
+				case "ClusterNetworkPolicy":
+					version = "policy.networking.k8s.io/v1alpha2"
 				}
 				want, wantErr := decode([]byte("{apiVersion: " + version + ", kind: " + kind + ", " + text[1:]))
 				want.unsure = false // only the folder has to ask

@@ -36,6 +36,7 @@ func build(v view, own []*Pod) State {
 	var services ordered[Service]
 	var ends ordered[EndpointSlice]
 	var policies ordered[NetworkPolicy]
+	cluster := first[ClusterPolicy]{}
 	for _, f := range v.root {
 		s.Ignored += f.ignored
 		for _, n := range f.nodes {
@@ -56,6 +57,9 @@ func build(v view, own []*Pod) State {
 		for _, p := range f.policies {
 			policies.add(f.file, p)
 		}
+		for _, p := range f.cluster {
+			cluster.add(&s, "ClusterNetworkPolicy", p.Name, f.file, p)
+		}
 	}
 	s.Nodes, s.Namespaces = nodes.sorted(), spaces.sorted()
 	for _, n := range s.Nodes {
@@ -68,11 +72,7 @@ func build(v view, own []*Pod) State {
 	s.Slices = ends.sorted(&s, "EndpointSlice", compareSlices, func(e *EndpointSlice) string { return e.Namespace + "/" + e.Name })
 	derive(&s)
 	s.Policies = policies.sorted(&s, "NetworkPolicy", compareNetworkPolicies, func(p *NetworkPolicy) string { return p.Namespace + "/" + p.Name })
-	for _, p := range s.Policies {
-		if p.Problem != "" {
-			s.Problems = append(s.Problems, api.Problem{What: ProblemPolicy, Text: "network policy " + p.Namespace + "/" + p.Name + ": " + p.Problem})
-		}
-	}
+	s.ClusterPolicies = cluster.sorted()
 	for _, v := range s.Services {
 		if v.Problem != "" {
 			s.Problems = append(s.Problems, api.Problem{What: ProblemService, Text: "service " + v.Namespace + "/" + v.Name + ": " + v.Problem})
@@ -81,6 +81,16 @@ func build(v view, own []*Pod) State {
 	for _, e := range s.Slices {
 		if e.Problem != "" {
 			s.Problems = append(s.Problems, api.Problem{What: ProblemService, Text: "endpoint slice " + e.Namespace + "/" + e.Name + ": " + e.Problem})
+		}
+	}
+	for _, p := range s.Policies {
+		if p.Problem != "" {
+			s.Problems = append(s.Problems, api.Problem{What: ProblemPolicy, Text: "network policy " + p.Namespace + "/" + p.Name + ": " + p.Problem})
+		}
+	}
+	for _, p := range s.ClusterPolicies {
+		if p.Problem != "" {
+			s.Problems = append(s.Problems, api.Problem{What: ProblemPolicy, Text: "cluster network policy " + p.Name + ": " + p.Problem})
 		}
 	}
 	return s

@@ -21,6 +21,7 @@ type objects struct {
 	services   []*Service
 	slices     []*EndpointSlice
 	policies   []*NetworkPolicy
+	cluster    []*ClusterPolicy
 	ignored    int
 	// unsure says that something was left out which policies may need: one of them, or
 	// what they are about.
@@ -154,6 +155,8 @@ func (o *objects) readerOf(kind string) func(js []byte) error {
 		return func(js []byte) error { return add(o, &o.slices, js, "EndpointSlice", newSlice) }
 	case "networking.k8s.io/v1 NetworkPolicy":
 		return func(js []byte) error { return add(o, &o.policies, js, "NetworkPolicy", newNetworkPolicy) }
+	case "policy.networking.k8s.io/v1alpha2 ClusterNetworkPolicy":
+		return func(js []byte) error { return add(o, &o.cluster, js, "ClusterNetworkPolicy", newClusterPolicy) }
 	}
 	return nil
 }

@@ -107,6 +107,7 @@ func (d *Dir) rebuild() {
 	keep(before.Services, d.state.Services, compareServices)
 	keep(before.Slices, d.state.Slices, compareSlices)
 	keep(before.Policies, d.state.Policies, compareNetworkPolicies)
+	keep(before.ClusterPolicies, d.state.ClusterPolicies, compareClusterPolicies)
 	d.date(d.state.Problems)
 }
 

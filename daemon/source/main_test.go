@@ -121,6 +121,9 @@ func text(s State) string {
 	for _, p := range s.Policies {
 		fmt.Fprintln(&b, "policy", policyText(p))
 	}
+	for _, p := range s.ClusterPolicies {
+		fmt.Fprintln(&b, "cluster policy", clusterPolicyText(p))
+	}
 	for _, p := range s.Problems {
 		fmt.Fprintln(&b, "problem", p.What+":", p.Text)
 	}

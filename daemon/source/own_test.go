@@ -173,6 +173,7 @@ func FuzzDecode(f *testing.F) {
 "ports":[{"name":"a","port":80,"targetPort":"http","nodePort":30080},{"name":"b","port":53,"protocol":"UDP","targetPort":53}],"sessionAffinity":"ClientIP","sessionAffinityConfig":{"clientIP":{"timeoutSeconds":5}},
 "externalTrafficPolicy":"Local","loadBalancerSourceRanges":["10.0.0.0/8"],"trafficDistribution":"PreferClose"},"status":{"loadBalancer":{"ingress":[{"ip":"192.0.2.2","ipMode":"Proxy"}]}}}`))
 	f.Add([]byte(policyYAML("p", "podSelector: {matchLabels: {a: b}}, policyTypes: [Ingress, Egress], ingress: [{from: [{podSelector: {}}, {namespaceSelector: {matchExpressions: [{key: a, operator: In, values: [c, b]}]}}, {ipBlock: {cidr: '::ffff:10.0.0.0/100', except: [10.1.0.0/16]}}], ports: [{port: http}, {port: 1, endPort: 2, protocol: UDP}, {protocol: SCTP}]}], egress: [{}]")))
+	f.Add([]byte(clusterPolicyYAML("p", "tier: Baseline, priority: 7, subject: {pods: {namespaceSelector: {}, podSelector: {matchLabels: {a: b}}}}, ingress: [{name: r, action: Pass, from: [{namespaces: {}}], protocols: [{tcp: {destinationPort: {number: 80}}}, {udp: {destinationPort: {range: {start: 1, end: 9}}}}, {destinationNamedPort: http}]}], egress: [{action: Accept, to: [{domainNames: [example.com]}, {nodes: {}}, {networks: [10.0.0.1/8, 'fd00::/8']}]}]")))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		o, _ := decode(data)
 		for _, n := range o.nodes {
@@ -192,6 +193,9 @@ func FuzzDecode(f *testing.F) {
 		}
 		for _, p := range o.policies {
 			checkPolicy(t, p)
+		}
+		for _, p := range o.cluster {
+			checkClusterPolicy(t, p)
 		}
 		for _, e := range build(view{root: []named{{objects: o}}}, nil).Slices {
 			if !validName(e.Name) || !validName(e.Namespace) || !validName(e.Service) {

@@ -2,16 +2,17 @@
 // Kubernetes YAML that all nodes see (or that is copied to them).
 //
 // The folder's own files (*.yaml, *.yml, *.json; not those of folders below) hold
-// Node, Pod, Namespace, Service and EndpointSlice objects as the API server would show
-// them, in any order, one or many to a file, also as a List. Other kinds are counted and
-// ignored. A Service with a selector and without an EndpointSlice gets its endpoints from
+// Node, Pod, Namespace, Service, EndpointSlice, NetworkPolicy and ClusterNetworkPolicy
+// objects as the API server would show them, in any order, one or many to a file, also as a
+// List. Other kinds are counted and ignored. A Service with a selector and without an EndpointSlice gets its endpoints from
 // the pods, as Kubernetes' controller would make them. Below the folder,
 // status/<node>/ is written by the daemon of that node alone: one Pod object for each
 // interface it attached, with the addresses.
 //
 // A file is the unit of trust: while it cannot be read, what it said last stays, and
 // the reason is a Problem; so it is if a Node loses its pod CIDRs or its address, or a
-// Service its clusterIP or its ports. When a file is removed, its objects are gone. While
+// Service its clusterIP or its ports. Of a policy in a file that was never well, what can be
+// read counts, and allows no more than the policy was meant to. When a file is removed, its objects are gone. While
 // the whole folder is missing everything stays as it was.
 package source
 
