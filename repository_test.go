@@ -67,6 +67,7 @@ func TestImportLaw(t *testing.T) {
 		"examples":           {},
 		"daemon/source":      free,
 		"daemon/source/kube": append([]string{"daemon/source"}, free...),
+		"daemon/policy":      append([]string{"bpf", "daemon/source", "overlay"}, free...),
 		// Tests in kind see Weft as a user does: by its binaries, image and manifest.
 		"e2e/kind/build":     {"e2e/kind/proc", "e2e/kind/progress", "internal/testnet"},
 		"e2e/kind/cluster":   {"e2e/kind/engine", "e2e/kind/proc", "e2e/kind/progress"},
