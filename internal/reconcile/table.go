@@ -287,8 +287,10 @@ func (t *Table[K, V]) Stats() Stats {
 // maxErrors bounds an error's text; the rest is counted.
 const maxErrors = 8
 
+func (t *Table[K, V]) join(errs []error) error { return join(t.name, errs) }
+
 // join joins errors, in the order of their texts, with the table's name.
-func (t *Table[K, V]) join(errs []error) error {
+func join(table string, errs []error) error {
 	errs = slices.DeleteFunc(errs, func(err error) bool { return err == nil })
 	if len(errs) == 0 {
 		return nil
@@ -297,5 +299,5 @@ func (t *Table[K, V]) join(errs []error) error {
 	if n := len(errs) - maxErrors; n > 0 {
 		errs = append(errs[:maxErrors:maxErrors], fmt.Errorf("and %d more", n))
 	}
-	return fmt.Errorf("table %s: %w", t.name, errors.Join(errs...))
+	return fmt.Errorf("table %s: %w", table, errors.Join(errs...))
 }
