@@ -64,6 +64,14 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 		return err
 	}
 	n := newNode(cfg, log, t, pools, src)
+	n.policies = newPolicies(policyDeps{
+		node: cfg.NodeName, stateDir: cfg.StateDir, log: log, problems: n.problems,
+		source: src.Snapshot, noLabels: cfg.fromFolder(), rules: t.rules, classes: t.classes,
+		held:    t.heldIsolation,
+		isolate: func(r api.Ref) error { return pods.Isolate(r) },
+		adopt:   func(endpoint.Pod) error { return nil },
+		rejudge: dp.Rejudge,
+	})
 	n.problems.err(problemCgroup, cgroupErr)
 	serveSockets := func() {
 		if cgroup != "" {
@@ -76,7 +84,7 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	pods = endpoint.New(endpoint.Deps{
 		IPAM: pools, Routes: t.routes, Neighs: t.neighs, Rows: t.rows, Links: t.links,
 		RowTarget: t.rowTarget, LinkTarget: t.linkTarget,
-		Net: n.net, Changed: n.statuses.put, Ports: n.services.setPorts, Log: log, StateDir: cfg.StateDir,
+		Net: n.net, Changed: n.statuses.put, Ports: n.services.setPorts, Policies: n.policies, Log: log, StateDir: cfg.StateDir,
 	})
 	hadGateways := len(n.net().Gateways) > 0
 	if err := pods.Restore(ctx); err != nil {
