@@ -68,6 +68,8 @@ func TestImportLaw(t *testing.T) {
 		"daemon/source":      free,
 		"daemon/source/kube": append([]string{"daemon/source"}, free...),
 		"daemon/policy":      append([]string{"bpf", "daemon/source", "overlay"}, free...),
+		// It judges the compiler, so that it must not share anything with it.
+		"daemon/policy/oracle": {"daemon/source"},
 		// Tests in kind see Weft as a user does: by its binaries, image and manifest.
 		"e2e/kind/build":     {"e2e/kind/proc", "e2e/kind/progress", "internal/testnet"},
 		"e2e/kind/cluster":   {"e2e/kind/engine", "e2e/kind/proc", "e2e/kind/progress"},
