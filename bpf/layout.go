@@ -81,7 +81,7 @@ func specs(o Options) (*ebpf.CollectionSpec, error) {
 	spec.Maps[weftMapAllowedNew].MaxEntries = cmp.Or(o.MaxAllowedNew, DefaultMaxAllowedNew)
 	config := weftConfig{Vni: o.Config.VNI, Port: o.Config.Port, NetnsCookie: o.Config.NetnsCookie, Ended: ended}
 	if o.Config.Netfilter {
-		config.Netfilter = 1
+		config.Netfilter = true
 	}
 	if config.NetnsCookie == 0 {
 		if config.NetnsCookie, err = netnsCookie(); err != nil {

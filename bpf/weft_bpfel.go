@@ -70,7 +70,7 @@ type weftConfig struct {
 	_           structs.HostLayout
 	Vni         uint32
 	Port        uint16
-	Netfilter   uint8
+	Netfilter   bool
 	Pad         uint8
 	NetnsCookie uint64
 	Ended       uint32

@@ -10,7 +10,7 @@ typedef unsigned short __u16;
 typedef unsigned int __u32;
 typedef unsigned long long __u64;
 typedef int __s32;
-typedef __u8 bool;
+typedef _Bool bool;
 
 #define NULL  ((void *)0)
 #define false 0
