@@ -2,6 +2,7 @@ package policy
 
 import (
 	"crypto/sha256"
+	"slices"
 
 	"k8s.io/apimachinery/pkg/labels"
 
@@ -120,13 +121,13 @@ func (c *Compiler) acquire(s *ruleSet, a *atom) {
 			c.activate(a.scope)
 		}
 		a.scope.pods.add(a.sel, a)
-		c.concern(a.scope)
+		c.work.came = append(c.work.came, a)
 	case nodeAtom:
 		c.nodeSel.add(a.sel, a)
 		c.work.nodes = true
 	case blockAtom:
 		c.tree.add(a)
-		c.work.blocks = true
+		c.work.blocks = append(c.work.blocks, a.block.CIDR)
 	}
 }
 
@@ -144,7 +145,7 @@ func (c *Compiler) release(s *ruleSet, a *atom) {
 	switch a.kind {
 	case podAtom:
 		a.scope.pods.remove(a.sel, a)
-		c.concern(a.scope)
+		c.work.stale = true
 		if a.scope.n--; a.scope.n == 0 {
 			c.deactivate(a.scope)
 			delete(c.scopes, a.scope.text)
@@ -154,7 +155,7 @@ func (c *Compiler) release(s *ruleSet, a *atom) {
 		c.work.nodes = true
 	case blockAtom:
 		c.tree.remove(a)
-		c.work.blocks = true
+		c.work.blocks = append(c.work.blocks, a.block.CIDR)
 	}
 }
 
@@ -187,20 +188,17 @@ func (c *Compiler) deactivate(s *scope) {
 	}
 }
 
-// concern marks the pods of a scope: they match more or less than before.
-func (c *Compiler) concern(s *scope) {
+// spacesOf is the namespaces in which a scope looks.
+func (c *Compiler) spacesOf(s *scope) (out []string) {
 	if s.fixed != "" {
-		c.work.spaces[s.fixed] = struct{}{}
-		return
+		return []string{s.fixed}
 	}
 	for name, n := range c.spaces {
-		for _, has := range n.scopes {
-			if has == s {
-				c.work.spaces[name] = struct{}{}
-				break
-			}
+		if slices.Contains(n.scopes, s) {
+			out = append(out, name)
 		}
 	}
+	return out
 }
 
 func (c *Compiler) space(name string) *space {

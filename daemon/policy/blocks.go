@@ -121,10 +121,9 @@ func (c *Compiler) blocksOf(p netip.Prefix, also []*atom) []*atom {
 
 // updateBlocks classes the prefixes of blocks anew, if there are others.
 func (c *Compiler) updateBlocks() {
-	if !c.work.blocks {
+	if len(c.work.blocks) == 0 {
 		return
 	}
-	c.work.allPlaces = true
 	for p, b := range c.tree.at {
 		if p.IsSingleIP() && !b.placed {
 			b.placed = true

@@ -14,6 +14,7 @@ import (
 type sig struct {
 	atoms []*atom // by id
 	seen  bool    // by a sweep
+	stale bool    // one of them is of no use any more
 }
 
 // sigOf is the sig of atoms, each at most once; it changes their order.
@@ -212,13 +213,16 @@ func (p *place) holder() *pod {
 	return best
 }
 
-// classPlaces finds the classes of the addresses of which something changed.
+// classPlaces finds the classes of the addresses of which something changed. What blocks
+// say of a node's own addresses holds for its gateways, too.
 func (c *Compiler) classPlaces() {
-	if c.work.allPlaces {
+	if len(c.work.blocks) > 0 {
+		changed := c.work.blocks
 		for a, p := range c.places {
-			c.classPlace(a, p)
+			if p.more != nil && len(p.more.nodes) > 0 || slices.ContainsFunc(changed, func(b netip.Prefix) bool { return b.Contains(a) }) {
+				c.work.places[a] = struct{}{}
+			}
 		}
-		return
 	}
 	for a := range c.work.places {
 		c.classPlace(a, c.places[a])

@@ -167,7 +167,7 @@ func containsRef(all []api.Ref, ref api.Ref) bool {
 }
 
 func TestRowsSayWhatTheObjectsSay(t *testing.T) {
-	for seed := range uint64(150) {
+	for seed := range uint64(200) {
 		live(t, seed, 12)
 	}
 }

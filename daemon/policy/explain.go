@@ -82,6 +82,8 @@ func (c *Compiler) Problems() []string {
 	for _, s := range c.sets {
 		if s.problem != "" {
 			out = append(out, fmt.Sprintf("nothing passes for %d pods (%s): %s; policies %s", s.refs, s.dir, s.problem, s.named()))
+		} else if len(s.short) > 0 {
+			out = append(out, fmt.Sprintf("%d kinds of peers of %d pods (%s) are denied, for lack of room; policies %s", len(s.short), s.refs, s.dir, s.named()))
 		}
 	}
 	slices.Sort(out)

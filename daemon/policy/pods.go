@@ -206,14 +206,68 @@ func (c *Compiler) matchPods() {
 			c.match(l.alone)
 		}
 	}
-	if c.work.allPods {
-		for _, p := range c.pods {
-			c.match(p)
-		}
-		return
-	}
+	c.matchStale()
+	c.matchNew()
 	for n := range c.work.spaces {
 		for _, p := range c.within(n) {
+			c.match(p)
+		}
+	}
+}
+
+// matchStale matches the pods anew that matched something that is of no use any more.
+func (c *Compiler) matchStale() {
+	if !c.work.stale {
+		return
+	}
+	of := func(a *atom) bool {
+		return a.kind == podAtom && !a.active || a.kind == portAtom && len(c.ports[a.name]) == 0
+	}
+	for _, s := range c.sigs {
+		s.stale = slices.ContainsFunc(s.atoms, of)
+	}
+	for _, p := range c.pods {
+		if p.sig.stale {
+			c.match(p)
+		}
+	}
+}
+
+// maxProbes is for how many new selectors pods are asked one by one. With more it costs
+// less to match all pods where they look.
+const maxProbes = 8
+
+// matchNew matches the pods that match something new.
+func (c *Compiler) matchNew() {
+	probes := 0
+	for _, a := range c.work.came {
+		if a.scope.fixed == "" {
+			probes++
+		}
+	}
+	for _, a := range c.work.came {
+		if a.scope.fixed != "" || probes > maxProbes {
+			for _, n := range c.spacesOf(a.scope) {
+				c.work.spaces[n] = struct{}{}
+			}
+			continue
+		}
+		for _, n := range c.spacesOf(a.scope) {
+			if _, all := c.work.spaces[n]; all {
+				continue
+			}
+			for _, p := range c.within(n) {
+				if matches(a.sel, p.obj.Labels) {
+					c.match(p)
+				}
+			}
+		}
+	}
+	if len(c.work.ports) == 0 {
+		return
+	}
+	for _, p := range c.pods {
+		if slices.ContainsFunc(p.obj.Ports, func(q source.SlicePort) bool { _, named := c.work.ports[q.Name]; return named }) {
 			c.match(p)
 		}
 	}

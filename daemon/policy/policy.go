@@ -53,9 +53,9 @@ const DefaultMaxRows = 1 << 18
 // Compiler keeps what was compiled, so that a change costs what it changes. It is not safe
 // for concurrent use; what it returns is the caller's.
 type Compiler struct {
-	// MaxRows is how many rows of rules there may be. A set that would exceed it is
-	// replaced by [bpf.RuleSetClosed] until there is room, and is a problem that names its
-	// policies. Rows of sets that are in force are never given up for it.
+	// MaxRows is how many rows of rules there may be, default [DefaultMaxRows]; a set can
+	// have a sixteenth of them. What has no room is denied, and is a problem that names
+	// its policies.
 	MaxRows int
 
 	node  string
@@ -97,9 +97,11 @@ type Compiler struct {
 	places  map[netip.Addr]*place
 	tree    blockTree
 	rows    int // of rules
-	gen     uint32
-	room    []*atom
-	flat    flattener
+	// Sets for which there is not enough room.
+	troubled map[*ruleSet]struct{}
+	gen      uint32
+	room     []*atom
+	flat     flattener
 }
 
 // name names a pod.
@@ -109,16 +111,17 @@ type name struct{ namespace, name string }
 type work struct {
 	pods      map[*pod]struct{}   // that changed
 	spaces    map[string]struct{} // whose pods may match something else
-	allPods   bool                // may
+	came      []*atom             // that pods may match
+	stale     bool                // pods may match an atom that went
+	ports     map[string]struct{} // names of peers' ports that came
 	nodes     bool
 	locals    map[*local]struct{} // that changed
 	localsIn  map[string]struct{} // namespaces whose locals may have other sets
-	allLocals bool                // may
+	allLocals bool                // all may
 	sweep     bool                // sets may have lost their last pod
 	newSets   []*ruleSet
-	blocks    bool
+	blocks    []netip.Prefix // that came or went
 	places    map[netip.Addr]struct{}
-	allPlaces bool
 	classes   map[*class]struct{} // that got their first row, or lost their last
 	rejudge   bool
 }
@@ -126,7 +129,7 @@ type work struct {
 func newWork() work {
 	return work{
 		pods: map[*pod]struct{}{}, spaces: map[string]struct{}{}, locals: map[*local]struct{}{},
-		localsIn: map[string]struct{}{}, places: map[netip.Addr]struct{}{}, classes: map[*class]struct{}{},
+		localsIn: map[string]struct{}{}, ports: map[string]struct{}{}, places: map[netip.Addr]struct{}{}, classes: map[*class]struct{}{},
 	}
 }
 
@@ -137,7 +140,7 @@ func New(nodeName string) *Compiler {
 		policies: map[string]*index[*policy]{}, policyOf: map[*source.NetworkPolicy]*policy{},
 		locals: map[api.Ref]*local{}, byName: map[name][]*local{}, waiting: map[api.Ref]struct{}{},
 		sets: map[bpf.RuleSet]*ruleSet{}, atoms: map[string]*atom{}, scopes: map[string]*scope{},
-		ports: map[string]map[*ruleSet]struct{}{}, noSig: &sig{}, sigRoom: 1024,
+		ports: map[string]map[*ruleSet]struct{}{}, noSig: &sig{}, troubled: map[*ruleSet]struct{}{}, sigRoom: 1024,
 		classes: map[classKey]*class{}, places: map[netip.Addr]*place{}, tree: newBlockTree(),
 	}
 	c.sigs = map[string]*sig{"": c.noSig}

@@ -25,13 +25,8 @@ func (c *Compiler) writeRules() {
 		delete(c.classes, cl.key)
 	}
 	for _, s := range c.work.newSets {
-		if s.refs == 0 || s.problem != "" {
-			continue
-		}
-		s.base = c.flattenFor(s, c.zero)
-		c.write(s, c.zero, s.base)
-		for _, cl := range c.classes {
-			c.writeClass(s, cl)
+		if s.refs > 0 && s.problem == "" {
+			c.writeSet(s)
 		}
 	}
 	for cl := range c.work.classes {
@@ -41,6 +36,16 @@ func (c *Compiler) writeRules() {
 		for s := range c.setsOf(cl) {
 			c.writeClass(s, cl)
 		}
+	}
+	c.retry()
+}
+
+// writeSet makes the rows of a set.
+func (c *Compiler) writeSet(s *ruleSet) {
+	s.base = c.flattenFor(s, c.zero)
+	c.write(s, c.zero, s.base)
+	for _, cl := range c.classes {
+		c.writeClass(s, cl)
 	}
 }
 
@@ -58,7 +63,7 @@ func (c *Compiler) setsOf(cl *class) map[*ruleSet]struct{} {
 
 // writeClass makes the rows of a class in a set, if they are not those of class 0.
 func (c *Compiler) writeClass(s *ruleSet, cl *class) {
-	if _, has := s.rows[cl]; has || s.problem != "" || cl == c.zero {
+	if _, has := s.rows[cl]; has || cl == c.zero || s.problem != "" && !s.full {
 		return
 	}
 	concerned := false
@@ -73,6 +78,10 @@ func (c *Compiler) writeClass(s *ruleSet, cl *class) {
 	if !concerned {
 		return
 	}
+	if s.full {
+		s.short[cl] = struct{}{}
+		return
+	}
 	rules := c.flattenFor(s, cl)
 	if slices.Equal(rules, s.base) {
 		return
@@ -81,30 +90,6 @@ func (c *Compiler) writeClass(s *ruleSet, cl *class) {
 		rules = denyAll
 	}
 	c.write(s, cl, rules)
-}
-
-func (c *Compiler) write(s *ruleSet, cl *class, rules []bpf.Rule) {
-	rows := rowsOf(rules)
-	for i, r := range rows {
-		c.sink.WantRule(bpf.RuleKey{Set: s.name, Class: cl.id, Block: uint32(i)}, r)
-	}
-	s.rows[cl] = uint32(len(rows))
-	c.rows += len(rows)
-}
-
-// drop removes the rows of a class from a set.
-func (c *Compiler) drop(s *ruleSet, cl *class) {
-	for i := range s.rows[cl] {
-		c.sink.UnwantRule(bpf.RuleKey{Set: s.name, Class: cl.id, Block: i})
-	}
-	c.rows -= int(s.rows[cl])
-	delete(s.rows, cl)
-}
-
-func (c *Compiler) dropRows(s *ruleSet) {
-	for cl := range s.rows {
-		c.drop(s, cl)
-	}
 }
 
 // flattenFor returns the rules of a set for a class.

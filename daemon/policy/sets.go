@@ -23,7 +23,16 @@ type ruleSet struct {
 	ports    map[string]struct{} // names of peers' ports
 	base     []bpf.Rule          // of class 0
 	rows     map[*class]uint32   // how many; not of classes that are as class 0
+	n        int                 // of rows
+	denies   bool                // it has rules that do not allow
 	problem  string              // why it is closed; "": it is not
+
+	// For lack of room:
+	short   map[*class]struct{} // classes that have no rows
+	full    bool                // it is closed
+	capped  bool                // as it needs more than a set can have
+	needed  int                 // rows that it had then
+	classes int                 // that were short then
 }
 
 // origin is where a rule comes from.
@@ -74,7 +83,7 @@ func (c *Compiler) setOf(d direction, policies []*policy, ports []source.SlicePo
 	if s := c.sets[id]; s != nil {
 		return s
 	}
-	s := &ruleSet{name: id, dir: d, policies: policies, rows: map[*class]uint32{}, ports: map[string]struct{}{}}
+	s := &ruleSet{name: id, dir: d, policies: policies, rows: map[*class]uint32{}, short: map[*class]struct{}{}, ports: map[string]struct{}{}}
 	c.build(s, ports)
 	c.sets[id] = s
 	c.work.newSets = append(c.work.newSets, s)
@@ -120,6 +129,7 @@ func (c *Compiler) build(s *ruleSet, ports []source.SlicePort) {
 	}
 	for _, p := range s.policies {
 		if p.cluster != nil {
+			s.denies = true
 			for n, r := range p.clusterRules(s.dir) {
 				add(p, n, rule{action: r.Action, peers: c.clusterPeers(r.Peers)}, r.Ports)
 			}
@@ -168,7 +178,7 @@ func (c *Compiler) clusterPeers(peers []source.ClusterPeer) (out []*atom) {
 func (c *Compiler) wantPort(s *ruleSet, name string) {
 	if c.ports[name] == nil {
 		c.ports[name] = map[*ruleSet]struct{}{}
-		c.work.allPods = true
+		c.work.ports[name] = struct{}{}
 	}
 	c.ports[name][s] = struct{}{}
 	s.ports[name] = struct{}{}
@@ -194,7 +204,7 @@ func (c *Compiler) sweepSets() {
 		for n := range s.ports {
 			if delete(c.ports[n], s); len(c.ports[n]) == 0 {
 				delete(c.ports, n)
-				c.work.allPods = true
+				c.work.stale = true
 			}
 		}
 		*s = ruleSet{name: s.name, dir: s.dir, policies: s.policies, isolates: s.isolates, origins: s.origins, problem: s.problem}
