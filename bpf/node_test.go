@@ -94,6 +94,7 @@ func newNodeWith(t testing.TB, n byte, o Options) *node {
 		gw4: v4(1), gw6: v6(1), pod4: v4(5), pod6: v6(5), sib4: v4(6), sib6: v6(6),
 		podMAC: mac{2, 0, 0, n, 0, 5}, sibMAC: mac{2, 0, 0, n, 0, 6}, sibHost: mac{2, 0, 0, n, 1, 6},
 	}
+	recordsDrops(t, d.Datapath)
 	pod := Endpoint{IfIndex: loopback, MAC: d.podMAC}
 	sib := Endpoint{IfIndex: 77, MAC: d.sibMAC, HostMAC: d.sibHost}
 	host := Endpoint{Flags: EndpointHost}

@@ -28,16 +28,16 @@ __noinline int go_on(struct __sk_buff *skb, struct packet *p, __u32 way)
 	struct peer *peer;
 
 	if (!p)
-		return give_up(DROP_INTERNAL);
+		return give_up(skb, DROP_INTERNAL);
 	to = endpoint_of(&p->ip.dst);
 	if (to) {
 		if (unlikely(way & WAY_LIMITED && !(to->flags & EP_HOST)))
-			return give_up(STACK_LIMITED);
+			return give_up(skb, STACK_LIMITED);
 		return to_local(skb, to, &p->ip);
 	}
 	peer = peer_of(&p->ip.dst);
 	if (peer)
-		return way & WAY_LIMITED ? give_up(STACK_LIMITED) : to_peer(skb, peer, &p->ip);
+		return way & WAY_LIMITED ? give_up(skb, STACK_LIMITED) : to_peer(skb, peer, &p->ip);
 	return way & WAY_AROUND ? leave(skb, &p->ip) : TCX_NEXT;
 }
 
@@ -62,7 +62,7 @@ static __always_inline __u32 too_big(struct __sk_buff *skb, const struct ip *ip,
  */
 __noinline int refuse(struct __sk_buff *skb, struct packet *p, __u32 why)
 {
-	count(why);
+	give_up(skb, why);
 	if (!p || why < REJECT_FIRST || !p->l4.off || p->ip.options)
 		return TCX_DROP;
 	if (p->l4.proto == IPPROTO_TCP)
@@ -89,7 +89,7 @@ __noinline int serve_unported(struct __sk_buff *skb, struct packet *p, __u32 why
 		return otherwise;
 	if (is_echo(skb, p))
 		return answer_echo(skb, &p->ip, start_of(&p->l4));
-	return give_up(why ? why : DROP_SERVICE_PROTOCOL);
+	return give_up(skb, why ? why : DROP_SERVICE_PROTOCOL);
 }
 
 /* A packet to an address of a Service, or of this node. */
@@ -106,12 +106,12 @@ static __always_inline int serve(struct __sk_buff *skb, struct packet *p, __u32 
 		return refuse(skb, p, why);
 	mtu = too_big(skb, &p->ip, &f);
 	if (unlikely(mtu)) {
-		count(REJECT_TOO_BIG);
+		give_up(skb, REJECT_TOO_BIG);
 		return answer_icmp(skb, &p->ip, ICMP_UNREACHABLE | ICMP_FRAG_NEEDED << 8,
 				   ICMP6_TOO_BIG, mtu);
 	}
 	why = translate(skb, p, &f);
-	return unlikely(why) ? give_up(why) : go_on(skb, p, way);
+	return unlikely(why) ? give_up(skb, why) : go_on(skb, p, way);
 }
 
 /* A packet of a flow that is known gets the addresses that it has on the other side.
@@ -135,7 +135,7 @@ __noinline int from_pod_served(struct __sk_buff *skb, struct packet *p, __u32 wa
 	int why, known, otherwise;
 
 	if (!p)
-		return give_up(DROP_INTERNAL);
+		return give_up(skb, DROP_INTERNAL);
 	why = read_l4(skb, ETH_HLEN, p);
 	known = NOT_OURS;
 	if (likely(!why))
@@ -143,19 +143,19 @@ __noinline int from_pod_served(struct __sk_buff *skb, struct packet *p, __u32 wa
 	if (!known)
 		return go_on(skb, p, way | WAY_AROUND);
 	if (unlikely(known != NOT_OURS))
-		return give_up(known);
+		return give_up(skb, known);
 	if (way & WAY_UNKNOWN) {
 		to = endpoint_of(&p->ip.dst);
 		if (to)
 			way |= to->flags & EP_HOST ? WAY_HOST : WAY_POD;
 		peer = to ? NULL : peer_of(&p->ip.dst);
 		if (unlikely(peer))
-			return way & WAY_LIMITED ? give_up(STACK_LIMITED)
+			return way & WAY_LIMITED ? give_up(skb, STACK_LIMITED)
 						 : plain_peer(skb, peer, &p->ip);
 	}
 	if (way & WAY_POD) {
 		if (way & WAY_LIMITED)
-			return give_up(STACK_LIMITED);
+			return give_up(skb, STACK_LIMITED);
 		to = endpoint_of(&p->ip.dst);
 		return to ? plain_local(skb, to, &p->ip) : TCX_NEXT;
 	}
@@ -183,7 +183,7 @@ __noinline int from_outside_served(struct __sk_buff *skb)
 	if (!why)
 		return go_on(skb, &p, WAY_AROUND);
 	if (unlikely(why != NOT_OURS))
-		return give_up(why);
+		return give_up(skb, why);
 	if (unlikely(p.l4.unported))
 		return TCX_NEXT;
 	return serve(skb, &p, WAY_AROUND | WAY_OUTSIDE, TCX_NEXT);
@@ -221,7 +221,7 @@ __noinline int from_peer_served(struct __sk_buff *skb, __u32 at, bool v6, bool o
 	if (!why)
 		why = unlikely(p.l4.unported) ? translate_error(skb, &p, &f)
 					      : translate(skb, &p, &f);
-	return unlikely(why) ? give_up(why) : go_on(skb, &p, WAY_AROUND);
+	return unlikely(why) ? give_up(skb, why) : go_on(skb, &p, WAY_AROUND);
 }
 
 /* From the node's stack: a reply of a backend in the node's own network gets back the
@@ -236,5 +236,5 @@ static __always_inline int from_host_served(struct __sk_buff *skb)
 	    likely(!is_client(&p.ip.dst)) || read_l4(skb, ETH_HLEN, &p))
 		return TCX_NEXT;
 	why = unlikely(p.l4.unported) ? turn_error(skb, &p) : turn(skb, &p);
-	return why && why != NOT_OURS ? give_up(why) : TCX_NEXT;
+	return why && why != NOT_OURS ? give_up(skb, why) : TCX_NEXT;
 }

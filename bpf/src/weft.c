@@ -26,18 +26,18 @@ int from_pod(struct __sk_buff *skb)
 	__u32 way = 0;
 
 	if (unlikely(skb->vlan_present))
-		return give_up(DROP_NOT_IP);
+		return give_up(skb, DROP_NOT_IP);
 	if (unlikely(skb->protocol == htons(ETH_P_ARP)))
 		return answer_arp(skb);
 	why = parse_ip(skb, ETH_HLEN, skb->protocol, skb->len - ETH_HLEN, &p.ip);
 	if (unlikely(why))
-		return give_up(why);
+		return give_up(skb, why);
 	from = endpoint_of(&p.ip.src);
 	if (unlikely(!from && p.ip.v6 && is_link_local(&p.ip.src)))
-		return give_up(DROP_LINK_LOCAL);
+		return give_up(skb, DROP_LINK_LOCAL);
 	why = check_source(skb, from);
 	if (unlikely(why || !from))
-		return give_up(why);
+		return give_up(skb, why);
 	if (unlikely(is_solicit(skb, &p.ip)))
 		return answer_solicit(skb, &p.ip, from);
 	if (unlikely(skb->pkt_type != PACKET_HOST))
@@ -50,12 +50,12 @@ int from_pod(struct __sk_buff *skb)
 	if (to && !(to->flags & EP_HOST)) {
 		if (unlikely(is_client(&p.ip.dst)))
 			return from_pod_served(skb, &p, way | WAY_POD);
-		return unlikely(way) ? give_up(STACK_LIMITED) : plain_local(skb, to, &p.ip);
+		return unlikely(way) ? give_up(skb, STACK_LIMITED) : plain_local(skb, to, &p.ip);
 	}
 	peer = to ? NULL : peer_of(&p.ip.dst);
 	if (!peer)
 		return from_pod_served(skb, &p, way | (to ? WAY_HOST : 0));
-	return unlikely(way) ? give_up(STACK_LIMITED) : plain_peer(skb, peer, &p.ip);
+	return unlikely(way) ? give_up(skb, STACK_LIMITED) : plain_peer(skb, peer, &p.ip);
 }
 
 /* Ingress of the devices that carry the node's addresses. */
@@ -79,14 +79,15 @@ int to_overlay(struct __sk_buff *skb)
 
 	why = parse_ip(skb, ETH_HLEN, skb->protocol, skb->len - ETH_HLEN, &ip);
 	if (unlikely(why))
-		return give_up(why);
+		return give_up(skb, why);
 	peer = peer_of(&ip.dst);
 	if (unlikely(!peer))
-		return give_up(ip.v6 && is_link_local(&ip.src) ? DROP_LINK_LOCAL : DROP_NO_PEER);
+		return give_up(skb,
+			       ip.v6 && is_link_local(&ip.src) ? DROP_LINK_LOCAL : DROP_NO_PEER);
 	why = set_macs(skb, &peer->mac);
 	if (!why)
 		why = set_tunnel(skb, peer, &ip);
-	return why ? give_up(why) : TCX_NEXT;
+	return why ? give_up(skb, why) : TCX_NEXT;
 }
 
 /* Ingress of the VXLAN device: what the kernel decapsulated. */
@@ -101,13 +102,13 @@ int from_overlay(struct __sk_buff *skb)
 
 	why = get_tunnel(skb, &sender);
 	if (unlikely(why))
-		return give_up(why);
+		return give_up(skb, why);
 	why = parse_ip(skb, ETH_HLEN, skb->protocol, skb->len - ETH_HLEN, &ip);
 	if (unlikely(why))
-		return give_up(why);
+		return give_up(skb, why);
 	peer = peer_of(&ip.src);
 	if (unlikely(!is_sender(peer, &sender)))
-		return give_up(DROP_UNKNOWN_SENDER);
+		return give_up(skb, DROP_UNKNOWN_SENDER);
 	if (unlikely(is_client(&ip.dst))) {
 		int did = from_peer_served(skb, ETH_HLEN, ip.v6, false, 0);
 
