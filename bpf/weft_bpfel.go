@@ -176,6 +176,26 @@ type weftFrontendKey struct {
 	Pad2  uint32
 }
 
+type weftJudged struct {
+	_        structs.HostLayout
+	T        weftTuple
+	Ingress  uint64
+	Egress   uint64
+	Set      uint64
+	Index    uint32
+	Revision uint32
+	IsEgress uint32
+	Pad      uint32
+	Walk     struct {
+		_     structs.HostLayout
+		Key   weftRulesKey
+		Port  uint16
+		Proto uint8
+		Pad   uint8
+		Found uint32
+	}
+}
+
 type weftMaglev struct {
 	_    structs.HostLayout
 	Slot [64]uint16
@@ -246,24 +266,27 @@ const (
 	weftReasonDROP_PORTS_FULL       weftReason = 21
 	weftReasonDROP_NO_ROUTE         weftReason = 22
 	weftReasonDROP_SERVICE_PROTOCOL weftReason = 23
-	weftReasonDROP_INTERNAL         weftReason = 24
-	weftReasonREJECT_FIRST          weftReason = 25
-	weftReasonREJECT_NO_BACKEND     weftReason = 25
-	weftReasonREJECT_NO_PORT        weftReason = 26
-	weftReasonREJECT_BACKEND_GONE   weftReason = 27
-	weftReasonREJECT_TOO_BIG        weftReason = 28
-	weftReasonSTACK_FIRST           weftReason = 29
-	weftReasonSTACK_TTL             weftReason = 29
-	weftReasonSTACK_OPTIONS         weftReason = 30
-	weftReasonSTACK_TOO_BIG         weftReason = 31
-	weftReasonSTACK_FRAGMENT        weftReason = 32
-	weftReasonSTACK_LIMITED         weftReason = 33
-	weftReasonSTACK_SEGMENTS        weftReason = 34
-	weftReasonSTACK_NO_LINK         weftReason = 35
-	weftReasonSTACK_NO_ROOM         weftReason = 36
-	weftReasonSTACK_NETFILTER       weftReason = 37
-	weftReasonREASONS               weftReason = 38
-	weftReasonNOT_OURS              weftReason = 39
+	weftReasonDROP_POLICY_INGRESS   weftReason = 24
+	weftReasonDROP_POLICY_EGRESS    weftReason = 25
+	weftReasonDROP_POLICY_CLOSED    weftReason = 26
+	weftReasonDROP_INTERNAL         weftReason = 27
+	weftReasonREJECT_FIRST          weftReason = 28
+	weftReasonREJECT_NO_BACKEND     weftReason = 28
+	weftReasonREJECT_NO_PORT        weftReason = 29
+	weftReasonREJECT_BACKEND_GONE   weftReason = 30
+	weftReasonREJECT_TOO_BIG        weftReason = 31
+	weftReasonSTACK_FIRST           weftReason = 32
+	weftReasonSTACK_TTL             weftReason = 32
+	weftReasonSTACK_OPTIONS         weftReason = 33
+	weftReasonSTACK_TOO_BIG         weftReason = 34
+	weftReasonSTACK_FRAGMENT        weftReason = 35
+	weftReasonSTACK_LIMITED         weftReason = 36
+	weftReasonSTACK_SEGMENTS        weftReason = 37
+	weftReasonSTACK_NO_LINK         weftReason = 38
+	weftReasonSTACK_NO_ROOM         weftReason = 39
+	weftReasonSTACK_NETFILTER       weftReason = 40
+	weftReasonREASONS               weftReason = 41
+	weftReasonNOT_OURS              weftReason = 42
 )
 
 type weftRecord struct {
@@ -344,6 +367,7 @@ const (
 	weftMapEndpoints      = "endpoints"
 	weftMapFragments      = "fragments"
 	weftMapFrontends      = "frontends"
+	weftMapJudging        = "judging"
 	weftMapLive           = "live"
 	weftMapMaglev         = "maglev"
 	weftMapMaking         = "making"
@@ -372,6 +396,7 @@ const (
 	weftProgToOverlay     = "to_overlay"
 	weftProgToPod         = "to_pod"
 	weftProgToUplink      = "to_uplink"
+	weftVarAllowedFull    = "allowed_full"
 	weftVarConfig         = "config"
 	weftVarEndedFirst     = "ended_first"
 	weftVarEndedNext      = "ended_next"
@@ -459,6 +484,7 @@ type weftMapSpecs struct {
 	Endpoints     *ebpf.MapSpec `ebpf:"endpoints"`
 	Fragments     *ebpf.MapSpec `ebpf:"fragments"`
 	Frontends     *ebpf.MapSpec `ebpf:"frontends"`
+	Judging       *ebpf.MapSpec `ebpf:"judging"`
 	Live          *ebpf.MapSpec `ebpf:"live"`
 	Maglev        *ebpf.MapSpec `ebpf:"maglev"`
 	Making        *ebpf.MapSpec `ebpf:"making"`
@@ -478,6 +504,7 @@ type weftMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type weftVariableSpecs struct {
+	AllowedFull    *ebpf.VariableSpec `ebpf:"allowed_full"`
 	Config         *ebpf.VariableSpec `ebpf:"config"`
 	EndedFirst     *ebpf.VariableSpec `ebpf:"ended_first"`
 	EndedNext      *ebpf.VariableSpec `ebpf:"ended_next"`
@@ -522,6 +549,7 @@ type weftMaps struct {
 	Endpoints     *ebpf.Map `ebpf:"endpoints"`
 	Fragments     *ebpf.Map `ebpf:"fragments"`
 	Frontends     *ebpf.Map `ebpf:"frontends"`
+	Judging       *ebpf.Map `ebpf:"judging"`
 	Live          *ebpf.Map `ebpf:"live"`
 	Maglev        *ebpf.Map `ebpf:"maglev"`
 	Making        *ebpf.Map `ebpf:"making"`
@@ -553,6 +581,7 @@ func (m *weftMaps) Close() error {
 		m.Endpoints,
 		m.Fragments,
 		m.Frontends,
+		m.Judging,
 		m.Live,
 		m.Maglev,
 		m.Making,
@@ -573,6 +602,7 @@ func (m *weftMaps) Close() error {
 //
 // It can be passed to loadWeftObjects or ebpf.CollectionSpec.LoadAndAssign.
 type weftVariables struct {
+	AllowedFull    *ebpf.Variable `ebpf:"allowed_full"`
 	Config         *ebpf.Variable `ebpf:"config"`
 	EndedFirst     *ebpf.Variable `ebpf:"ended_first"`
 	EndedNext      *ebpf.Variable `ebpf:"ended_next"`

@@ -245,6 +245,7 @@ static long (*const bpf_redirect_neigh)(__u32 ifindex, struct bpf_redir_neigh *p
 					__u64 flags) = (void *)152;
 static long (*const bpf_redirect_peer)(__u32 ifindex, __u64 flags) = (void *)155;
 static __u64 (*const bpf_ktime_get_coarse_ns)(void) = (void *)160;
+static long (*const bpf_loop)(__u32 times, void *each, void *with, __u64 flags) = (void *)181;
 static int (*const bpf_set_retval)(int retval) = (void *)187;
 static __u64 (*const bpf_ktime_get_tai_ns)(void) = (void *)208;
 

@@ -9,6 +9,10 @@
 /* In served.h. */
 __noinline int from_peer_served(struct __sk_buff *skb, __u32 at, bool v6, bool outer_v6, __u32 ecn);
 
+/* In policy.h. */
+static __always_inline bool is_isolated(const struct endpoint *ep);
+__noinline int judge_plain(struct __sk_buff *skb, struct packet *p, __u32 at, bool leaving);
+
 /* fe80::/10, or the unspecified address. */
 static __always_inline bool is_link_local(const union addr *a)
 {
@@ -129,7 +133,7 @@ static __always_inline int take(struct __sk_buff *skb, const struct sender *s, _
 	struct tunnel *t;
 	enum reason why;
 	struct peer *peer;
-	struct ip ip;
+	struct packet p;
 
 	pull(skb, off + TUNNEL_LEN);
 	t = data_of(skb) + off;
@@ -142,34 +146,39 @@ static __always_inline int take(struct __sk_buff *skb, const struct sender *s, _
 	if (unlikely(ntohl(t->vxlan.vni) >> 8 != config.vni))
 		return not_taken(skb, s, DROP_VXLAN_VNI);
 	left = ntohs(t->udp.len) - TUNNEL_LEN;
-	why = parse_ip(skb, off + TUNNEL_LEN, t->eth.proto, left, &ip);
+	why = parse_ip(skb, off + TUNNEL_LEN, t->eth.proto, left, &p.ip);
 	if (unlikely(why))
 		return not_taken(skb, s, why);
-	peer = peer_of(&ip.src);
+	peer = peer_of(&p.ip.src);
 	if (unlikely(!is_sender(peer, s)))
 		return not_taken(skb, s, DROP_UNKNOWN_SENDER);
-	if (unlikely(is_client(&ip.dst))) {
-		int did = from_peer_served(skb, off + TUNNEL_LEN, ip.v6, outer_v6, tos & 3);
+	if (unlikely(is_client(&p.ip.dst))) {
+		int did = from_peer_served(skb, off + TUNNEL_LEN, p.ip.v6, outer_v6, tos & 3);
 
 		if (did != NOT_OURS)
 			return did;
 	}
-	to = endpoint_of(&ip.dst);
+	to = endpoint_of(&p.ip.dst);
 	if (unlikely(!to || to->flags & EP_HOST))
 		return TCX_NEXT;
-	why = by_netfilter() ? STACK_NETFILTER : may_enter(to, &ip); /* see plain_local */
+	if (unlikely(is_isolated(to))) {
+		why = judge_plain(skb, &p, off + TUNNEL_LEN, false);
+		if (why)
+			return give_up(skb, why);
+	}
+	why = by_netfilter() ? STACK_NETFILTER : may_enter(to, &p.ip); /* see plain_local */
 	/* Only of TCP can the kernel take the outer headers off a segment train here. */
-	if (unlikely(!why && skb->gso_size && ip.proto != IPPROTO_TCP))
+	if (unlikely(!why && skb->gso_size && p.ip.proto != IPPROTO_TCP))
 		why = STACK_SEGMENTS;
-	if (unlikely(!why && (tos & 3) == 3 && !(ip.tos & 3)))
+	if (unlikely(!why && (tos & 3) == 3 && !(p.ip.tos & 3)))
 		why = DROP_CONGESTION;
 	if (!why)
-		why = decap(skb, outer_v6, ip.v6);
+		why = decap(skb, outer_v6, p.ip.v6);
 	if (unlikely(!why && (tos & 3) == 3))
-		why = mark_congestion(skb, ip.v6);
+		why = mark_congestion(skb, p.ip.v6);
 	if (unlikely(why))
 		return give_up(skb, why);
-	return enter(skb, to, ip.v6);
+	return enter(skb, to, p.ip.v6);
 }
 
 static __always_inline bool is_tunnel_v4(struct __sk_buff *skb)

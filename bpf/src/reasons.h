@@ -31,6 +31,9 @@ enum reason {
 	DROP_PORTS_FULL,
 	DROP_NO_ROUTE,
 	DROP_SERVICE_PROTOCOL,
+	DROP_POLICY_INGRESS,
+	DROP_POLICY_EGRESS,
+	DROP_POLICY_CLOSED,
 	DROP_INTERNAL,
 
 	/* Dropped, and the sender is told. */
@@ -77,17 +80,12 @@ static __always_inline void count(enum reason why)
 /* The one way to drop, and the one way to give up the direct way. */
 static __always_inline int give_up(struct __sk_buff *skb, enum reason why)
 {
+	bool judged = why == DROP_POLICY_INGRESS || why == DROP_POLICY_EGRESS ||
+		      why == DROP_POLICY_CLOSED;
+
 	count(why);
 	if (why >= STACK_FIRST && why < REASONS)
 		return TCX_NEXT;
-	record_drop(skb, why, NULL);
-	return TCX_DROP;
-}
-
-/* The same for what a policy forbids. */
-static __always_inline int forbid(struct __sk_buff *skb, enum reason why, struct judged *by)
-{
-	count(why);
-	record_drop(skb, why, by);
+	record_drop(skb, why, judged);
 	return TCX_DROP;
 }

@@ -9,7 +9,7 @@ enum {
 };
 
 /* How a pod's policies judged: its end and the other one, as they saw them. */
-struct judged {
+struct judgement {
 	union addr local;
 	union addr remote;
 	__u64 set;   /* 0: no policy has to do with it */
@@ -22,7 +22,7 @@ struct judged {
 
 struct record {
 	__u64 time; /* ns of CLOCK_MONOTONIC */
-	struct judged by;
+	struct judgement by;
 	__u32 ifindex;
 	__u32 size;   /* of the packet, from its IP header */
 	__u16 reason; /* enum reason */
@@ -63,6 +63,9 @@ struct {
 
 volatile const __u32 records_rate = 134; /* of a processor in each part; set before load */
 
+/* In allowed.h: what was judged last on this processor. */
+__noinline int tell_judgement(struct judgement *by);
+
 static __always_inline void lose_record(void)
 {
 	__u32 key = 0;
@@ -72,10 +75,10 @@ static __always_inline void lose_record(void)
 		++*n;
 }
 
-/* Tells of a packet that is dropped, by policy (judged) or not (NULL). The first of each
- * part of time wakes the reader up, who then looks again for as long as a part is.
+/* Tells of a packet that is dropped, just now by a policy or not. The first of each part
+ * of time wakes the reader up, who then looks again for as long as a part is.
  */
-__noinline int record_drop(struct __sk_buff *skb, __u32 why, struct judged *by)
+__noinline int record_drop(struct __sk_buff *skb, __u32 why, bool judged)
 {
 	__u64 part = bpf_ktime_get_coarse_ns() >> 27;
 	struct budget *budget;
@@ -102,8 +105,8 @@ __noinline int record_drop(struct __sk_buff *skb, __u32 why, struct judged *by)
 	}
 	__builtin_memset(r, 0, sizeof(*r));
 	r->time = bpf_ktime_get_ns();
-	if (by)
-		r->by = *by;
+	if (judged)
+		tell_judgement(&r->by);
 	r->ifindex = skb->ifindex;
 	r->reason = why;
 	r->size = skb->len - ETH_HLEN;

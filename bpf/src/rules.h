@@ -65,3 +65,79 @@ struct {
 	__uint(max_entries, 524288); /* replaced at load by the setting */
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 } rules SEC(".maps");
+
+/* Of an address; 0 if no policy of this node names it. */
+static __always_inline __u64 class_of(const union addr *addr)
+{
+	struct prefix key = {.bits = 128};
+	__u64 *class;
+
+	__builtin_memcpy(key.addr, addr, sizeof(key.addr));
+	class = bpf_map_lookup_elem(&classes, &key);
+	return class ? *class : 0;
+}
+
+/* What rules say: the index of the one that decided, and its verdict in the low byte. */
+static __always_inline __u32 found(__u32 index, __u32 verdict)
+{
+	return index << 8 | verdict;
+}
+
+/* The first rule of a row that matches; 0: none does, and another row may follow. */
+static __always_inline __u32 match(const struct rules *row, __u16 port, __u8 proto)
+{
+	for (int i = 0; i < RULES_PER_ROW; i++) {
+		const struct rule *r = &row->rule[i];
+
+		if (!r->verdict)
+			return found(RULE_NONE, VERDICT_DENY);
+		if ((!r->proto || r->proto == proto) && port >= r->first && port <= r->last)
+			return found(r->index, r->verdict);
+	}
+	return 0;
+}
+
+/* What is looked for in a set: the rule for a class, a port and a protocol. */
+struct walk {
+	struct rules_key key;
+	__u16 port;
+	__u8 proto;
+	__u8 pad;
+	__u32 found;
+};
+
+/* One row after the first; not 0 ends the walk. */
+static __noinline long walk_on(__u32 i, struct walk **at)
+{
+	struct walk *w = *at;
+	struct rules *row;
+
+	w->key.block = i + 1;
+	row = bpf_map_lookup_elem(&rules, &w->key);
+	w->found = row ? match(row, w->port, w->proto) : found(RULE_NONE, VERDICT_DENY);
+	return w->found != 0;
+}
+
+/* What a set says; the walk's key is at block 0 of it. A class that has no rows of its own
+ * is treated as class 0. What no rule matches is denied.
+ */
+__noinline __u32 verdict_of(struct walk *w)
+{
+	struct rules *row;
+
+	if (!w || w->key.set == RULES_CLOSED)
+		return found(RULE_NONE, VERDICT_DENY);
+	if (w->key.set == RULES_NONE)
+		return found(RULE_NONE, VERDICT_ALLOW);
+	row = bpf_map_lookup_elem(&rules, &w->key);
+	if (!row && w->key.class) {
+		w->key.class = 0;
+		row = bpf_map_lookup_elem(&rules, &w->key);
+	}
+	if (!row)
+		return found(RULE_NONE, VERDICT_DENY);
+	w->found = match(row, w->port, w->proto);
+	if (unlikely(!w->found))
+		bpf_loop(RULE_BLOCKS, walk_on, &w, 0); /* takes the stack only */
+	return w->found ? w->found : found(RULE_NONE, VERDICT_DENY);
+}
