@@ -47,9 +47,9 @@ type Options struct {
 	MaxBriefFlows uint32
 	// RecordRate is how many drops each processor records a second; 0: DefaultRecordRate.
 	RecordRate uint32
-	MaxClasses    uint32 // rows of `classes`; 0: DefaultMaxClasses
-	MaxRules      uint32 // rows of `rules`; 0: DefaultMaxRules
-	MaxAllowed    uint32 // rows of `allowed`, one a flow and isolated pod; 0: DefaultMaxAllowed
+	MaxClasses uint32 // rows of `classes`; 0: DefaultMaxClasses
+	MaxRules   uint32 // rows of `rules`; 0: DefaultMaxRules
+	MaxAllowed uint32 // rows of `allowed`, one a flow and isolated pod; 0: DefaultMaxAllowed
 	// MaxAllowedNew: rows of `allowed_new`, the same for each flow that is new or has
 	// ended; 0: DefaultMaxAllowedNew.
 	MaxAllowedNew uint32

@@ -82,6 +82,14 @@ func newNode(t testing.TB, n byte) *node { return newNodeWith(t, n, Options{}) }
 
 func newNodeWith(t testing.TB, n byte, o Options) *node {
 	t.Helper()
+	d := newUncheckedNode(t, n, o)
+	recordsDrops(t, d.Datapath)
+	return d
+}
+
+// newUncheckedNode is for tests that read the records themselves.
+func newUncheckedNode(t testing.TB, n byte, o Options) *node {
+	t.Helper()
 	v4 := func(last byte) netip.Addr { return netip.AddrFrom4([4]byte{10, 244, n, last}) }
 	v6 := func(last byte) netip.Addr {
 		return netip.AddrFrom16([16]byte{0xfd, 0, 2, 0x44, 0, n, 15: last})
@@ -94,7 +102,6 @@ func newNodeWith(t testing.TB, n byte, o Options) *node {
 		gw4: v4(1), gw6: v6(1), pod4: v4(5), pod6: v6(5), sib4: v4(6), sib6: v6(6),
 		podMAC: mac{2, 0, 0, n, 0, 5}, sibMAC: mac{2, 0, 0, n, 0, 6}, sibHost: mac{2, 0, 0, n, 1, 6},
 	}
-	recordsDrops(t, d.Datapath)
 	pod := Endpoint{IfIndex: loopback, MAC: d.podMAC}
 	sib := Endpoint{IfIndex: 77, MAC: d.sibMAC, HostMAC: d.sibHost}
 	host := Endpoint{Flags: EndpointHost}
