@@ -99,8 +99,8 @@ type Datapath struct {
 	pins     map[string]string // where each map is pinned, by name
 	places   places
 	rejudge  sync.Mutex
-	// pods_by_packet, taken_over and policy_revision.
-	byPacket, takenOver, revision *ebpf.Variable
+	// pods_by_packet, taken_over, policy_revision and allowed_full.
+	byPacket, takenOver, revision, allowedFull *ebpf.Variable
 
 	// From Commit on, a link must run exactly our program; before, a former
 	// daemon's will do.
@@ -180,7 +180,7 @@ func (d *Datapath) load(spec *ebpf.CollectionSpec) error {
 		d.ids[name] = id
 	}
 	d.byPacket, d.takenOver = c.Variables[weftVarPodsByPacket], c.Variables[weftVarTakenOver]
-	d.revision = c.Variables[weftVarPolicyRevision]
+	d.revision, d.allowedFull = c.Variables[weftVarPolicyRevision], c.Variables[weftVarAllowedFull]
 	return d.readPlaces()
 }
 
