@@ -31,6 +31,19 @@ func TestLatestDropsAreKept(t *testing.T) {
 	}
 }
 
+func TestDropsOfEveryNewPodPushOutNoOthers(t *testing.T) {
+	d := newDrops()
+	d.add(api.Drop{Reason: "no-peer"})
+	for range 2 * dropsKept {
+		d.add(api.Drop{Reason: reasonRoutine})
+	}
+	d.add(api.Drop{Reason: "no-route"})
+	list, _, _ := d.since(0)
+	if len(list) != routineKept+2 || list[0].Reason != "no-peer" || list[1].Reason != reasonRoutine || list[len(list)-1].Reason != "no-route" {
+		t.Errorf("kept are %d, from %+v to %+v", len(list), list[0], list[len(list)-1])
+	}
+}
+
 func TestDropsAreWatchedInTheirOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDrops()

@@ -248,6 +248,7 @@ func (n *node) firstSync(ctx context.Context, mayRecall bool) error {
 			if without = mayRecall; mayRecall && !n.source.Snapshot().Complete && n.recall() {
 				return errRecalled
 			}
+			n.policies.review()
 		}
 		n.observe()
 		n.publish() // says why not

@@ -75,6 +75,7 @@ var (
 	descPolicy  = desc("policy_policies", "Policies of the cluster.", "kind")
 	descPolSets = desc("policy_sets", "Different sets of rules that pods of this node have.")
 	descPolPods = desc("policy_pods", "Pods of this node: open, isolated in a direction or both, or closed because it is not known what applies.", "state")
+	descRecords = desc("policy_records_lost_total", "Drops that were counted but not recorded, because there were too many at once.")
 	descUsed    = desc("pool_used", "Addresses leased.", "pool")
 	descCooling = desc("pool_cooling", "Addresses released, within the reuse delay.", "pool")
 	descSize    = desc("pool_size", "Addresses that can be leased.", "pool")
@@ -129,6 +130,7 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	for state, pods := range p.pods {
 		gauge(descPolPods, float64(pods), state)
 	}
+	count(descRecords, c.n.records.Lost())
 	for _, p := range c.n.pools.Pools() {
 		name := p.Prefix.String()
 		gauge(descUsed, float64(p.Used), name)

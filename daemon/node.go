@@ -32,6 +32,7 @@ type node struct {
 	services *services
 	policies *policies
 	drops    *drops
+	records  *bpf.Records // that drops are made of
 	since    time.Time
 	// programmed is how long changes of Services took from the source to the kernel.
 	programmed prometheus.Histogram

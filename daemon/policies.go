@@ -64,15 +64,20 @@ type policies struct {
 
 	mu       sync.Mutex // held while anything is compiled or written; taken before that of pods
 	compiler *policy.Compiler
-	complete bool                  // the source has once told all
-	idle     bool                  // there are no policies, and nothing of them is in the kernel
-	last     *policySummary        // what the source told last, or a former daemon knew; nil: nothing
-	kept     *policySummary        // what is in the file
-	stale    bool                  // flows are to be judged again
-	news     chan struct{}         // closed when the source has told something
-	late     time.Time             // since when the source has not told all
-	failed   error                 // what could not be done, and is to be tried again
-	refused  map[bpf.RuleSet]error // sets that cannot be in force
+	complete bool                    // the source has once told all
+	idle     bool                    // there are no policies, and nothing of them is in the kernel
+	last     *policySummary          // what the source told last, or a former daemon knew; nil: nothing
+	kept     *policySummary          // what is in the file
+	stale    bool                    // flows are to be judged again
+	news     chan struct{}           // closed when the source has told something
+	late     time.Time               // since when the source has not told all
+	failed   error                   // what could not be done, and is to be tried again
+	refused  map[bpf.RuleSet]error   // sets that cannot be in force
+	short    map[bpf.RuleSet]error   // sets in force that lack some of what they allow
+	repairs  uint64                  // of the tables
+	network  []*source.NetworkPolicy // as they were taken up last
+	cluster  []*source.ClusterPolicy // likewise
+	troubles []string                // of these
 }
 
 func newPolicies(d policyDeps) *policies {
@@ -92,14 +97,13 @@ func newPolicies(d policyDeps) *policies {
 // follow takes up what the source says, and makes the kernel as it should be. It says
 // whether something of policies changed.
 func (p *policies) follow() (changed bool, err error) {
-	state := p.source()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	defer func() {
 		close(p.news)
 		p.news = make(chan struct{})
 	}()
-	return p.take(state)
+	return p.take(p.source())
 }
 
 // take is follow's part under mu.
@@ -118,13 +122,20 @@ func (p *policies) take(state source.State) (changed bool, err error) {
 		p.classes.AllowPrune()
 	}
 	if p.idle && unpoliced(state) {
-		return false, p.flip(p.flips())
+		p.failed = p.flip(p.flips())
+		return false, p.failed
 	}
-	p.last = summarise(state)
-	p.problems.err(problemPolicyRecall, p.remember())
+	others := !slices.Equal(state.Policies, p.network) || !slices.Equal(state.ClusterPolicies, p.cluster)
+	if others || p.last == nil {
+		p.network, p.cluster, p.last = state.Policies, state.ClusterPolicies, summarise(state)
+		p.problems.err(problemPolicyRecall, p.remember())
+	}
 	change := p.compiler.Update(state, p.pods.locals(p.noLabels), policySink{p.rules, p.classes})
 	p.stale = p.stale || change.Rejudge
 	err = p.settle()
+	if others || len(change.Pods) > 0 {
+		p.troubles = p.compiler.Problems()
+	}
 	p.idle = unpoliced(state) && err == nil && p.rules.Stats().Rows == 0 && p.classes.Stats().Rows == 0
 	return len(change.Pods) > 0 || change.Rejudge, err
 }
@@ -139,11 +150,13 @@ func (p *policies) settle() error {
 	errs := []error{p.rules.Write(), p.classes.Write()}
 	flips := p.flips()
 	errs = append(errs, p.flip(flips), p.classes.Prune())
-	if p.stale = p.stale || len(flips) > 0; p.stale {
+	repairs := p.rules.Stats().Repairs + p.classes.Stats().Repairs
+	if p.stale = p.stale || len(flips) > 0 || repairs != p.repairs; p.stale {
 		err := p.rejudge()
 		p.stale = err != nil
 		errs = append(errs, err)
 	}
+	p.repairs = repairs
 	p.failed = errors.Join(append(errs, p.prune())...)
 	return p.failed
 }
@@ -225,6 +238,13 @@ func (p *policies) flip(flips map[api.Ref]endpoint.Isolation) error {
 	return errors.Join(errs...)
 }
 
+// review makes problems known, although nothing new was told.
+func (p *policies) review() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.report()
+}
+
 // report makes problems known.
 func (p *policies) report() {
 	var texts []string
@@ -235,8 +255,8 @@ func (p *policies) report() {
 		texts = append(texts, fmt.Sprintf("pod %s: nothing passes, as the source does not know it: which policies apply cannot be said", podText(e.pod)))
 	}
 	p.problems.sum(problemPolicyUnknown, strings.Join(few(8, texts), "\n"))
-	p.problems.set(problemPolicy, few(8, append(p.compiler.Problems(), p.refusals()...))...)
-	if !p.late.IsZero() && time.Since(p.late) > recallAfter {
+	p.problems.set(problemPolicy, few(8, slices.Concat(p.troubles, p.refusals()))...)
+	if !p.late.IsZero() && time.Since(p.late) >= recallAfter {
 		p.problems.set(problemPolicyLate, "policies, namespaces and pods were not read completely yet: pods keep what they have, new ones are closed where there were policies")
 	} else if p.late.IsZero() {
 		p.problems.set(problemPolicyLate)

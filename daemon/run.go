@@ -52,6 +52,11 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
+	records, err := dp.Records()
+	if err != nil {
+		return err
+	}
+	defer records.Close()
 	cgroup, cgroupErr := cfg.cgroup()
 	t := newTables(cfg.StateDir, cgroup, dp)
 	pools, err := ipam.Open(cfg.StateDir, ipam.Options{ReuseDelay: reuseDelay(cfg), Log: log})
@@ -64,12 +69,13 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 		return err
 	}
 	n := newNode(cfg, log, t, pools, src)
+	n.records = records
 	n.policies = newPolicies(policyDeps{
 		node: cfg.NodeName, stateDir: cfg.StateDir, log: log, problems: n.problems,
 		source: src.Snapshot, noLabels: cfg.fromFolder(), rules: t.rules, classes: t.classes,
 		held:    t.heldIsolation,
 		isolate: func(r api.Ref) error { return pods.Isolate(r) },
-		adopt:   func(endpoint.Pod) error { return nil },
+		adopt:   func(p endpoint.Pod) error { return adoptConnections(t, dp, p) },
 		rejudge: dp.Rejudge,
 	})
 	n.problems.err(problemCgroup, cgroupErr)
@@ -104,6 +110,7 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	group.Go(func() error { return src.Run(ctx) })
 	group.Go(func() error { return n.serve(ctx, dp, pods) })
 	group.Go(func() error { return n.serveHealthPort(ctx) })
+	group.Go(func() error { return n.readDrops(ctx) })
 	group.Go(func() error { return n.writeStatuses(ctx) })
 	group.Go(func() error {
 		events, err := overlay.Watch(ctx, log)
