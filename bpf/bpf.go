@@ -45,9 +45,11 @@ type Options struct {
 	// MaxBriefFlows: rows of `brief`, two for each flow that is new or has ended; 0:
 	// DefaultMaxBriefFlows.
 	MaxBriefFlows uint32
-	MaxClasses    uint32 // rows of `classes`; 0: DefaultMaxClasses
-	MaxRules      uint32 // rows of `rules`; 0: DefaultMaxRules
-	MaxAllowed    uint32 // rows of `allowed`, one a flow and isolated pod; 0: DefaultMaxAllowed
+	// RecordRate is how many drops each processor records a second; 0: DefaultRecordRate.
+	RecordRate uint32
+	MaxClasses uint32 // rows of `classes`; 0: DefaultMaxClasses
+	MaxRules   uint32 // rows of `rules`; 0: DefaultMaxRules
+	MaxAllowed uint32 // rows of `allowed`, one a flow and isolated pod; 0: DefaultMaxAllowed
 	// MaxAllowedNew: rows of `allowed_new`, the same for each flow that is new or has
 	// ended; 0: DefaultMaxAllowedNew.
 	MaxAllowedNew uint32
@@ -66,6 +68,8 @@ const (
 
 	DefaultMaxFlows      = 262144
 	DefaultMaxBriefFlows = 65536
+
+	DefaultRecordRate = 1000
 
 	DefaultMaxClasses    = 524288
 	DefaultMaxRules      = 524288
@@ -178,6 +182,9 @@ func (d *Datapath) load(spec *ebpf.CollectionSpec) error {
 			return fmt.Errorf("read program %s: the kernel gives no id", name)
 		}
 		d.ids[name] = id
+	}
+	for _, name := range loadedMaps {
+		d.maps[name] = c.DetachMap(name)
 	}
 	d.byPacket, d.takenOver = c.Variables[weftVarPodsByPacket], c.Variables[weftVarTakenOver]
 	d.revision, d.allowedFull = c.Variables[weftVarPolicyRevision], c.Variables[weftVarAllowedFull]

@@ -8,6 +8,7 @@ import (
 	"io"
 	"math/bits"
 	"regexp"
+	"time"
 
 	"github.com/cilium/ebpf"
 )
@@ -32,6 +33,9 @@ var lastingMaps = []string{
 	weftMapLive, weftMapBrief, weftMapClients, weftMapFragments,
 	weftMapAllowed, weftMapAllowedNew,
 }
+
+// loadedMaps are not pinned: each daemon reads what its own programs tell.
+var loadedMaps = []string{weftMapRecords, weftMapRecordsLost}
 
 // attachTypes are the programs of devices, and where each is attached.
 var attachTypes = map[Program]ebpf.AttachType{
@@ -93,6 +97,11 @@ func specs(o Options) (*ebpf.CollectionSpec, error) {
 	}
 	if err := spec.Variables[weftVarPolicyRevision].Set(firstRevision()); err != nil {
 		return nil, fmt.Errorf("set revision of policies: %w", err)
+	}
+	// A part of time is 2^27 ns.
+	rate := max(1, uint32(uint64(cmp.Or(o.RecordRate, DefaultRecordRate))<<27/uint64(time.Second)))
+	if err := spec.Variables[weftVarRecordsRate].Set(rate); err != nil {
+		return nil, fmt.Errorf("set rate of records: %w", err)
 	}
 	return spec, nil
 }

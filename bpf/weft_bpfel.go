@@ -66,6 +66,13 @@ type weftBackendKey struct {
 	Pad  uint32
 }
 
+type weftBudget struct {
+	_    structs.HostLayout
+	Part uint64
+	Used uint32
+	Pad  uint32
+}
+
 type weftConfig struct {
 	_           structs.HostLayout
 	Vni         uint32
@@ -282,6 +289,28 @@ const (
 	weftReasonNOT_OURS              weftReason = 42
 )
 
+type weftRecord struct {
+	_    structs.HostLayout
+	Time uint64
+	By   struct {
+		_       structs.HostLayout
+		Local   weftAddr
+		Remote  weftAddr
+		Set     uint64
+		Lport   uint16
+		Rport   uint16
+		Rule    uint16
+		Proto   uint8
+		Ingress uint8
+	}
+	Ifindex uint32
+	Size    uint32
+	Reason  uint16
+	Len     uint16
+	Pad     uint32
+	Head    [128]uint8
+}
+
 type weftRules struct {
 	_    structs.HostLayout
 	Rule [8]struct {
@@ -346,6 +375,9 @@ const (
 	weftMapPeers          = "peers"
 	weftMapPlaces         = "places"
 	weftMapRanges         = "ranges"
+	weftMapRecords        = "records"
+	weftMapRecordsBudget  = "records_budget"
+	weftMapRecordsLost    = "records_lost"
 	weftMapRules          = "rules"
 	weftMapSets           = "sets"
 	weftMapSockets        = "sockets"
@@ -370,6 +402,8 @@ const (
 	weftVarEndedNext      = "ended_next"
 	weftVarPodsByPacket   = "pods_by_packet"
 	weftVarPolicyRevision = "policy_revision"
+	weftVarRecordType     = "record_type"
+	weftVarRecordsRate    = "records_rate"
 	weftVarTakenOver      = "taken_over"
 )
 
@@ -436,31 +470,34 @@ type weftProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type weftMapSpecs struct {
-	Affinity   *ebpf.MapSpec `ebpf:"affinity"`
-	Alive      *ebpf.MapSpec `ebpf:"alive"`
-	Allowed    *ebpf.MapSpec `ebpf:"allowed"`
-	AllowedNew *ebpf.MapSpec `ebpf:"allowed_new"`
-	Backends   *ebpf.MapSpec `ebpf:"backends"`
-	Brief      *ebpf.MapSpec `ebpf:"brief"`
-	Classes    *ebpf.MapSpec `ebpf:"classes"`
-	Clients    *ebpf.MapSpec `ebpf:"clients"`
-	Counters   *ebpf.MapSpec `ebpf:"counters"`
-	Datagrams  *ebpf.MapSpec `ebpf:"datagrams"`
-	Ended      *ebpf.MapSpec `ebpf:"ended"`
-	Endpoints  *ebpf.MapSpec `ebpf:"endpoints"`
-	Fragments  *ebpf.MapSpec `ebpf:"fragments"`
-	Frontends  *ebpf.MapSpec `ebpf:"frontends"`
-	Judging    *ebpf.MapSpec `ebpf:"judging"`
-	Live       *ebpf.MapSpec `ebpf:"live"`
-	Maglev     *ebpf.MapSpec `ebpf:"maglev"`
-	Making     *ebpf.MapSpec `ebpf:"making"`
-	Own        *ebpf.MapSpec `ebpf:"own"`
-	Peers      *ebpf.MapSpec `ebpf:"peers"`
-	Places     *ebpf.MapSpec `ebpf:"places"`
-	Ranges     *ebpf.MapSpec `ebpf:"ranges"`
-	Rules      *ebpf.MapSpec `ebpf:"rules"`
-	Sets       *ebpf.MapSpec `ebpf:"sets"`
-	Sockets    *ebpf.MapSpec `ebpf:"sockets"`
+	Affinity      *ebpf.MapSpec `ebpf:"affinity"`
+	Alive         *ebpf.MapSpec `ebpf:"alive"`
+	Allowed       *ebpf.MapSpec `ebpf:"allowed"`
+	AllowedNew    *ebpf.MapSpec `ebpf:"allowed_new"`
+	Backends      *ebpf.MapSpec `ebpf:"backends"`
+	Brief         *ebpf.MapSpec `ebpf:"brief"`
+	Classes       *ebpf.MapSpec `ebpf:"classes"`
+	Clients       *ebpf.MapSpec `ebpf:"clients"`
+	Counters      *ebpf.MapSpec `ebpf:"counters"`
+	Datagrams     *ebpf.MapSpec `ebpf:"datagrams"`
+	Ended         *ebpf.MapSpec `ebpf:"ended"`
+	Endpoints     *ebpf.MapSpec `ebpf:"endpoints"`
+	Fragments     *ebpf.MapSpec `ebpf:"fragments"`
+	Frontends     *ebpf.MapSpec `ebpf:"frontends"`
+	Judging       *ebpf.MapSpec `ebpf:"judging"`
+	Live          *ebpf.MapSpec `ebpf:"live"`
+	Maglev        *ebpf.MapSpec `ebpf:"maglev"`
+	Making        *ebpf.MapSpec `ebpf:"making"`
+	Own           *ebpf.MapSpec `ebpf:"own"`
+	Peers         *ebpf.MapSpec `ebpf:"peers"`
+	Places        *ebpf.MapSpec `ebpf:"places"`
+	Ranges        *ebpf.MapSpec `ebpf:"ranges"`
+	Records       *ebpf.MapSpec `ebpf:"records"`
+	RecordsBudget *ebpf.MapSpec `ebpf:"records_budget"`
+	RecordsLost   *ebpf.MapSpec `ebpf:"records_lost"`
+	Rules         *ebpf.MapSpec `ebpf:"rules"`
+	Sets          *ebpf.MapSpec `ebpf:"sets"`
+	Sockets       *ebpf.MapSpec `ebpf:"sockets"`
 }
 
 // weftVariableSpecs contains global variables before they are loaded into the kernel.
@@ -473,6 +510,8 @@ type weftVariableSpecs struct {
 	EndedNext      *ebpf.VariableSpec `ebpf:"ended_next"`
 	PodsByPacket   *ebpf.VariableSpec `ebpf:"pods_by_packet"`
 	PolicyRevision *ebpf.VariableSpec `ebpf:"policy_revision"`
+	RecordType     *ebpf.VariableSpec `ebpf:"record_type"`
+	RecordsRate    *ebpf.VariableSpec `ebpf:"records_rate"`
 	TakenOver      *ebpf.VariableSpec `ebpf:"taken_over"`
 }
 
@@ -496,31 +535,34 @@ func (o *weftObjects) Close() error {
 //
 // It can be passed to loadWeftObjects or ebpf.CollectionSpec.LoadAndAssign.
 type weftMaps struct {
-	Affinity   *ebpf.Map `ebpf:"affinity"`
-	Alive      *ebpf.Map `ebpf:"alive"`
-	Allowed    *ebpf.Map `ebpf:"allowed"`
-	AllowedNew *ebpf.Map `ebpf:"allowed_new"`
-	Backends   *ebpf.Map `ebpf:"backends"`
-	Brief      *ebpf.Map `ebpf:"brief"`
-	Classes    *ebpf.Map `ebpf:"classes"`
-	Clients    *ebpf.Map `ebpf:"clients"`
-	Counters   *ebpf.Map `ebpf:"counters"`
-	Datagrams  *ebpf.Map `ebpf:"datagrams"`
-	Ended      *ebpf.Map `ebpf:"ended"`
-	Endpoints  *ebpf.Map `ebpf:"endpoints"`
-	Fragments  *ebpf.Map `ebpf:"fragments"`
-	Frontends  *ebpf.Map `ebpf:"frontends"`
-	Judging    *ebpf.Map `ebpf:"judging"`
-	Live       *ebpf.Map `ebpf:"live"`
-	Maglev     *ebpf.Map `ebpf:"maglev"`
-	Making     *ebpf.Map `ebpf:"making"`
-	Own        *ebpf.Map `ebpf:"own"`
-	Peers      *ebpf.Map `ebpf:"peers"`
-	Places     *ebpf.Map `ebpf:"places"`
-	Ranges     *ebpf.Map `ebpf:"ranges"`
-	Rules      *ebpf.Map `ebpf:"rules"`
-	Sets       *ebpf.Map `ebpf:"sets"`
-	Sockets    *ebpf.Map `ebpf:"sockets"`
+	Affinity      *ebpf.Map `ebpf:"affinity"`
+	Alive         *ebpf.Map `ebpf:"alive"`
+	Allowed       *ebpf.Map `ebpf:"allowed"`
+	AllowedNew    *ebpf.Map `ebpf:"allowed_new"`
+	Backends      *ebpf.Map `ebpf:"backends"`
+	Brief         *ebpf.Map `ebpf:"brief"`
+	Classes       *ebpf.Map `ebpf:"classes"`
+	Clients       *ebpf.Map `ebpf:"clients"`
+	Counters      *ebpf.Map `ebpf:"counters"`
+	Datagrams     *ebpf.Map `ebpf:"datagrams"`
+	Ended         *ebpf.Map `ebpf:"ended"`
+	Endpoints     *ebpf.Map `ebpf:"endpoints"`
+	Fragments     *ebpf.Map `ebpf:"fragments"`
+	Frontends     *ebpf.Map `ebpf:"frontends"`
+	Judging       *ebpf.Map `ebpf:"judging"`
+	Live          *ebpf.Map `ebpf:"live"`
+	Maglev        *ebpf.Map `ebpf:"maglev"`
+	Making        *ebpf.Map `ebpf:"making"`
+	Own           *ebpf.Map `ebpf:"own"`
+	Peers         *ebpf.Map `ebpf:"peers"`
+	Places        *ebpf.Map `ebpf:"places"`
+	Ranges        *ebpf.Map `ebpf:"ranges"`
+	Records       *ebpf.Map `ebpf:"records"`
+	RecordsBudget *ebpf.Map `ebpf:"records_budget"`
+	RecordsLost   *ebpf.Map `ebpf:"records_lost"`
+	Rules         *ebpf.Map `ebpf:"rules"`
+	Sets          *ebpf.Map `ebpf:"sets"`
+	Sockets       *ebpf.Map `ebpf:"sockets"`
 }
 
 func (m *weftMaps) Close() error {
@@ -547,6 +589,9 @@ func (m *weftMaps) Close() error {
 		m.Peers,
 		m.Places,
 		m.Ranges,
+		m.Records,
+		m.RecordsBudget,
+		m.RecordsLost,
 		m.Rules,
 		m.Sets,
 		m.Sockets,
@@ -563,6 +608,8 @@ type weftVariables struct {
 	EndedNext      *ebpf.Variable `ebpf:"ended_next"`
 	PodsByPacket   *ebpf.Variable `ebpf:"pods_by_packet"`
 	PolicyRevision *ebpf.Variable `ebpf:"policy_revision"`
+	RecordType     *ebpf.Variable `ebpf:"record_type"`
+	RecordsRate    *ebpf.Variable `ebpf:"records_rate"`
 	TakenOver      *ebpf.Variable `ebpf:"taken_over"`
 }
 

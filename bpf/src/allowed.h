@@ -75,6 +75,25 @@ struct {
 	__uint(max_entries, 1);
 } judging SEC(".maps");
 
+/* For a record of the packet at hand, which the pod's policies do not let pass. */
+__noinline int tell_judgement(struct judgement *by)
+{
+	__u32 key = 0;
+	struct judged *j = bpf_map_lookup_elem(&judging, &key);
+
+	if (!by || !j)
+		return 0;
+	by->local = j->t.src;
+	by->remote = j->t.dst;
+	by->lport = j->t.sport;
+	by->rport = j->t.dport;
+	by->proto = j->t.proto;
+	by->set = j->set;
+	by->rule = j->index;
+	by->ingress = !j->is_egress;
+	return 0;
+}
+
 /* How a packet is asked about; in the low byte there are its TCP flags. */
 enum {
 	ASK_OUT = 1 << 8,    /* the pod has sent it */

@@ -314,7 +314,7 @@ __noinline int leave(struct __sk_buff *skb, struct ip *ip)
 	long got;
 
 	if (!ip)
-		return give_up(DROP_INTERNAL);
+		return give_up(skb, DROP_INTERNAL);
 	fib.l4_protocol = ip->proto;
 	fib.tot_len = skb->gso_size ? 0 : ip->len;
 	if (ip->v6) {
@@ -330,12 +330,12 @@ __noinline int leave(struct __sk_buff *skb, struct ip *ip)
 	if (unlikely(got == FIB_FRAG_NEEDED))
 		return TCX_NEXT; /* the stack fragments it, or says so */
 	if (unlikely(got))
-		return give_up(DROP_NO_ROUTE);
+		return give_up(skb, DROP_NO_ROUTE);
 	why = may_forward(ip);
 	if (!why)
 		why = hop(skb, ip->v6);
 	if (unlikely(why))
-		return give_up(why);
+		return give_up(skb, why);
 	next.nh_family = fib.family;
 	__builtin_memcpy(next.ipv6_nh, fib.dst, 16);
 	return bpf_redirect_neigh(fib.ifindex, &next, sizeof(next), 0);

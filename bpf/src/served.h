@@ -32,21 +32,21 @@ __noinline int go_on(struct __sk_buff *skb, struct packet *p, __u32 way)
 	int why;
 
 	if (!p)
-		return give_up(DROP_INTERNAL);
+		return give_up(skb, DROP_INTERNAL);
 	to = endpoint_of(&p->ip.dst);
 	if (to) {
 		if (unlikely(is_isolated(to))) {
 			why = judge_arriving(skb, p, !!(way & WAY_BACK));
 			if (why)
-				return give_up(why);
+				return give_up(skb, why);
 		}
 		if (unlikely(way & WAY_LIMITED && !(to->flags & EP_HOST)))
-			return give_up(STACK_LIMITED);
+			return give_up(skb, STACK_LIMITED);
 		return to_local(skb, to, &p->ip);
 	}
 	peer = peer_of(&p->ip.dst);
 	if (peer)
-		return way & WAY_LIMITED ? give_up(STACK_LIMITED) : to_peer(skb, peer, &p->ip);
+		return way & WAY_LIMITED ? give_up(skb, STACK_LIMITED) : to_peer(skb, peer, &p->ip);
 	return way & WAY_AROUND ? leave(skb, &p->ip) : TCX_NEXT;
 }
 
@@ -71,7 +71,7 @@ static __always_inline __u32 too_big(struct __sk_buff *skb, const struct ip *ip,
  */
 __noinline int refuse(struct __sk_buff *skb, struct packet *p, __u32 why)
 {
-	count(why);
+	give_up(skb, why);
 	if (!p || why < REJECT_FIRST || !p->l4.off || p->ip.options)
 		return TCX_DROP;
 	if (p->l4.proto == IPPROTO_TCP)
@@ -99,7 +99,7 @@ __noinline int serve_unported(struct __sk_buff *skb, struct packet *p, __u32 why
 		return NOT_OURS;
 	if (is_echo(skb, p))
 		return answer_echo(skb, &p->ip, start_of(&p->l4));
-	return give_up(why ? why : DROP_SERVICE_PROTOCOL);
+	return give_up(skb, why ? why : DROP_SERVICE_PROTOCOL);
 }
 
 /* A packet to an address of a Service, or of this node. NOT_OURS: it is to none of a
@@ -119,18 +119,18 @@ static __always_inline int serve(struct __sk_buff *skb, struct packet *p, __u32 
 	if (unlikely(way & WAY_JUDGED)) {
 		why = judge_leaving(skb, p, &f);
 		if (why)
-			return give_up(why);
+			return give_up(skb, why);
 	}
 	mtu = too_big(skb, &p->ip, &f);
 	if (unlikely(mtu)) {
-		count(REJECT_TOO_BIG);
+		give_up(skb, REJECT_TOO_BIG);
 		return answer_icmp(skb, &p->ip, ICMP_UNREACHABLE | ICMP_FRAG_NEEDED << 8,
 				   ICMP6_TOO_BIG, mtu);
 	}
 	if (unlikely(same_addr(&p->ip.src, &f.dst)))
 		way |= WAY_BACK;
 	why = translate(skb, p, &f);
-	return unlikely(why) ? give_up(why) : go_on(skb, p, way);
+	return unlikely(why) ? give_up(skb, why) : go_on(skb, p, way);
 }
 
 /* A packet of a flow that is known, or an ICMP error about one, gets the addresses that it
@@ -161,7 +161,7 @@ static __always_inline int leave_plain(struct __sk_buff *skb, struct packet *p, 
 	if (unlikely(way & WAY_JUDGED) && !is_netfilters(&p->ip.dst, p->l4.dport, p->l4.proto)) {
 		why = judge_leaving(skb, p, NULL);
 		if (why)
-			return give_up(why);
+			return give_up(skb, why);
 	}
 	return way & WAY_HOST ? TCX_NEXT : to_outside(skb, &p->ip);
 }
@@ -180,7 +180,7 @@ static __always_inline int pass_plain(struct __sk_buff *skb, struct packet *p, _
 	if (!why && way & WAY_LIMITED)
 		why = STACK_LIMITED;
 	if (unlikely(why))
-		return give_up(why);
+		return give_up(skb, why);
 	if (to)
 		return plain_local(skb, to, &p->ip);
 	peer = peer_of(&p->ip.dst);
@@ -196,13 +196,13 @@ __noinline int from_pod_served(struct __sk_buff *skb, struct packet *p, __u32 wa
 	int why, did;
 
 	if (!p)
-		return give_up(DROP_INTERNAL);
+		return give_up(skb, DROP_INTERNAL);
 	why = read_l4(skb, ETH_HLEN, p);
 	did = likely(!why) ? turn(skb, p, &way) : NOT_OURS;
 	if (!did)
 		return go_on(skb, p, way | WAY_AROUND);
 	if (unlikely(did != NOT_OURS))
-		return give_up(did);
+		return give_up(skb, did);
 	if (way & WAY_UNKNOWN) {
 		to = endpoint_of(&p->ip.dst);
 		if (to)
@@ -211,7 +211,7 @@ __noinline int from_pod_served(struct __sk_buff *skb, struct packet *p, __u32 wa
 			way |= WAY_POD;
 	}
 	if (unlikely(why) && way & WAY_JUDGED && !is_unported(why, p))
-		return give_up(why);
+		return give_up(skb, why);
 	if (way & WAY_POD)
 		return pass_plain(skb, p, way);
 	if (unlikely(why || p->l4.unported))
@@ -238,7 +238,7 @@ __noinline int from_outside_served(struct __sk_buff *skb)
 	if (!why)
 		return go_on(skb, &p, way);
 	if (unlikely(why != NOT_OURS))
-		return give_up(why);
+		return give_up(skb, why);
 	if (unlikely(p.l4.unported))
 		return TCX_NEXT;
 	why = serve(skb, &p, way | WAY_OUTSIDE);
@@ -277,7 +277,7 @@ __noinline int from_peer_served(struct __sk_buff *skb, __u32 at, bool v6, bool o
 	if (!why)
 		why = unlikely(p.l4.unported) ? translate_error(skb, &p, &f)
 					      : translate(skb, &p, &f);
-	return unlikely(why) ? give_up(why) : go_on(skb, &p, WAY_AROUND);
+	return unlikely(why) ? give_up(skb, why) : go_on(skb, &p, WAY_AROUND);
 }
 
 /* From the node's stack, read as far as the IP header: a reply of a backend in the node's
@@ -291,5 +291,5 @@ static __always_inline int from_host_served(struct __sk_buff *skb, struct packet
 	if (likely(!is_client(&p->ip.dst)) || read_l4(skb, ETH_HLEN, p))
 		return TCX_NEXT;
 	why = turn(skb, p, &way);
-	return why && why != NOT_OURS ? give_up(why) : TCX_NEXT;
+	return why && why != NOT_OURS ? give_up(skb, why) : TCX_NEXT;
 }

@@ -25,25 +25,25 @@ int from_pod(struct __sk_buff *skb)
 	__u32 way = 0;
 
 	if (unlikely(skb->vlan_present))
-		return give_up(DROP_NOT_IP);
+		return give_up(skb, DROP_NOT_IP);
 	if (unlikely(skb->protocol == htons(ETH_P_ARP)))
 		return answer_arp(skb);
 	why = parse_ip(skb, ETH_HLEN, skb->protocol, skb->len - ETH_HLEN, &p.ip);
 	if (unlikely(why))
-		return give_up(why);
+		return give_up(skb, why);
 	from = endpoint_of(&p.ip.src);
 	if (unlikely(!from && p.ip.v6 && is_link_local(&p.ip.src)))
-		return give_up(DROP_LINK_LOCAL);
+		return give_up(skb, DROP_LINK_LOCAL);
 	why = check_source(skb, from);
 	if (unlikely(why || !from))
-		return give_up(why);
+		return give_up(skb, why);
 	if (unlikely(is_solicit(skb, &p.ip)))
 		return answer_solicit(skb, &p.ip, from);
 	if (unlikely(is_isolated(from)))
 		way = WAY_JUDGED;
 	if (unlikely(skb->pkt_type != PACKET_HOST)) {
 		why = way ? judge_aside(skb, &p) : OK;
-		return why ? give_up(why) : TCX_NEXT;
+		return why ? give_up(skb, why) : TCX_NEXT;
 	}
 	if (unlikely(from->flags & EP_STACK))
 		way |= WAY_LIMITED;
@@ -58,10 +58,10 @@ int from_pod(struct __sk_buff *skb)
 	if (unlikely(way & WAY_JUDGED || (to && is_isolated(to)))) {
 		why = judge_plain(skb, &p, ETH_HLEN, !!(way & WAY_JUDGED));
 		if (why)
-			return give_up(why);
+			return give_up(skb, why);
 	}
 	if (unlikely(way & WAY_LIMITED))
-		return give_up(STACK_LIMITED);
+		return give_up(skb, STACK_LIMITED);
 	return to ? plain_local(skb, to, &p.ip) : plain_peer(skb, peer, &p.ip);
 }
 
@@ -86,20 +86,20 @@ int to_overlay(struct __sk_buff *skb)
 
 	why = parse_ip(skb, ETH_HLEN, skb->protocol, skb->len - ETH_HLEN, &p.ip);
 	if (unlikely(why))
-		return give_up(why);
+		return give_up(skb, why);
 	if (unlikely(by_netfilter())) {
 		why = judge_overlaid(skb, &p);
 		if (why)
-			return give_up(why);
+			return give_up(skb, why);
 	}
 	peer = peer_of(&p.ip.dst);
 	if (unlikely(!peer))
-		return give_up(p.ip.v6 && is_link_local(&p.ip.src) ? DROP_LINK_LOCAL
-								   : DROP_NO_PEER);
+		return give_up(skb, p.ip.v6 && is_link_local(&p.ip.src) ? DROP_LINK_LOCAL
+									: DROP_NO_PEER);
 	why = set_macs(skb, &peer->mac);
 	if (!why)
 		why = set_tunnel(skb, peer, &p.ip);
-	return why ? give_up(why) : TCX_NEXT;
+	return why ? give_up(skb, why) : TCX_NEXT;
 }
 
 /* Ingress of the VXLAN device: what the kernel decapsulated. */
@@ -114,13 +114,13 @@ int from_overlay(struct __sk_buff *skb)
 
 	why = get_tunnel(skb, &sender);
 	if (unlikely(why))
-		return give_up(why);
+		return give_up(skb, why);
 	why = parse_ip(skb, ETH_HLEN, skb->protocol, skb->len - ETH_HLEN, &p.ip);
 	if (unlikely(why))
-		return give_up(why);
+		return give_up(skb, why);
 	peer = peer_of(&p.ip.src);
 	if (unlikely(!is_sender(peer, &sender)))
-		return give_up(DROP_UNKNOWN_SENDER);
+		return give_up(skb, DROP_UNKNOWN_SENDER);
 	if (unlikely(is_client(&p.ip.dst))) {
 		int did = from_peer_served(skb, ETH_HLEN, p.ip.v6, false, 0);
 
@@ -138,7 +138,7 @@ int from_overlay(struct __sk_buff *skb)
 	if (unlikely(is_isolated(to))) {
 		why = judge_plain(skb, &p, ETH_HLEN, false);
 		if (why)
-			return give_up(why);
+			return give_up(skb, why);
 	}
 	return plain_local(skb, to, &p.ip);
 }
@@ -171,7 +171,7 @@ int to_pod(struct __sk_buff *skb)
 	if (unlikely((to && is_isolated(to)) || by_netfilter())) {
 		why = judge_delivered(skb, &p);
 		if (why)
-			return give_up(why);
+			return give_up(skb, why);
 	}
 	return from_host_served(skb, &p);
 }
