@@ -103,8 +103,8 @@ type Datapath struct {
 	pins     map[string]string // where each map is pinned, by name
 	places   places
 	rejudge  sync.Mutex
-	// pods_by_packet, taken_over and policy_revision.
-	byPacket, takenOver, revision *ebpf.Variable
+	// pods_by_packet, taken_over, policy_revision and allowed_full.
+	byPacket, takenOver, revision, allowedFull *ebpf.Variable
 
 	// From Commit on, a link must run exactly our program; before, a former
 	// daemon's will do.
@@ -187,7 +187,7 @@ func (d *Datapath) load(spec *ebpf.CollectionSpec) error {
 		d.maps[name] = c.DetachMap(name)
 	}
 	d.byPacket, d.takenOver = c.Variables[weftVarPodsByPacket], c.Variables[weftVarTakenOver]
-	d.revision = c.Variables[weftVarPolicyRevision]
+	d.revision, d.allowedFull = c.Variables[weftVarPolicyRevision], c.Variables[weftVarAllowedFull]
 	return d.readPlaces()
 }
 

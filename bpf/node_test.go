@@ -145,11 +145,13 @@ func (n *node) flag(t testing.TB, a netip.Addr, flags uint32) {
 
 // skbContext is the part of struct __sk_buff that PROG_TEST_RUN lets us set.
 type skbContext struct {
-	_       [164]byte
-	GSOSegs uint32 // offset 164
-	_       [8]byte
-	GSOSize uint32 // offset 176
-	_       [12]byte
+	_              [36]byte
+	IngressIfindex uint32 // offset 36
+	_              [124]byte
+	GSOSegs        uint32 // offset 164
+	_              [8]byte
+	GSOSize        uint32 // offset 176
+	_              [12]byte
 }
 
 // run runs one program on one packet.

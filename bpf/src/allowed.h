@@ -11,7 +11,7 @@
 #include "rows.h"
 #include "rules.h"
 
-/* In ../allowed.go, too. */
+/* Those up to ALLOWED_ALWAYS are in ../allowed.go, too. */
 enum {
 	ALLOWED_BY_POD = 1 << 0,   /* the pod has begun it; else the other end has */
 	ALLOWED_ANSWERED = 1 << 1, /* who has not begun it has sent, too */
@@ -162,7 +162,7 @@ static __always_inline enum reason judge_again(struct judged *j, struct allowed 
 
 	if (likely(row->flags & ALLOWED_ALWAYS || row->revision == j->revision))
 		return OK;
-	why = judge(j, row->flags & ALLOWED_BY_POD);
+	why = judge(j, !!(row->flags & ALLOWED_BY_POD));
 	if (!why)
 		row->revision = j->revision;
 	return why;
@@ -221,7 +221,7 @@ static __always_inline enum reason admit_new(struct judged *j, struct allowed *f
 	enum reason why;
 
 	if (!(how & ASK_ALWAYS)) {
-		why = judge(j, how & ASK_OUT);
+		why = judge(j, !!(how & ASK_OUT));
 		if (why)
 			return why;
 	} else if (!ported && !(how & ASK_BEGINS)) {
@@ -251,6 +251,8 @@ __noinline int admit(struct judged *j, __u32 how)
 	row = likely(settled) ? settled : bpf_map_lookup_elem(&allowed_new, &j->t);
 	if (unlikely(!row || !is_about(row, j, how)))
 		return admit_new(j, settled, how);
+	if (unlikely(how & ASK_ALWAYS) && !(row->flags & ALLOWED_BY_POD) == !(how & ASK_OUT))
+		row->flags |= ALLOWED_ALWAYS; /* taken up from before there were policies */
 	why = judge_again(j, row);
 	if (unlikely(why))
 		return how & ASK_ALWAYS ? OK : why;

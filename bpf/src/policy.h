@@ -17,7 +17,7 @@ enum {
 
 static __always_inline bool is_isolated(const struct endpoint *ep)
 {
-	return ep->ingress | ep->egress;
+	return (ep->ingress | ep->egress) != 0;
 }
 
 static __always_inline bool is_icmp(const struct packet *p)

@@ -36,7 +36,7 @@ __noinline int go_on(struct __sk_buff *skb, struct packet *p, __u32 way)
 	to = endpoint_of(&p->ip.dst);
 	if (to) {
 		if (unlikely(is_isolated(to))) {
-			why = judge_arriving(skb, p, way & WAY_BACK);
+			why = judge_arriving(skb, p, !!(way & WAY_BACK));
 			if (why)
 				return give_up(skb, why);
 		}

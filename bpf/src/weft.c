@@ -56,7 +56,7 @@ int from_pod(struct __sk_buff *skb)
 	if (to && unlikely(is_client(&p.ip.dst)))
 		return from_pod_served(skb, &p, way | WAY_POD);
 	if (unlikely(way & WAY_JUDGED || (to && is_isolated(to)))) {
-		why = judge_plain(skb, &p, ETH_HLEN, way & WAY_JUDGED);
+		why = judge_plain(skb, &p, ETH_HLEN, !!(way & WAY_JUDGED));
 		if (why)
 			return give_up(skb, why);
 	}
