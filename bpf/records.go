@@ -40,12 +40,14 @@ type Records struct {
 	port   uint16 // of the overlay
 	boot   time.Time
 	raw    ringbuf.Record
-	again  bool // a deadline is set
+	waits  bool // without a deadline: the last look, a part of time long, found nothing
+	found  bool // a record since that look began
 	once   sync.Once
 }
 
-// recordsEvery is longer than a part of time in src/record.h (2^27 ns): only the first
-// record of each wakes the reader up.
+// recordsEvery is longer than a part of time in src/record.h (2^27 ns, and a tick of the
+// coarse clock): only the first record of each wakes the reader up. If there was none for
+// so long, then no other of the same part can follow, and the next one will wake it up.
 const recordsEvery = 150 * time.Millisecond
 
 // Records opens the reader. There is to be one at a time, and it is used by one goroutine.
@@ -56,6 +58,7 @@ func (d *Datapath) Records() (*Records, error) {
 	}
 	return &Records{
 		reader: r, lost: d.maps[weftMapRecordsLost], port: d.config.Port, boot: time.Now().Add(-uptime()),
+		waits: true,
 	}, nil
 }
 
@@ -68,19 +71,29 @@ func (r *Records) Read(ctx context.Context) (Record, error) {
 		switch {
 		case ctx.Err() != nil:
 			return Record{}, ctx.Err()
-		case errors.Is(err, os.ErrDeadlineExceeded): // there is no more
-			r.again = false
-			r.reader.SetDeadline(time.Time{})
+		case errors.Is(err, os.ErrDeadlineExceeded): // there is no more at this moment
+			r.look(!r.found)
 			continue
 		case err != nil:
 			return Record{}, fmt.Errorf("read records of drops: %w", err)
 		}
-		if !r.again { // what follows soon comes without a word
-			r.again = true
-			r.reader.SetDeadline(time.Now().Add(recordsEvery))
+		if r.waits { // what follows soon comes without a word
+			r.look(false)
 		}
+		r.found = true
 		return r.parse(r.raw.RawSample)
 	}
+}
+
+// look begins another look at the ring, which ends after recordsEvery, or by a record that
+// wakes the reader up.
+func (r *Records) look(wait bool) {
+	r.waits, r.found = wait, false
+	var deadline time.Time
+	if !wait {
+		deadline = time.Now().Add(recordsEvery)
+	}
+	r.reader.SetDeadline(deadline)
 }
 
 // Lost is how many packets were dropped without a record since the programs were loaded.
