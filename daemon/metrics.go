@@ -75,6 +75,8 @@ var (
 	descPolicy  = desc("policy_policies", "Policies of the cluster.", "kind")
 	descPolSets = desc("policy_sets", "Different sets of rules that pods of this node have.")
 	descPolPods = desc("policy_pods", "Pods of this node: open, isolated in a direction or both, or closed because it is not known what applies.", "state")
+	descAllowed = desc("policy_flows", "Flows of isolated pods that both ends have spoken in, at the last look.")
+	descPolRoom = desc("policy_flows_limit", "Flows of isolated pods that there is room for in the map that nothing is pushed out of.")
 	descRecords = desc("policy_records_lost_total", "Drops that were counted but not recorded, because there were too many at once.")
 	descUsed    = desc("pool_used", "Addresses leased.", "pool")
 	descCooling = desc("pool_cooling", "Addresses released, within the reuse delay.", "pool")
@@ -130,6 +132,8 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	for state, pods := range p.pods {
 		gauge(descPolPods, float64(pods), state)
 	}
+	gauge(descAllowed, float64(c.n.allowedFlows.Load()))
+	gauge(descPolRoom, float64(c.dp.AllowedRoom()))
 	count(descRecords, c.n.records.Lost())
 	for _, p := range c.n.pools.Pools() {
 		name := p.Prefix.String()

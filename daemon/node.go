@@ -46,6 +46,7 @@ type node struct {
 	// backendsChanged asks for sockets to be ended whose backends are gone.
 	backendsChanged chan struct{}
 	liveFlows       atomic.Int64 // translated per packet, at the last look
+	allowedFlows    atomic.Int64 // of isolated pods, at the last look
 	firstTook       atomic.Int64 // the first synchronisation, ns
 	// gateways has those of the probes' server when they change.
 	gateways chan []netip.Addr
