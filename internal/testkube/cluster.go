@@ -58,7 +58,7 @@ type Options struct {
 	ClusterPolicies bool
 }
 
-// Patch is one that was made.
+// Patch is one that was made, of annotations or of conditions.
 type Patch struct{ Namespace, Name, UID, Annotations string }
 
 // kind is the objects of one resource.

@@ -63,6 +63,8 @@ func (c *Cluster) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case r.Method == http.MethodPatch && resource == "pods":
 		c.patch(a, r, namespace, object)
+	case r.Method == http.MethodPatch && resource == clusterPolicies && len(path) == 3 && path[2] == "status":
+		c.applyStatus(a, r, object)
 	case r.Method == http.MethodGet && object != "":
 		c.get(a, resource, namespace, object)
 	case q.Get("watch") == "true":

@@ -80,6 +80,7 @@ type Source struct {
 	opts      Options
 	conn      *connector
 	announcer *announcer
+	reporter  *reporter
 	feeds     []*feed
 	changed   chan struct{}
 	learnt    chan struct{} // of size 1: own may say something new
@@ -137,6 +138,7 @@ func Open(o Options) (*Source, error) {
 		}
 		return ""
 	}
+	s.reporter = newReporter(to.policy, o.Log, s.rank)
 	s.addFeeds(to)
 	return s, nil
 }
@@ -166,7 +168,7 @@ func (s *Source) addFeeds(to clients) {
 	add(to.policy, "clusternetworkpolicies", func() runtime.Object { return &clusterPolicyList{} },
 		&objects[*clusterPolicy, source.ClusterPolicy]{
 			s: s, table: s.cluster, read: readClusterPolicy,
-			saw: func(name, *clusterPolicy) { s.police() },
+			saw: s.seeClusterPolicy, lost: s.reporter.unsee,
 		}).optional = s.opts.absentEvery
 	if s.opts.Services {
 		add(to.core, "services", func() runtime.Object { return &corev1.ServiceList{} },
@@ -190,6 +192,7 @@ func (s *Source) Run(ctx context.Context) error {
 		group.Go(func() { f.run(ctx) })
 	}
 	group.Go(func() { s.announcer.run(ctx) })
+	group.Go(func() { s.reporter.run(ctx) })
 	group.Go(func() { s.keepLearnt(ctx) })
 	group.Wait()
 	s.conn.close()
@@ -265,6 +268,20 @@ func (s *Source) police() {
 		s.policed = true
 		s.podFeed.selectAll()
 	}
+}
+
+func (s *Source) seeClusterPolicy(n name, p *clusterPolicy) {
+	s.police()
+	s.reporter.see(p, s.cluster.get(n))
+}
+
+// rank is how many nodes are before ours by name.
+func (s *Source) rank() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.nodes.current()
+	i, _ := s.nodes.find(name{"", s.opts.Node})
+	return i
 }
 
 func (s *Source) seePod(n name, p *corev1.Pod) {
