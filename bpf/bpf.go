@@ -26,6 +26,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"sync/atomic"
 
 	"github.com/cilium/ebpf"
@@ -44,12 +45,22 @@ type Options struct {
 	// MaxBriefFlows: rows of `brief`, two for each flow that is new or has ended; 0:
 	// DefaultMaxBriefFlows.
 	MaxBriefFlows uint32
+	// RecordRate is how many drops each processor records a second; 0: DefaultRecordRate.
+	RecordRate uint32
+	MaxClasses uint32 // rows of `classes`; 0: DefaultMaxClasses
+	MaxRules   uint32 // rows of `rules`; 0: DefaultMaxRules
+	MaxAllowed uint32 // rows of `allowed`, one a flow and isolated pod; 0: DefaultMaxAllowed
+	// MaxAllowedNew: rows of `allowed_new`, the same for each flow that is new or has
+	// ended; 0: DefaultMaxAllowedNew.
+	MaxAllowedNew uint32
 	Log           *slog.Logger
 }
 
 // Map sizes where Options say none. `endpoints` is allocated at once (about 100
 // bytes a row), `peers` row by row; `sockets` and `datagrams` at once (about 130 bytes
-// a row of each), `live` row by row and `brief` at once (about 150 bytes a row).
+// a row of each), `live` row by row and `brief` at once (about 150 bytes a row);
+// `classes`, `rules` and `allowed` row by row (about 100, 140 and 120 bytes a row),
+// `allowed_new` at once (about 110 bytes a row).
 const (
 	DefaultMaxEndpoints = 1024
 	DefaultMaxPeers     = 8192
@@ -57,6 +68,13 @@ const (
 
 	DefaultMaxFlows      = 262144
 	DefaultMaxBriefFlows = 65536
+
+	DefaultRecordRate = 1000
+
+	DefaultMaxClasses    = 524288
+	DefaultMaxRules      = 524288
+	DefaultMaxAllowed    = 262144
+	DefaultMaxAllowedNew = 65536
 )
 
 // Validate says what is wrong with the options.
@@ -84,8 +102,9 @@ type Datapath struct {
 	maps     map[string]*ebpf.Map
 	pins     map[string]string // where each map is pinned, by name
 	places   places
-	// pods_by_packet and taken_over.
-	byPacket, takenOver *ebpf.Variable
+	rejudge  sync.Mutex
+	// pods_by_packet, taken_over, policy_revision and allowed_full.
+	byPacket, takenOver, revision, allowedFull *ebpf.Variable
 
 	// From Commit on, a link must run exactly our program; before, a former
 	// daemon's will do.
@@ -164,7 +183,11 @@ func (d *Datapath) load(spec *ebpf.CollectionSpec) error {
 		}
 		d.ids[name] = id
 	}
+	for _, name := range loadedMaps {
+		d.maps[name] = c.DetachMap(name)
+	}
 	d.byPacket, d.takenOver = c.Variables[weftVarPodsByPacket], c.Variables[weftVarTakenOver]
+	d.revision, d.allowedFull = c.Variables[weftVarPolicyRevision], c.Variables[weftVarAllowedFull]
 	return d.readPlaces()
 }
 

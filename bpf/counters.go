@@ -34,6 +34,9 @@ var reasons = [weftReasonREASONS]string{
 	weftReasonDROP_PORTS_FULL:       "ports-full",
 	weftReasonDROP_NO_ROUTE:         "no-route",
 	weftReasonDROP_SERVICE_PROTOCOL: "service-protocol",
+	weftReasonDROP_POLICY_INGRESS:   "policy-ingress",
+	weftReasonDROP_POLICY_EGRESS:    "policy-egress",
+	weftReasonDROP_POLICY_CLOSED:    "policy-unknown",
 	weftReasonDROP_INTERNAL:         "internal",
 
 	weftReasonREJECT_NO_BACKEND:   "no-backend",

@@ -37,7 +37,7 @@ func (t endpoints) Get(a netip.Addr) (Endpoint, bool, error) {
 }
 
 func (t endpoints) Set(a netip.Addr, e Endpoint) error {
-	v := weftEndpoint{Ifindex: e.IfIndex, Flags: e.Flags}
+	v := weftEndpoint{Ifindex: e.IfIndex, Flags: e.Flags, Ingress: uint64(e.Ingress), Egress: uint64(e.Egress)}
 	v.Mac.B, v.HostMac.B = e.MAC, e.HostMAC
 	return set(t.d, weftMapEndpoints, toAddr(a), v)
 }
@@ -47,7 +47,10 @@ func (t endpoints) Delete(a netip.Addr) error {
 }
 
 func (v *weftEndpoint) row() Endpoint {
-	return Endpoint{IfIndex: v.Ifindex, MAC: v.Mac.B, HostMAC: v.HostMac.B, Flags: v.Flags}
+	return Endpoint{
+		IfIndex: v.Ifindex, MAC: v.Mac.B, HostMAC: v.HostMac.B, Flags: v.Flags,
+		Ingress: RuleSet(v.Ingress), Egress: RuleSet(v.Egress),
+	}
 }
 
 // toAddr is the form of an address in the maps; that of no address is all zero.

@@ -8,6 +8,7 @@ import (
 	"io"
 	"math/bits"
 	"regexp"
+	"time"
 
 	"github.com/cilium/ebpf"
 )
@@ -22,7 +23,7 @@ const lastingABI = 1
 var pinnedMaps = []string{
 	weftMapCounters, weftMapEndpoints, weftMapPeers,
 	weftMapAlive, weftMapBackends, weftMapMaglev, weftMapRanges, weftMapSets, weftMapFrontends, weftMapPlaces,
-	weftMapOwn,
+	weftMapOwn, weftMapClasses, weftMapRules,
 }
 
 // lastingMaps outlive a layout too: the programs write them, and nobody could fill
@@ -30,7 +31,11 @@ var pinnedMaps = []string{
 var lastingMaps = []string{
 	weftMapSockets, weftMapDatagrams, weftMapAffinity,
 	weftMapLive, weftMapBrief, weftMapClients, weftMapFragments,
+	weftMapAllowed, weftMapAllowedNew,
 }
+
+// loadedMaps are not pinned: each daemon reads what its own programs tell.
+var loadedMaps = []string{weftMapRecords, weftMapRecordsLost}
 
 // attachTypes are the programs of devices, and where each is attached.
 var attachTypes = map[Program]ebpf.AttachType{
@@ -74,9 +79,13 @@ func specs(o Options) (*ebpf.CollectionSpec, error) {
 	ended := endedSize(flows)
 	spec.Maps[weftMapEnded].MaxEntries = ended
 	spec.Maps[weftMapBrief].MaxEntries = cmp.Or(o.MaxBriefFlows, DefaultMaxBriefFlows)
+	spec.Maps[weftMapClasses].MaxEntries = cmp.Or(o.MaxClasses, DefaultMaxClasses)
+	spec.Maps[weftMapRules].MaxEntries = cmp.Or(o.MaxRules, DefaultMaxRules)
+	spec.Maps[weftMapAllowed].MaxEntries = cmp.Or(o.MaxAllowed, DefaultMaxAllowed)
+	spec.Maps[weftMapAllowedNew].MaxEntries = cmp.Or(o.MaxAllowedNew, DefaultMaxAllowedNew)
 	config := weftConfig{Vni: o.Config.VNI, Port: o.Config.Port, NetnsCookie: o.Config.NetnsCookie, Ended: ended}
 	if o.Config.Netfilter {
-		config.Netfilter = 1
+		config.Netfilter = true
 	}
 	if config.NetnsCookie == 0 {
 		if config.NetnsCookie, err = netnsCookie(); err != nil {
@@ -85,6 +94,14 @@ func specs(o Options) (*ebpf.CollectionSpec, error) {
 	}
 	if err := spec.Variables[weftVarConfig].Set(config); err != nil {
 		return nil, fmt.Errorf("set configuration of the programs: %w", err)
+	}
+	if err := spec.Variables[weftVarPolicyRevision].Set(firstRevision()); err != nil {
+		return nil, fmt.Errorf("set revision of policies: %w", err)
+	}
+	// A part of time is 2^27 ns.
+	rate := max(1, uint32(uint64(cmp.Or(o.RecordRate, DefaultRecordRate))<<27/uint64(time.Second)))
+	if err := spec.Variables[weftVarRecordsRate].Set(rate); err != nil {
+		return nil, fmt.Errorf("set rate of records: %w", err)
 	}
 	return spec, nil
 }

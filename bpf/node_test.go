@@ -82,6 +82,14 @@ func newNode(t testing.TB, n byte) *node { return newNodeWith(t, n, Options{}) }
 
 func newNodeWith(t testing.TB, n byte, o Options) *node {
 	t.Helper()
+	d := newUncheckedNode(t, n, o)
+	recordsDrops(t, d.Datapath)
+	return d
+}
+
+// newUncheckedNode is for tests that read the records themselves.
+func newUncheckedNode(t testing.TB, n byte, o Options) *node {
+	t.Helper()
 	v4 := func(last byte) netip.Addr { return netip.AddrFrom4([4]byte{10, 244, n, last}) }
 	v6 := func(last byte) netip.Addr {
 		return netip.AddrFrom16([16]byte{0xfd, 0, 2, 0x44, 0, n, 15: last})
@@ -137,11 +145,13 @@ func (n *node) flag(t testing.TB, a netip.Addr, flags uint32) {
 
 // skbContext is the part of struct __sk_buff that PROG_TEST_RUN lets us set.
 type skbContext struct {
-	_       [164]byte
-	GSOSegs uint32 // offset 164
-	_       [8]byte
-	GSOSize uint32 // offset 176
-	_       [12]byte
+	_              [36]byte
+	IngressIfindex uint32 // offset 36
+	_              [124]byte
+	GSOSegs        uint32 // offset 164
+	_              [8]byte
+	GSOSize        uint32 // offset 176
+	_              [12]byte
 }
 
 // run runs one program on one packet.

@@ -13,7 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 )
 
-var testRow = Endpoint{IfIndex: 7, MAC: mac{2, 0, 0, 0, 0, 7}, HostMAC: mac{2, 0, 0, 0, 1, 7}, Flags: EndpointStack}
+var testRow = Endpoint{IfIndex: 7, MAC: mac{2, 0, 0, 0, 0, 7}, HostMAC: mac{2, 0, 0, 0, 1, 7}, Flags: EndpointStack, Ingress: 1 << 63, Egress: RuleSetClosed}
 
 // addrs lets go-cmp look into addresses.
 var addrs = cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{})

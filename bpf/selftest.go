@@ -25,7 +25,8 @@ func (d *Datapath) SelfTest() error {
 	errs := []error{d.passes()}
 	config := d.config
 	config.Netfilter = false // then nothing would be carried into a pod
-	spec, err := specs(Options{Config: config, MaxEndpoints: 2, MaxPeers: 2, MaxSockets: 2, MaxFlows: 2, MaxBriefFlows: 2})
+	spec, err := specs(Options{Config: config, MaxEndpoints: 2, MaxPeers: 2, MaxSockets: 2, MaxFlows: 2, MaxBriefFlows: 2,
+		MaxClasses: 2, MaxRules: 2, MaxAllowed: 2, MaxAllowedNew: 2})
 	if err != nil {
 		return err
 	}

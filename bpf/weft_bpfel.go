@@ -43,6 +43,14 @@ type weftAliveKey struct {
 	Pad2  uint32
 }
 
+type weftAllowed struct {
+	_        structs.HostLayout
+	Revision uint32
+	Seen     uint32
+	Flags    uint32
+	Pad      uint32
+}
+
 type weftBackend struct {
 	_          structs.HostLayout
 	Addr       weftAddr
@@ -58,11 +66,18 @@ type weftBackendKey struct {
 	Pad  uint32
 }
 
+type weftBudget struct {
+	_    structs.HostLayout
+	Part uint64
+	Used uint32
+	Pad  uint32
+}
+
 type weftConfig struct {
 	_           structs.HostLayout
 	Vni         uint32
 	Port        uint16
-	Netfilter   uint8
+	Netfilter   bool
 	Pad         uint8
 	NetnsCookie uint64
 	Ended       uint32
@@ -111,7 +126,10 @@ type weftEndpoint struct {
 		_ structs.HostLayout
 		B [6]uint8
 	}
-	Flags uint32
+	Flags   uint32
+	Pad     uint32
+	Ingress uint64
+	Egress  uint64
 }
 
 type weftFlow struct {
@@ -156,6 +174,26 @@ type weftFrontendKey struct {
 	Proto uint8
 	Pad   uint8
 	Pad2  uint32
+}
+
+type weftJudged struct {
+	_        structs.HostLayout
+	T        weftTuple
+	Ingress  uint64
+	Egress   uint64
+	Set      uint64
+	Index    uint32
+	Revision uint32
+	IsEgress uint32
+	Pad      uint32
+	Walk     struct {
+		_     structs.HostLayout
+		Key   weftRulesKey
+		Port  uint16
+		Proto uint8
+		Pad   uint8
+		Found uint32
+	}
 }
 
 type weftMaglev struct {
@@ -228,25 +266,70 @@ const (
 	weftReasonDROP_PORTS_FULL       weftReason = 21
 	weftReasonDROP_NO_ROUTE         weftReason = 22
 	weftReasonDROP_SERVICE_PROTOCOL weftReason = 23
-	weftReasonDROP_INTERNAL         weftReason = 24
-	weftReasonREJECT_FIRST          weftReason = 25
-	weftReasonREJECT_NO_BACKEND     weftReason = 25
-	weftReasonREJECT_NO_PORT        weftReason = 26
-	weftReasonREJECT_BACKEND_GONE   weftReason = 27
-	weftReasonREJECT_TOO_BIG        weftReason = 28
-	weftReasonSTACK_FIRST           weftReason = 29
-	weftReasonSTACK_TTL             weftReason = 29
-	weftReasonSTACK_OPTIONS         weftReason = 30
-	weftReasonSTACK_TOO_BIG         weftReason = 31
-	weftReasonSTACK_FRAGMENT        weftReason = 32
-	weftReasonSTACK_LIMITED         weftReason = 33
-	weftReasonSTACK_SEGMENTS        weftReason = 34
-	weftReasonSTACK_NO_LINK         weftReason = 35
-	weftReasonSTACK_NO_ROOM         weftReason = 36
-	weftReasonSTACK_NETFILTER       weftReason = 37
-	weftReasonREASONS               weftReason = 38
-	weftReasonNOT_OURS              weftReason = 39
+	weftReasonDROP_POLICY_INGRESS   weftReason = 24
+	weftReasonDROP_POLICY_EGRESS    weftReason = 25
+	weftReasonDROP_POLICY_CLOSED    weftReason = 26
+	weftReasonDROP_INTERNAL         weftReason = 27
+	weftReasonREJECT_FIRST          weftReason = 28
+	weftReasonREJECT_NO_BACKEND     weftReason = 28
+	weftReasonREJECT_NO_PORT        weftReason = 29
+	weftReasonREJECT_BACKEND_GONE   weftReason = 30
+	weftReasonREJECT_TOO_BIG        weftReason = 31
+	weftReasonSTACK_FIRST           weftReason = 32
+	weftReasonSTACK_TTL             weftReason = 32
+	weftReasonSTACK_OPTIONS         weftReason = 33
+	weftReasonSTACK_TOO_BIG         weftReason = 34
+	weftReasonSTACK_FRAGMENT        weftReason = 35
+	weftReasonSTACK_LIMITED         weftReason = 36
+	weftReasonSTACK_SEGMENTS        weftReason = 37
+	weftReasonSTACK_NO_LINK         weftReason = 38
+	weftReasonSTACK_NO_ROOM         weftReason = 39
+	weftReasonSTACK_NETFILTER       weftReason = 40
+	weftReasonREASONS               weftReason = 41
+	weftReasonNOT_OURS              weftReason = 42
 )
+
+type weftRecord struct {
+	_    structs.HostLayout
+	Time uint64
+	By   struct {
+		_       structs.HostLayout
+		Local   weftAddr
+		Remote  weftAddr
+		Set     uint64
+		Lport   uint16
+		Rport   uint16
+		Rule    uint16
+		Proto   uint8
+		Ingress uint8
+	}
+	Ifindex uint32
+	Size    uint32
+	Reason  uint16
+	Len     uint16
+	Pad     uint32
+	Head    [128]uint8
+}
+
+type weftRules struct {
+	_    structs.HostLayout
+	Rule [8]struct {
+		_       structs.HostLayout
+		First   uint16
+		Last    uint16
+		Index   uint16
+		Proto   uint8
+		Verdict uint8
+	}
+}
+
+type weftRulesKey struct {
+	_     structs.HostLayout
+	Set   uint64
+	Class uint64
+	Block uint32
+	Pad   uint32
+}
 
 type weftSet struct {
 	_      structs.HostLayout
@@ -270,46 +353,58 @@ type weftTuple struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	weftMapAffinity      = "affinity"
-	weftMapAlive         = "alive"
-	weftMapBackends      = "backends"
-	weftMapBrief         = "brief"
-	weftMapClients       = "clients"
-	weftMapCounters      = "counters"
-	weftMapDatagrams     = "datagrams"
-	weftMapEnded         = "ended"
-	weftMapEndpoints     = "endpoints"
-	weftMapFragments     = "fragments"
-	weftMapFrontends     = "frontends"
-	weftMapLive          = "live"
-	weftMapMaglev        = "maglev"
-	weftMapMaking        = "making"
-	weftMapOwn           = "own"
-	weftMapPeers         = "peers"
-	weftMapPlaces        = "places"
-	weftMapRanges        = "ranges"
-	weftMapSets          = "sets"
-	weftMapSockets       = "sockets"
-	weftProgFromOverlay  = "from_overlay"
-	weftProgFromPod      = "from_pod"
-	weftProgFromUplink   = "from_uplink"
-	weftProgSockConnect4 = "sock_connect4"
-	weftProgSockConnect6 = "sock_connect6"
-	weftProgSockPeer4    = "sock_peer4"
-	weftProgSockPeer6    = "sock_peer6"
-	weftProgSockRecv4    = "sock_recv4"
-	weftProgSockRecv6    = "sock_recv6"
-	weftProgSockRelease  = "sock_release"
-	weftProgSockSend4    = "sock_send4"
-	weftProgSockSend6    = "sock_send6"
-	weftProgToOverlay    = "to_overlay"
-	weftProgToPod        = "to_pod"
-	weftProgToUplink     = "to_uplink"
-	weftVarConfig        = "config"
-	weftVarEndedFirst    = "ended_first"
-	weftVarEndedNext     = "ended_next"
-	weftVarPodsByPacket  = "pods_by_packet"
-	weftVarTakenOver     = "taken_over"
+	weftMapAffinity       = "affinity"
+	weftMapAlive          = "alive"
+	weftMapAllowed        = "allowed"
+	weftMapAllowedNew     = "allowed_new"
+	weftMapBackends       = "backends"
+	weftMapBrief          = "brief"
+	weftMapClasses        = "classes"
+	weftMapClients        = "clients"
+	weftMapCounters       = "counters"
+	weftMapDatagrams      = "datagrams"
+	weftMapEnded          = "ended"
+	weftMapEndpoints      = "endpoints"
+	weftMapFragments      = "fragments"
+	weftMapFrontends      = "frontends"
+	weftMapJudging        = "judging"
+	weftMapLive           = "live"
+	weftMapMaglev         = "maglev"
+	weftMapMaking         = "making"
+	weftMapOwn            = "own"
+	weftMapPeers          = "peers"
+	weftMapPlaces         = "places"
+	weftMapRanges         = "ranges"
+	weftMapRecords        = "records"
+	weftMapRecordsBudget  = "records_budget"
+	weftMapRecordsLost    = "records_lost"
+	weftMapRules          = "rules"
+	weftMapSets           = "sets"
+	weftMapSockets        = "sockets"
+	weftProgFromOverlay   = "from_overlay"
+	weftProgFromPod       = "from_pod"
+	weftProgFromUplink    = "from_uplink"
+	weftProgSockConnect4  = "sock_connect4"
+	weftProgSockConnect6  = "sock_connect6"
+	weftProgSockPeer4     = "sock_peer4"
+	weftProgSockPeer6     = "sock_peer6"
+	weftProgSockRecv4     = "sock_recv4"
+	weftProgSockRecv6     = "sock_recv6"
+	weftProgSockRelease   = "sock_release"
+	weftProgSockSend4     = "sock_send4"
+	weftProgSockSend6     = "sock_send6"
+	weftProgToOverlay     = "to_overlay"
+	weftProgToPod         = "to_pod"
+	weftProgToUplink      = "to_uplink"
+	weftVarAllowedFull    = "allowed_full"
+	weftVarConfig         = "config"
+	weftVarEndedFirst     = "ended_first"
+	weftVarEndedNext      = "ended_next"
+	weftVarPodsByPacket   = "pods_by_packet"
+	weftVarPolicyRevision = "policy_revision"
+	weftVarRecordType     = "record_type"
+	weftVarRecordsRate    = "records_rate"
+	weftVarTakenOver      = "taken_over"
 )
 
 // loadWeft returns the embedded CollectionSpec for weft.
@@ -375,37 +470,49 @@ type weftProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type weftMapSpecs struct {
-	Affinity  *ebpf.MapSpec `ebpf:"affinity"`
-	Alive     *ebpf.MapSpec `ebpf:"alive"`
-	Backends  *ebpf.MapSpec `ebpf:"backends"`
-	Brief     *ebpf.MapSpec `ebpf:"brief"`
-	Clients   *ebpf.MapSpec `ebpf:"clients"`
-	Counters  *ebpf.MapSpec `ebpf:"counters"`
-	Datagrams *ebpf.MapSpec `ebpf:"datagrams"`
-	Ended     *ebpf.MapSpec `ebpf:"ended"`
-	Endpoints *ebpf.MapSpec `ebpf:"endpoints"`
-	Fragments *ebpf.MapSpec `ebpf:"fragments"`
-	Frontends *ebpf.MapSpec `ebpf:"frontends"`
-	Live      *ebpf.MapSpec `ebpf:"live"`
-	Maglev    *ebpf.MapSpec `ebpf:"maglev"`
-	Making    *ebpf.MapSpec `ebpf:"making"`
-	Own       *ebpf.MapSpec `ebpf:"own"`
-	Peers     *ebpf.MapSpec `ebpf:"peers"`
-	Places    *ebpf.MapSpec `ebpf:"places"`
-	Ranges    *ebpf.MapSpec `ebpf:"ranges"`
-	Sets      *ebpf.MapSpec `ebpf:"sets"`
-	Sockets   *ebpf.MapSpec `ebpf:"sockets"`
+	Affinity      *ebpf.MapSpec `ebpf:"affinity"`
+	Alive         *ebpf.MapSpec `ebpf:"alive"`
+	Allowed       *ebpf.MapSpec `ebpf:"allowed"`
+	AllowedNew    *ebpf.MapSpec `ebpf:"allowed_new"`
+	Backends      *ebpf.MapSpec `ebpf:"backends"`
+	Brief         *ebpf.MapSpec `ebpf:"brief"`
+	Classes       *ebpf.MapSpec `ebpf:"classes"`
+	Clients       *ebpf.MapSpec `ebpf:"clients"`
+	Counters      *ebpf.MapSpec `ebpf:"counters"`
+	Datagrams     *ebpf.MapSpec `ebpf:"datagrams"`
+	Ended         *ebpf.MapSpec `ebpf:"ended"`
+	Endpoints     *ebpf.MapSpec `ebpf:"endpoints"`
+	Fragments     *ebpf.MapSpec `ebpf:"fragments"`
+	Frontends     *ebpf.MapSpec `ebpf:"frontends"`
+	Judging       *ebpf.MapSpec `ebpf:"judging"`
+	Live          *ebpf.MapSpec `ebpf:"live"`
+	Maglev        *ebpf.MapSpec `ebpf:"maglev"`
+	Making        *ebpf.MapSpec `ebpf:"making"`
+	Own           *ebpf.MapSpec `ebpf:"own"`
+	Peers         *ebpf.MapSpec `ebpf:"peers"`
+	Places        *ebpf.MapSpec `ebpf:"places"`
+	Ranges        *ebpf.MapSpec `ebpf:"ranges"`
+	Records       *ebpf.MapSpec `ebpf:"records"`
+	RecordsBudget *ebpf.MapSpec `ebpf:"records_budget"`
+	RecordsLost   *ebpf.MapSpec `ebpf:"records_lost"`
+	Rules         *ebpf.MapSpec `ebpf:"rules"`
+	Sets          *ebpf.MapSpec `ebpf:"sets"`
+	Sockets       *ebpf.MapSpec `ebpf:"sockets"`
 }
 
 // weftVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type weftVariableSpecs struct {
-	Config       *ebpf.VariableSpec `ebpf:"config"`
-	EndedFirst   *ebpf.VariableSpec `ebpf:"ended_first"`
-	EndedNext    *ebpf.VariableSpec `ebpf:"ended_next"`
-	PodsByPacket *ebpf.VariableSpec `ebpf:"pods_by_packet"`
-	TakenOver    *ebpf.VariableSpec `ebpf:"taken_over"`
+	AllowedFull    *ebpf.VariableSpec `ebpf:"allowed_full"`
+	Config         *ebpf.VariableSpec `ebpf:"config"`
+	EndedFirst     *ebpf.VariableSpec `ebpf:"ended_first"`
+	EndedNext      *ebpf.VariableSpec `ebpf:"ended_next"`
+	PodsByPacket   *ebpf.VariableSpec `ebpf:"pods_by_packet"`
+	PolicyRevision *ebpf.VariableSpec `ebpf:"policy_revision"`
+	RecordType     *ebpf.VariableSpec `ebpf:"record_type"`
+	RecordsRate    *ebpf.VariableSpec `ebpf:"records_rate"`
+	TakenOver      *ebpf.VariableSpec `ebpf:"taken_over"`
 }
 
 // weftObjects contains all objects after they have been loaded into the kernel.
@@ -428,34 +535,45 @@ func (o *weftObjects) Close() error {
 //
 // It can be passed to loadWeftObjects or ebpf.CollectionSpec.LoadAndAssign.
 type weftMaps struct {
-	Affinity  *ebpf.Map `ebpf:"affinity"`
-	Alive     *ebpf.Map `ebpf:"alive"`
-	Backends  *ebpf.Map `ebpf:"backends"`
-	Brief     *ebpf.Map `ebpf:"brief"`
-	Clients   *ebpf.Map `ebpf:"clients"`
-	Counters  *ebpf.Map `ebpf:"counters"`
-	Datagrams *ebpf.Map `ebpf:"datagrams"`
-	Ended     *ebpf.Map `ebpf:"ended"`
-	Endpoints *ebpf.Map `ebpf:"endpoints"`
-	Fragments *ebpf.Map `ebpf:"fragments"`
-	Frontends *ebpf.Map `ebpf:"frontends"`
-	Live      *ebpf.Map `ebpf:"live"`
-	Maglev    *ebpf.Map `ebpf:"maglev"`
-	Making    *ebpf.Map `ebpf:"making"`
-	Own       *ebpf.Map `ebpf:"own"`
-	Peers     *ebpf.Map `ebpf:"peers"`
-	Places    *ebpf.Map `ebpf:"places"`
-	Ranges    *ebpf.Map `ebpf:"ranges"`
-	Sets      *ebpf.Map `ebpf:"sets"`
-	Sockets   *ebpf.Map `ebpf:"sockets"`
+	Affinity      *ebpf.Map `ebpf:"affinity"`
+	Alive         *ebpf.Map `ebpf:"alive"`
+	Allowed       *ebpf.Map `ebpf:"allowed"`
+	AllowedNew    *ebpf.Map `ebpf:"allowed_new"`
+	Backends      *ebpf.Map `ebpf:"backends"`
+	Brief         *ebpf.Map `ebpf:"brief"`
+	Classes       *ebpf.Map `ebpf:"classes"`
+	Clients       *ebpf.Map `ebpf:"clients"`
+	Counters      *ebpf.Map `ebpf:"counters"`
+	Datagrams     *ebpf.Map `ebpf:"datagrams"`
+	Ended         *ebpf.Map `ebpf:"ended"`
+	Endpoints     *ebpf.Map `ebpf:"endpoints"`
+	Fragments     *ebpf.Map `ebpf:"fragments"`
+	Frontends     *ebpf.Map `ebpf:"frontends"`
+	Judging       *ebpf.Map `ebpf:"judging"`
+	Live          *ebpf.Map `ebpf:"live"`
+	Maglev        *ebpf.Map `ebpf:"maglev"`
+	Making        *ebpf.Map `ebpf:"making"`
+	Own           *ebpf.Map `ebpf:"own"`
+	Peers         *ebpf.Map `ebpf:"peers"`
+	Places        *ebpf.Map `ebpf:"places"`
+	Ranges        *ebpf.Map `ebpf:"ranges"`
+	Records       *ebpf.Map `ebpf:"records"`
+	RecordsBudget *ebpf.Map `ebpf:"records_budget"`
+	RecordsLost   *ebpf.Map `ebpf:"records_lost"`
+	Rules         *ebpf.Map `ebpf:"rules"`
+	Sets          *ebpf.Map `ebpf:"sets"`
+	Sockets       *ebpf.Map `ebpf:"sockets"`
 }
 
 func (m *weftMaps) Close() error {
 	return _WeftClose(
 		m.Affinity,
 		m.Alive,
+		m.Allowed,
+		m.AllowedNew,
 		m.Backends,
 		m.Brief,
+		m.Classes,
 		m.Clients,
 		m.Counters,
 		m.Datagrams,
@@ -463,6 +581,7 @@ func (m *weftMaps) Close() error {
 		m.Endpoints,
 		m.Fragments,
 		m.Frontends,
+		m.Judging,
 		m.Live,
 		m.Maglev,
 		m.Making,
@@ -470,6 +589,10 @@ func (m *weftMaps) Close() error {
 		m.Peers,
 		m.Places,
 		m.Ranges,
+		m.Records,
+		m.RecordsBudget,
+		m.RecordsLost,
+		m.Rules,
 		m.Sets,
 		m.Sockets,
 	)
@@ -479,11 +602,15 @@ func (m *weftMaps) Close() error {
 //
 // It can be passed to loadWeftObjects or ebpf.CollectionSpec.LoadAndAssign.
 type weftVariables struct {
-	Config       *ebpf.Variable `ebpf:"config"`
-	EndedFirst   *ebpf.Variable `ebpf:"ended_first"`
-	EndedNext    *ebpf.Variable `ebpf:"ended_next"`
-	PodsByPacket *ebpf.Variable `ebpf:"pods_by_packet"`
-	TakenOver    *ebpf.Variable `ebpf:"taken_over"`
+	AllowedFull    *ebpf.Variable `ebpf:"allowed_full"`
+	Config         *ebpf.Variable `ebpf:"config"`
+	EndedFirst     *ebpf.Variable `ebpf:"ended_first"`
+	EndedNext      *ebpf.Variable `ebpf:"ended_next"`
+	PodsByPacket   *ebpf.Variable `ebpf:"pods_by_packet"`
+	PolicyRevision *ebpf.Variable `ebpf:"policy_revision"`
+	RecordType     *ebpf.Variable `ebpf:"record_type"`
+	RecordsRate    *ebpf.Variable `ebpf:"records_rate"`
+	TakenOver      *ebpf.Variable `ebpf:"taken_over"`
 }
 
 // weftPrograms contains all programs after they have been loaded into the kernel.

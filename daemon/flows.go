@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -45,7 +46,7 @@ func (c Config) cgroup() (string, error) {
 	return bpf.FindCgroup()
 }
 
-// collectFlows forgets flows that were silent too long, and what else is remembered and of
+// collectFlows forgets flows that were silent too long, those of isolated pods too, and what else is remembered and of
 // no use, until ctx is done.
 func (n *node) collectFlows(ctx context.Context, dp *bpf.Datapath) error {
 	tick := time.NewTicker(flowsEvery)
@@ -71,8 +72,11 @@ func (n *node) collectFlows(ctx context.Context, dp *bpf.Datapath) error {
 		if err == nil && round%unmarkEvery == unmarkEvery-1 {
 			err = dp.Unmark()
 		}
-		n.problems.err(problemFlows, err)
+		allowed := int64(0)
+		_, allowedErr := dp.CollectAllowed(bpf.DefaultTimeouts, func(bpf.AllowedFlow) { allowed++ })
+		n.problems.err(problemFlows, errors.Join(err, allowedErr))
 		n.liveFlows.Store(live)
+		n.allowedFlows.Store(allowed)
 	}
 }
 

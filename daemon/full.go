@@ -23,9 +23,13 @@ const (
 // refusals is what the datapath counts when it refuses what is new for want of room, and
 // what a person should know of it.
 var refusals = map[string]string{
-	"flows-full": "the map of translated flows is full: new flows through Services are refused, those that live go on (`weft services NAME` shows whose they are)",
-	"ports-full": "no source port is free towards a backend on another node: new flows from outside are refused, those that live go on (add backends, spread clients over more nodes' addresses, or use externalTrafficPolicy: Local)",
+	"flows-full":      "the map of translated flows is full: new flows through Services are refused, those that live go on (`weft services NAME` shows whose they are)",
+	reasonAllowedFull: "the map of flows that policies let pass is full: flows that find no room there may be pushed out by new ones, and are then judged as new",
+	"ports-full":      "no source port is free towards a backend on another node: new flows from outside are refused, those that live go on (add backends, spread clients over more nodes' addresses, or use externalTrafficPolicy: Local)",
 }
+
+// reasonAllowedFull is what AllowedFull counts, beside the counters of packets.
+const reasonAllowedFull = "allowed-full"
 
 // refused is what was refused for want of room: when it was last seen, and how much.
 type refused struct {
@@ -76,12 +80,17 @@ func tableText(name string, err error) string {
 	return text
 }
 
-// nearlyFull says that there is little room left for flows.
-func nearlyFull(flows, room int64) []string {
-	if room == 0 || flows*100 < room*roomNear {
-		return nil
+// nearlyFull says that there is little room left for flows that are translated, or that
+// policies let pass.
+func nearlyFull(flows, room, allowed, allowedRoom int64) []string {
+	var out []string
+	if room != 0 && flows*100 >= room*roomNear {
+		out = append(out, fmt.Sprintf("%d flows are translated and there is room for %d: soon new ones will be refused (`weft services NAME` shows whose they are)", flows, room))
 	}
-	return []string{fmt.Sprintf("%d flows are translated and there is room for %d: soon new ones will be refused (`weft services NAME` shows whose they are)", flows, room)}
+	if allowedRoom != 0 && allowed*100 >= allowedRoom*roomNear {
+		out = append(out, fmt.Sprintf("policies let %d flows of isolated pods pass, and there is room for %d: soon new ones may be pushed out by their like", allowed, allowedRoom))
+	}
+	return out
 }
 
 // watchRoom tells of what finds no room, until ctx is done. had are the counters at the
@@ -101,7 +110,14 @@ func (n *node) watchRoom(ctx context.Context, dp *bpf.Datapath, had []bpf.Counte
 			n.problems.err(problemFull, err)
 			continue
 		}
-		texts := append(r.look(counters, time.Now()), nearlyFull(n.liveFlows.Load(), int64(dp.FlowRoom()))...)
+		full, err := dp.AllowedFull()
+		if err != nil {
+			n.problems.err(problemFull, err)
+			continue
+		}
+		counters = append(counters, bpf.Counter{Reason: reasonAllowedFull, Count: full})
+		texts := append(r.look(counters, time.Now()),
+			nearlyFull(n.liveFlows.Load(), int64(dp.FlowRoom()), n.allowedFlows.Load(), int64(dp.AllowedRoom()))...)
 		n.problems.sum(problemFull, strings.Join(texts, "\n"))
 	}
 }

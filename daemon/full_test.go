@@ -56,8 +56,10 @@ func TestLittleRoomIsTold(t *testing.T) {
 		flows, room int64
 		want        bool
 	}{{0, 0, false}, {0, 100, false}, {89, 100, false}, {90, 100, true}, {100, 100, true}} {
-		if got := nearlyFull(tc.flows, tc.room); (len(got) > 0) != tc.want {
-			t.Errorf("%d flows in room for %d: got %q", tc.flows, tc.room, got)
+		for _, got := range [][]string{nearlyFull(tc.flows, tc.room, 0, 1), nearlyFull(0, 1, tc.flows, tc.room)} {
+			if (len(got) > 0) != tc.want {
+				t.Errorf("%d flows in room for %d: got %q", tc.flows, tc.room, got)
+			}
 		}
 	}
 }

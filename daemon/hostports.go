@@ -122,7 +122,7 @@ func (s *services) uidOf(p *podPorts) string {
 	i, found := slices.BinarySearchFunc(s.pods, p, func(a *source.Pod, p *podPorts) int {
 		return cmp.Or(cmp.Compare(a.Namespace, namespace), cmp.Compare(a.Name, name))
 	})
-	if found {
+	if found && (s.pods[i].Node == "" || s.pods[i].Node == s.name) { // not a successor's on another node
 		return cmp.Or(s.pods[i].UID, namespace+"/"+name)
 	}
 	return cmp.Or(p.PodUID, namespace+"/"+name)

@@ -157,6 +157,14 @@ func TestMetricsAreServed(t *testing.T) {
 		`weft_service_backends 0`,
 		`weft_service_problems 0`,
 		`weft_service_program_seconds_count 0`,
+		`weft_policy_policies{kind="NetworkPolicy"} 0`,
+		`weft_policy_sets 0`,
+		`weft_policy_pods{state="open"} 1`,
+		`weft_policy_pods{state="closed"} 0`,
+		`weft_policy_records_lost_total 0`,
+		`weft_policy_flows 0`,
+		`weft_policy_change_seconds_count 0`,
+		`weft_packets_total{kind="drop",reason="policy-ingress"} 0`,
 	} {
 		if !strings.Contains(text, "\n"+line) {
 			t.Errorf("no line %q", line)

@@ -13,8 +13,8 @@ import (
 const (
 	// debounce is how long events are collected before something is done.
 	debounce = 75 * time.Millisecond
-	// serviceDebounce is the same for Services, which may not wait for the rest of a
-	// pass either. A change of theirs costs what changed, so that resting as long as it
+	// serviceDebounce is the same for Services and policies, which may not wait for the
+	// rest of a pass either. A change of theirs costs what changed, so that resting as long as it
 	// took is enough.
 	serviceDebounce = 2 * time.Millisecond
 	// restFactor bounds the loop's share of a CPU under a storm of events, our own
@@ -91,20 +91,21 @@ func (n *node) pass(w work) error {
 	}
 	switch {
 	case w.full:
-		refresh(n.tables.all())
+		refresh(n.tables.shown())
 	default:
 		refresh(n.tables.concerned(w.event))
 		if w.quick {
 			refresh(n.tables.silent())
 		}
 	}
-	return errors.Join(append(errs, n.tables.all().Sync(false))...)
+	_, err := n.policies.follow() // pods' rows are written before others are pruned
+	return errors.Join(append(errs, err, n.tables.all().Sync(false))...)
 }
 
 // review makes problems of what the tables could not do.
 func (n *node) review() (failed bool) {
 	var errs, clashes []string
-	for _, t := range n.tables.all() {
+	for _, t := range n.tables.shown() {
 		if err := t.Stats().Err; err != nil {
 			errs = append(errs, tableText(t.Stats().Name, err))
 		}
@@ -115,7 +116,7 @@ func (n *node) review() (failed bool) {
 	}
 	n.problems.set(problemTable, errs...)
 	n.problems.set(problemTableClash, few(8, clashes)...)
-	return len(errs) > 0
+	return len(errs) > 0 || n.policies.unfinished()
 }
 
 // loop passes whenever something changed, until ctx is done. If the first synchronisation
@@ -133,8 +134,8 @@ func (n *node) loop(ctx context.Context, events <-chan overlay.Event, settle fun
 	services.Stop()
 	defer services.Stop()
 	var (
-		asked    time.Time // when Services changed; zero: they did not
-		served   time.Time // no change of Services before
+		asked    time.Time // when Services or policies changed; zero: they did not
+		served   time.Time // no change of them before
 		retrying bool
 		todo     = work{source: true} // tells the world that all is in force
 		rested   time.Time            // no pass before
@@ -142,6 +143,12 @@ func (n *node) loop(ctx context.Context, events <-chan overlay.Event, settle fun
 		backoff  = retryFirst
 		laps     int // full passes
 	)
+	promptly := func() {
+		if asked.IsZero() {
+			asked = time.Now()
+			services.Reset(max(serviceDebounce, time.Until(served)))
+		}
+	}
 	mark := func(wait time.Duration) {
 		due.Reset(max(wait, time.Until(rested)))
 	}
@@ -151,16 +158,16 @@ func (n *node) loop(ctx context.Context, events <-chan overlay.Event, settle fun
 		case <-ctx.Done():
 			return nil
 		case <-n.source.Changed():
-			if asked.IsZero() {
-				asked = time.Now()
-				services.Reset(max(serviceDebounce, time.Until(served)))
-			}
+			promptly()
+		case <-n.policies.due:
+			promptly()
 		case <-services.C:
 			start := time.Now()
-			more, err := n.changeServices(asked)
+			err := n.changePolicies(asked)
+			more, serviceErr := n.changeServices(asked)
 			todo.source = todo.source || more
 			asked, served = time.Time{}, time.Now().Add(time.Since(start))
-			n.log.Debug("services", "took", time.Since(start), "err", err)
+			n.log.Debug("policies and services", "took", time.Since(start), "err", errors.Join(err, serviceErr))
 			if failed := n.review(); failed && !retrying {
 				retrying = true
 				retry.Reset(backoff)
@@ -215,13 +222,20 @@ func (n *node) loop(ctx context.Context, events <-chan overlay.Event, settle fun
 // firstSync waits until the source has spoken and the node is known, then makes the
 // kernel hold what is wanted. Nothing is pruned before that. What cannot be written
 // is a problem, and tried again by the loop. If the source does not speak for long, and
-// mayRecall, it returns errRecalled: what was known last is taken up.
+// mayRecall, it returns errRecalled: what was known last is taken up. If it has spoken, but
+// not of all that policies need, that is waited for as long; then pods keep what the kernel
+// has of policies.
 func (n *node) firstSync(ctx context.Context, mayRecall bool) error {
 	late := time.NewTimer(time.Second) // most sources are read by then: no problem yet
 	defer late.Stop()
 	silent := time.NewTimer(recallAfter)
 	defer silent.Stop()
-	for !n.source.Snapshot().Complete || !n.known() {
+	without := false // policies
+	for {
+		state := n.source.Snapshot()
+		if state.Complete && n.known() && (without || state.PoliciesComplete) {
+			break
+		}
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
@@ -231,9 +245,10 @@ func (n *node) firstSync(ctx context.Context, mayRecall bool) error {
 			}
 		case <-late.C:
 		case <-silent.C:
-			if mayRecall && !n.source.Snapshot().Complete && n.recall() {
+			if without = mayRecall; mayRecall && !n.source.Snapshot().Complete && n.recall() {
 				return errRecalled
 			}
+			n.policies.review()
 		}
 		n.observe()
 		n.publish() // says why not

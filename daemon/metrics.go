@@ -32,7 +32,7 @@ func newMetrics(n *node, dp *bpf.Datapath) *metrics {
 		}, []string{"verb"}),
 	}
 	m.registry.MustRegister(
-		m.calls, m.durations, n.programmed,
+		m.calls, m.durations, n.programmed, n.policies.took,
 		&collector{n: n, dp: dp},
 		collectors.NewGoCollector(
 			collectors.WithGoCollectorMemStatsMetricsDisabled(), collectors.WithoutGoCollectorRuntimeMetrics()),
@@ -72,6 +72,12 @@ var (
 	descFlows   = desc("flows", "Live flows that are translated per packet, at the last look.")
 	descRoom    = desc("flows_limit", "Flows that there is room for in the map of live ones; new ones are refused when it is full.")
 	descTrouble = desc("service_problems", "Services and host ports that cannot be served as they want.")
+	descPolicy  = desc("policy_policies", "Policies of the cluster.", "kind")
+	descPolSets = desc("policy_sets", "Different sets of rules that pods of this node have.")
+	descPolPods = desc("policy_pods", "Pods of this node: open, isolated in a direction or both, or closed because it is not known what applies.", "state")
+	descAllowed = desc("policy_flows", "Flows of isolated pods that both ends have spoken in, at the last look.")
+	descPolRoom = desc("policy_flows_limit", "Flows of isolated pods that there is room for in the map that nothing is pushed out of.")
+	descRecords = desc("policy_records_lost_total", "Drops that were counted but not recorded, because there were too many at once.")
 	descUsed    = desc("pool_used", "Addresses leased.", "pool")
 	descCooling = desc("pool_cooling", "Addresses released, within the reuse delay.", "pool")
 	descSize    = desc("pool_size", "Addresses that can be leased.", "pool")
@@ -107,7 +113,7 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 			count(descPackets, k.Count, k.Kind, k.Reason)
 		}
 	}
-	for _, t := range c.n.tables.all() {
+	for _, t := range c.n.tables.shown() {
 		s := t.Stats()
 		gauge(descRows, float64(s.Rows), s.Name)
 		count(descRepairs, s.Repairs, s.Name)
@@ -119,6 +125,16 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	gauge(descFlows, float64(c.n.liveFlows.Load()))
 	gauge(descRoom, float64(c.dp.FlowRoom()))
 	gauge(descTrouble, float64(troubled))
+	p := c.n.policies.count()
+	gauge(descPolicy, float64(p.network), kindNetworkPolicy)
+	gauge(descPolicy, float64(p.cluster), kindClusterPolicy)
+	gauge(descPolSets, float64(p.sets))
+	for state, pods := range p.pods {
+		gauge(descPolPods, float64(pods), state)
+	}
+	gauge(descAllowed, float64(c.n.allowedFlows.Load()))
+	gauge(descPolRoom, float64(c.dp.AllowedRoom()))
+	count(descRecords, c.n.records.Lost())
 	for _, p := range c.n.pools.Pools() {
 		name := p.Prefix.String()
 		gauge(descUsed, float64(p.Used), name)

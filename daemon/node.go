@@ -30,6 +30,9 @@ type node struct {
 	source   stateSource
 	problems *problems
 	services *services
+	policies *policies
+	drops    *drops
+	records  *bpf.Records // that drops are made of
 	since    time.Time
 	// programmed is how long changes of Services took from the source to the kernel.
 	programmed prometheus.Histogram
@@ -43,6 +46,7 @@ type node struct {
 	// backendsChanged asks for sockets to be ended whose backends are gone.
 	backendsChanged chan struct{}
 	liveFlows       atomic.Int64 // translated per packet, at the last look
+	allowedFlows    atomic.Int64 // of isolated pods, at the last look
 	firstTook       atomic.Int64 // the first synchronisation, ns
 	// gateways has those of the probes' server when they change.
 	gateways chan []netip.Addr
@@ -74,7 +78,7 @@ func newNode(cfg Config, log *slog.Logger, t *tables, pools *ipam.Manager, src s
 		cfg: cfg, log: log, tables: t, pools: pools, source: src, since: time.Now(),
 		problems: newProblems(log), remake: make(chan struct{}, 1), poke: make(chan struct{}, 1), backendsChanged: make(chan struct{}, 1), gateways: make(chan []netip.Addr, 1),
 	}
-	n.services = newServices(cfg, t, n.problems)
+	n.services, n.drops = newServices(cfg, t, n.problems), newDrops()
 	n.programmed = prometheus.NewHistogram(prometheus.HistogramOpts{
 		Name: "weft_service_program_seconds", Help: "Time from a change of Services in the source to its being in the kernel.",
 		Buckets: prometheus.ExponentialBuckets(0.0005, 2, 14), // 0.5 ms to 4 s
@@ -160,6 +164,16 @@ func (n *node) changeServices(at time.Time) (more bool, err error) {
 	offerLatest(n.backendsChanged, struct{}{})
 	n.programmed.Observe(time.Since(at).Seconds())
 	return more, err
+}
+
+// changePolicies takes up what changed of policies, pods and namespaces in the source, at
+// the time that is given, and makes the kernel enforce it.
+func (n *node) changePolicies(at time.Time) error {
+	changed, err := n.policies.follow()
+	if changed {
+		n.policies.took.Observe(time.Since(at).Seconds())
+	}
+	return err
 }
 
 // updateServices says in the tables what the source wants of Services, unless a daemon

@@ -52,6 +52,11 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
+	records, err := dp.Records()
+	if err != nil {
+		return err
+	}
+	defer records.Close()
 	cgroup, cgroupErr := cfg.cgroup()
 	t := newTables(cfg.StateDir, cgroup, dp)
 	pools, err := ipam.Open(cfg.StateDir, ipam.Options{ReuseDelay: reuseDelay(cfg), Log: log})
@@ -64,6 +69,15 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 		return err
 	}
 	n := newNode(cfg, log, t, pools, src)
+	n.records = records
+	n.policies = newPolicies(policyDeps{
+		node: cfg.NodeName, stateDir: cfg.StateDir, log: log, problems: n.problems,
+		source: src.Snapshot, noLabels: cfg.fromFolder(), rules: t.rules, classes: t.classes,
+		held:    t.heldIsolation,
+		isolate: func(r api.Ref) error { return pods.Isolate(r) },
+		adopt:   func(p endpoint.Pod) error { return adoptConnections(t, dp, p) },
+		rejudge: dp.Rejudge,
+	})
 	n.problems.err(problemCgroup, cgroupErr)
 	serveSockets := func() {
 		if cgroup != "" {
@@ -76,7 +90,7 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	pods = endpoint.New(endpoint.Deps{
 		IPAM: pools, Routes: t.routes, Neighs: t.neighs, Rows: t.rows, Links: t.links,
 		RowTarget: t.rowTarget, LinkTarget: t.linkTarget,
-		Net: n.net, Changed: n.statuses.put, Ports: n.services.setPorts, Log: log, StateDir: cfg.StateDir,
+		Net: n.net, Changed: n.statuses.put, Ports: n.services.setPorts, Policies: n.policies, Log: log, StateDir: cfg.StateDir,
 	})
 	hadGateways := len(n.net().Gateways) > 0
 	if err := pods.Restore(ctx); err != nil {
@@ -96,6 +110,7 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	group.Go(func() error { return src.Run(ctx) })
 	group.Go(func() error { return n.serve(ctx, dp, pods) })
 	group.Go(func() error { return n.serveHealthPort(ctx) })
+	group.Go(func() error { return n.readDrops(ctx) })
 	group.Go(func() error { return n.writeStatuses(ctx) })
 	group.Go(func() error {
 		events, err := overlay.Watch(ctx, log)

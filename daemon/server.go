@@ -223,6 +223,24 @@ func (i *info) Services(name string) ([]api.Service, error) {
 	return list, nil
 }
 
+func (i *info) Drops() []api.Drop {
+	list, _, _ := i.node.drops.since(0)
+	return nameDrops(i.node.source.Snapshot(), list)
+}
+
+func (i *info) WatchDrops(ctx context.Context, each func([]api.Drop) error) {
+	i.node.drops.watch(ctx, func(list []api.Drop) error {
+		return each(nameDrops(i.node.source.Snapshot(), list))
+	})
+}
+
+func (i *info) Policies() []api.Policy                        { return i.node.policies.show() }
+func (i *info) PodPolicy(pod string) ([]api.PodPolicy, error) { return i.node.policies.showPod(pod) }
+
+func (i *info) Explain(r api.ExplainRequest) (api.Explanation, error) {
+	return api.Explanation{}, &api.Error{Code: api.CodeUnsupported, Msg: "the programs of this build cannot be asked"}
+}
+
 func (i *info) Endpoints() []api.Endpoint { return i.pods.List() }
 
 func (i *info) Status() api.Status {
@@ -251,7 +269,7 @@ func (i *info) Status() api.Status {
 			s.Counters = append(s.Counters, api.Counter{Kind: c.Kind, Reason: c.Reason, Count: c.Count})
 		}
 	}
-	for _, t := range n.tables.all() {
+	for _, t := range n.tables.shown() {
 		st := t.Stats()
 		row := api.Table{Name: st.Name, Rows: st.Rows, Repairs: st.Repairs}
 		if st.Err != nil {

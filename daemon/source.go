@@ -47,6 +47,12 @@ func (c Config) source() (kind, path string, err error) {
 	return kind, filepath.Clean(path), nil
 }
 
+// fromFolder says whether the source is a folder of YAML.
+func (c Config) fromFolder() bool {
+	kind, _, _ := c.source()
+	return kind == sourceDir
+}
+
 // kubeOptions is the options of a source of the kind kube.
 func (c Config) kubeOptions(kubeconfig string, log *slog.Logger) kube.Options {
 	servers, _ := kube.ParseServers(c.APIServers) // validated

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/weftnet/weft/bpf"
+	"github.com/weftnet/weft/daemon/endpoint"
 	"github.com/weftnet/weft/internal/api"
 	"github.com/weftnet/weft/internal/reconcile"
 	"github.com/weftnet/weft/overlay"
@@ -36,6 +37,10 @@ type tables struct {
 	sets      *reconcile.Table[bpf.SetID, bpf.Set]
 	frontends *reconcile.Table[bpf.Place, bpf.Frontend]
 
+	// Of policies; only [policies] writes them, as their order matters.
+	rules   *reconcile.Flat[bpf.RuleKey, bpf.RuleRow]
+	classes *reconcile.Flat[netip.Prefix, bpf.Class]
+
 	own     *reconcile.Table[bpf.Stand, netip.Addr]
 	sockets *reconcile.Table[bpf.Program, struct{}]
 
@@ -58,12 +63,13 @@ func ownerPorts(r api.Ref) string { return "hostport:" + r.String() }
 
 // Files below the state folder; see docs/ARCHITECTURE.md, "Ownership".
 const (
-	sysctlFile  = "sysctls.json"
-	offloadFile = "offload.json"
-	nodeFile    = "node.json"
-	nodesFile   = "nodes.json"
-	serversFile = "apiservers.json"
-	lockFile    = "weftd.lock"
+	sysctlFile   = "sysctls.json"
+	offloadFile  = "offload.json"
+	nodeFile     = "node.json"
+	nodesFile    = "nodes.json"
+	policiesFile = "policies.json"
+	serversFile  = "apiservers.json"
+	lockFile     = "weftd.lock"
 )
 
 // newTables opens the tables of this network namespace, and of the cgroup whose sockets
@@ -89,6 +95,8 @@ func newTables(stateDir, cgroup string, dp *bpf.Datapath) *tables {
 		sockets: reconcile.New("sockets", dp.SocketHooks(cgroup)),
 		chains:  reconcile.New("chains", chains),
 		offload: reconcile.New("offload", offload),
+		rules:   reconcile.NewFlat("rules", dp.Rules()),
+		classes: reconcile.NewFlat("classes", dp.Classes()),
 	}
 	t.serve(dp.Services())
 	return t
@@ -105,6 +113,13 @@ func (t *tables) serve(s bpf.Services) {
 	t.frontends = reconcile.New("frontends", s.Frontends)
 }
 
+// heldIsolation is what the kernel's row of an address says of policies; false: there is no
+// row, or it cannot be read.
+func (t *tables) heldIsolation(a netip.Addr) (endpoint.Isolation, bool) {
+	row, ok := held(t.rowTarget, a)
+	return endpoint.Isolation{Ingress: row.Ingress, Egress: row.Egress}, ok
+}
+
 // ourLink says whether permanent neighbours on a device are ours.
 func ourLink(name string) bool { return strings.HasPrefix(name, "weft") }
 
@@ -117,6 +132,11 @@ func (t *tables) all() reconcile.Group {
 		t.services(),
 		reconcile.Group{t.own, t.links, t.sockets, t.offload},
 	)
+}
+
+// shown is those and the tables of policies.
+func (t *tables) shown() reconcile.Group {
+	return append(t.all(), t.rules, t.classes)
 }
 
 // services is those of Services, in the order of reference.

@@ -102,7 +102,7 @@ func removeState(cfg Config) error {
 		api.AttachmentDir, api.TombstoneDir, "released", "corrupt", "answered",
 		sysctlFile, sysctlFile + ".tmp", sysctlFile + ".corrupt",
 		offloadFile, offloadFile + ".tmp", offloadFile + ".corrupt",
-		nodeFile, nodeFile + ".tmp", nodesFile, nodesFile + ".tmp", serversFile, serversFile + ".tmp", lockFile,
+		nodeFile, nodeFile + ".tmp", nodesFile, nodesFile + ".tmp", policiesFile, policiesFile + ".tmp", serversFile, serversFile + ".tmp", lockFile,
 	} {
 		errs = append(errs, os.RemoveAll(filepath.Join(cfg.StateDir, name)))
 	}

@@ -19,8 +19,9 @@ static __always_inline bool is_error(__u8 type, bool v6)
 	return type == ICMP_UNREACHABLE || type == ICMP_TIME_EXCEEDED || type == ICMP_PARAMETER;
 }
 
-/* Reads the packet quoted by the ICMP error p: t is the tuple that answers it, *off its
- * ports' offset. False: p is no error, or what it quotes has no ports.
+/* Reads the packet quoted by the ICMP error p: t is the tuple that answers it, *off the
+ * offset of its ports, which is as much as is known of protocols without any. False: p is
+ * no error, or what it quotes cannot be read.
  */
 static __always_inline bool read_quote(struct __sk_buff *skb, const struct packet *p,
 				       struct tuple *t, __u32 *off)
@@ -60,14 +61,14 @@ static __always_inline bool read_quote(struct __sk_buff *skb, const struct packe
 		t->proto = h.protocol;
 		at += sizeof(h);
 	}
-	if (t->proto != IPPROTO_TCP && t->proto != IPPROTO_UDP && t->proto != IPPROTO_SCTP)
-		return false;
+	*off = at;
+	if (!has_ports(t->proto))
+		return true;
 	if (at + sizeof(ports) > p->l4.off - p->ip.hlen + p->ip.len ||
 	    bpf_skb_load_bytes(skb, at, ports, sizeof(ports)))
 		return false;
 	t->dport = ntohs(ports[0]);
 	t->sport = ntohs(ports[1]);
-	*off = at;
 	return true;
 }
 
@@ -82,7 +83,8 @@ __noinline int error_of(struct __sk_buff *skb, struct packet *p, struct flow *f)
 
 	if (!p || !f)
 		return DROP_INTERNAL;
-	if (likely(!read_quote(skb, p, &t, &off)) || !same_addr(&t.dst, &p->ip.dst))
+	if (likely(!read_quote(skb, p, &t, &off)) || !has_ports(t.proto) ||
+	    !same_addr(&t.dst, &p->ip.dst))
 		return NOT_OURS;
 	known = bpf_map_lookup_elem(&live, &t);
 	if (!known)
@@ -171,13 +173,4 @@ __noinline int translate_error(struct __sk_buff *skb, struct packet *p, struct f
 	if (p->ip.v6) /* its pseudo header */
 		total += diff;
 	return fix_sum(skb, p->l4.off + 2, total, false, &total) ? DROP_INTERNAL : OK;
-}
-
-/* Turns an ICMP error about a translated packet. NOT_OURS: it is none. */
-static __always_inline int turn_error(struct __sk_buff *skb, struct packet *p)
-{
-	struct flow f;
-	int why = error_of(skb, p, &f);
-
-	return why ? why : translate_error(skb, p, &f);
 }

@@ -10,7 +10,7 @@ typedef unsigned short __u16;
 typedef unsigned int __u32;
 typedef unsigned long long __u64;
 typedef int __s32;
-typedef __u8 bool;
+typedef _Bool bool;
 
 #define NULL  ((void *)0)
 #define false 0
@@ -44,10 +44,17 @@ enum {
 	BPF_MAP_TYPE_PERCPU_ARRAY = 6,
 	BPF_MAP_TYPE_LRU_HASH = 9,
 	BPF_MAP_TYPE_LPM_TRIE = 11,
+	BPF_MAP_TYPE_RINGBUF = 27,
 };
 
 enum {
 	BPF_F_NO_PREALLOC = 1 << 0,
+};
+
+/* bpf_ringbuf_submit */
+enum {
+	BPF_RB_NO_WAKEUP = 1 << 0,
+	BPF_RB_FORCE_WAKEUP = 1 << 1,
 };
 
 /* bpf_l4_csum_replace */
@@ -232,10 +239,13 @@ static long (*const bpf_skb_adjust_room)(struct __sk_buff *skb, __s32 len_diff, 
 static long (*const bpf_fib_lookup)(struct __sk_buff *skb, struct bpf_fib_lookup *params,
 				    __s32 plen, __u32 flags) = (void *)69;
 static __u64 (*const bpf_get_netns_cookie)(void *ctx) = (void *)122;
+static void *(*const bpf_ringbuf_reserve)(void *ring, __u64 size, __u64 flags) = (void *)131;
+static void (*const bpf_ringbuf_submit)(void *data, __u64 flags) = (void *)132;
 static long (*const bpf_redirect_neigh)(__u32 ifindex, struct bpf_redir_neigh *params, __s32 plen,
 					__u64 flags) = (void *)152;
 static long (*const bpf_redirect_peer)(__u32 ifindex, __u64 flags) = (void *)155;
 static __u64 (*const bpf_ktime_get_coarse_ns)(void) = (void *)160;
+static long (*const bpf_loop)(__u32 times, void *each, void *with, __u64 flags) = (void *)181;
 static int (*const bpf_set_retval)(int retval) = (void *)187;
 static __u64 (*const bpf_ktime_get_tai_ns)(void) = (void *)208;
 

@@ -19,7 +19,8 @@ struct l4 {
 	__u8 proto;
 	__u8 flags;    /* TCP's */
 	bool more;     /* the first fragment of several */
-	bool unported; /* a protocol without ports */
+	bool unported; /* a protocol without ports, or IPv4 options before them */
+	__u8 kind;     /* ICMP's type; SCTP's first chunk's */
 };
 
 struct fragment_key {
@@ -51,6 +52,11 @@ static __always_inline __u32 l4_len(__u8 proto)
 	return proto == IPPROTO_SCTP ? 12 : 8;
 }
 
+static __always_inline bool has_ports(__u8 proto)
+{
+	return proto == IPPROTO_TCP || proto == IPPROTO_UDP || proto == IPPROTO_SCTP;
+}
+
 static __always_inline int read_ports(struct __sk_buff *skb, __u32 off, struct l4 *l4)
 {
 	__u16 *ports;
@@ -60,14 +66,19 @@ static __always_inline int read_ports(struct __sk_buff *skb, __u32 off, struct l
 	ports = fresh_data(skb) + off;
 	flags = (void *)ports + 13;
 	l4->off = off;
-	if (l4->proto != IPPROTO_TCP && l4->proto != IPPROTO_UDP && l4->proto != IPPROTO_SCTP) {
+	if (!has_ports(l4->proto)) {
 		l4->unported = true;
+		if ((l4->proto == IPPROTO_ICMP || l4->proto == IPPROTO_ICMPV6) &&
+		    (void *)(ports + 1) <= fresh_end(skb))
+			l4->kind = *(__u8 *)ports;
 		return OK;
 	}
 	if (unlikely((void *)(ports + 4) > fresh_end(skb)))
 		return DROP_TRUNCATED;
 	l4->sport = ntohs(ports[0]);
 	l4->dport = ntohs(ports[1]);
+	if (l4->proto == IPPROTO_SCTP && (void *)(ports + 7) <= fresh_end(skb))
+		l4->kind = ports[6];
 	if (l4->proto != IPPROTO_TCP)
 		return OK;
 	if (unlikely((void *)(ports + 10) > fresh_end(skb)))
@@ -137,9 +148,16 @@ __noinline int read_l4(struct __sk_buff *skb, __u32 at, struct packet *p)
 		if (unlikely((void *)(h + 1) > fresh_end(skb)))
 			return DROP_TRUNCATED;
 		frag = ntohs(h->frag_off);
-		l4->unported = p->ip.options; /* the stack's matter */
-		if (unlikely(p->ip.options))
+		if (unlikely(p->ip.options)) { /* the stack's matter, and policies' */
+			at += p->ip.hlen & 0x3c;
+			if (frag & 0x3fff)
+				read_fragment(skb, &p->ip, at, h->id, frag & 0x1fff, l4);
+			else
+				read_ports(skb, at, l4);
+			l4->unported = true;
+			l4->off = 0;
 			return OK;
+		}
 		if (unlikely(frag & 0x3fff))
 			return read_fragment(skb, &p->ip, at + sizeof(*h), h->id, frag & 0x1fff,
 					     l4);

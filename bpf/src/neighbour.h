@@ -87,27 +87,27 @@ static __always_inline int answer_arp(struct __sk_buff *skb)
 	eth = data_of(skb);
 	arp = (void *)eth + ETH_HLEN;
 	if ((void *)(arp + 1) > end_of(skb))
-		return give_up(DROP_TRUNCATED);
+		return give_up(skb, DROP_TRUNCATED);
 	if (arp->hrd != htons(1) || arp->pro != htons(ETH_P_IP) || arp->hln_pln != htons(0x0604))
-		return give_up(DROP_BAD_NEIGHBOUR);
+		return give_up(skb, DROP_BAD_NEIGHBOUR);
 	spa = arp->spa[0] | (__u32)arp->spa[1] << 16;
 	tpa = arp->tpa[0] | (__u32)arp->tpa[1] << 16;
 	if (!spa) /* a probe, RFC 5227: nobody else has its address */
-		return give_up(DROP_LINK_LOCAL);
+		return give_up(skb, DROP_LINK_LOCAL);
 	from = addr_of_v4(spa);
 	target = addr_of_v4(tpa);
 	ep = endpoint_of(&from);
 	why = check_source(skb, ep);
 	if (why)
-		return give_up(why);
+		return give_up(skb, why);
 	if (!same_mac(arp->sha, ep->mac.h))
-		return give_up(DROP_SPOOFED_MAC);
+		return give_up(skb, DROP_SPOOFED_MAC);
 	if (arp->op == htons(ARP_REPLY))
 		return TCX_NEXT;
 	if (arp->op != htons(ARP_REQUEST))
-		return give_up(DROP_BAD_NEIGHBOUR);
+		return give_up(skb, DROP_BAD_NEIGHBOUR);
 	if (is_own(skb, &target))
-		return give_up(DROP_LINK_LOCAL);
+		return give_up(skb, DROP_LINK_LOCAL);
 	arp->op = htons(ARP_REPLY);
 	copy_mac(arp->tha, ep->mac.h);
 	copy_mac(arp->sha, ep->host_mac.h);
@@ -146,12 +146,12 @@ static __always_inline int answer_solicit(struct __sk_buff *skb, const struct ip
 	__u32 sum;
 
 	if ((void *)opt > end_of(skb))
-		return give_up(DROP_TRUNCATED);
+		return give_up(skb, DROP_TRUNCATED);
 	target = addr_of_v6(nd->target);
 	if (ip->ttl != 255 || nd->code || target.b[0] == 0xff)
-		return give_up(DROP_BAD_NEIGHBOUR);
+		return give_up(skb, DROP_BAD_NEIGHBOUR);
 	if (is_own(skb, &target))
-		return give_up(DROP_LINK_LOCAL);
+		return give_up(skb, DROP_LINK_LOCAL);
 	nd->type = ND_ADVERT;
 	nd->check = 0;
 	nd->flags = htonl(0xe0000000); /* router, solicited, override */
@@ -165,7 +165,7 @@ static __always_inline int answer_solicit(struct __sk_buff *skb, const struct ip
 	} else {
 		if ((void *)(opt + 1) > end_of(skb) || len != sizeof(*nd) + sizeof(*opt) ||
 		    opt->type != 1 || opt->len != 1)
-			return give_up(DROP_BAD_NEIGHBOUR);
+			return give_up(skb, DROP_BAD_NEIGHBOUR);
 		opt->type = 2;
 		copy_mac(opt->mac, ep->host_mac.h);
 		sum = bpf_csum_diff(NULL, 0, (__u32 *)nd, sizeof(*nd) + sizeof(*opt), sum);

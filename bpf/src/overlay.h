@@ -9,6 +9,10 @@
 /* In served.h. */
 __noinline int from_peer_served(struct __sk_buff *skb, __u32 at, bool v6, bool outer_v6, __u32 ecn);
 
+/* In policy.h. */
+static __always_inline bool is_isolated(const struct endpoint *ep);
+__noinline int judge_plain(struct __sk_buff *skb, struct packet *p, __u32 at, bool leaving);
+
 /* fe80::/10, or the unspecified address. */
 static __always_inline bool is_link_local(const union addr *a)
 {
@@ -25,7 +29,7 @@ static __always_inline int to_local(struct __sk_buff *skb, const struct endpoint
 		return TCX_NEXT;
 	why = may_enter(to, ip);
 	if (unlikely(why))
-		return give_up(why);
+		return give_up(skb, why);
 	return enter(skb, to, ip->v6);
 }
 
@@ -48,7 +52,7 @@ static __always_inline int to_outside(struct __sk_buff *skb, const struct ip *ip
 		return TCX_NEXT;
 	if (!ip->v6 && (ip->options || h->frag_off & htons(0x1fff)))
 		return TCX_NEXT;
-	return give_up(DROP_OVERLAY_PORT);
+	return give_up(skb, DROP_OVERLAY_PORT);
 }
 
 /* To a pod of another node. */
@@ -64,11 +68,11 @@ static __always_inline int to_peer(struct __sk_buff *skb, const struct peer *pee
 	if (!why)
 		why = hop(skb, ip->v6);
 	if (unlikely(why))
-		return give_up(why);
+		return give_up(skb, why);
 	if (!(peer->flags & PEER_DIRECT))
 		why = is_v4(&peer->remote) ? encap_v4(skb, ip, peer) : encap_v6(skb, ip, peer);
 	if (unlikely(why))
-		return give_up(why);
+		return give_up(skb, why);
 	if (is_v4(&peer->next_hop)) {
 		next.nh_family = AF_INET;
 		next.ipv4_nh = peer->next_hop.w[3];
@@ -86,14 +90,14 @@ static __always_inline int plain_local(struct __sk_buff *skb, const struct endpo
 				       const struct ip *ip)
 {
 	if (by_netfilter() && !(to->flags & EP_HOST))
-		return give_up(STACK_NETFILTER);
+		return give_up(skb, STACK_NETFILTER);
 	return to_local(skb, to, ip);
 }
 
 static __always_inline int plain_peer(struct __sk_buff *skb, const struct peer *peer,
 				      const struct ip *ip)
 {
-	return by_netfilter() ? give_up(STACK_NETFILTER) : to_peer(skb, peer, ip);
+	return by_netfilter() ? give_up(skb, STACK_NETFILTER) : to_peer(skb, peer, ip);
 }
 
 /* The outer header of a packet from another node. */
@@ -111,11 +115,11 @@ static __always_inline bool is_sender(const struct peer *peer, const struct send
 }
 
 /* A packet to our port is ours only if it is for an address of this node. */
-static __always_inline int not_taken(const struct sender *s, enum reason why)
+static __always_inline int not_taken(struct __sk_buff *skb, const struct sender *s, enum reason why)
 {
 	struct endpoint *ep = endpoint_of(&s->local);
 
-	return ep && ep->flags & EP_HOST ? give_up(why) : TCX_NEXT;
+	return ep && ep->flags & EP_HOST ? give_up(skb, why) : TCX_NEXT;
 }
 
 /* Takes a VXLAN packet whose outer IP header ends at off and whose UDP datagram has
@@ -129,47 +133,52 @@ static __always_inline int take(struct __sk_buff *skb, const struct sender *s, _
 	struct tunnel *t;
 	enum reason why;
 	struct peer *peer;
-	struct ip ip;
+	struct packet p;
 
 	pull(skb, off + TUNNEL_LEN);
 	t = data_of(skb) + off;
 	if (unlikely((void *)t + TUNNEL_LEN > end_of(skb)))
-		return not_taken(s, DROP_TRUNCATED);
+		return not_taken(skb, s, DROP_TRUNCATED);
 	if (unlikely(ntohs(t->udp.len) < TUNNEL_LEN || ntohs(t->udp.len) > left))
-		return not_taken(s, DROP_BAD_LENGTH);
+		return not_taken(skb, s, DROP_BAD_LENGTH);
 	if (unlikely((__u8)t->vxlan.flags != 0x08))
-		return not_taken(s, DROP_VXLAN_FLAGS);
+		return not_taken(skb, s, DROP_VXLAN_FLAGS);
 	if (unlikely(ntohl(t->vxlan.vni) >> 8 != config.vni))
-		return not_taken(s, DROP_VXLAN_VNI);
+		return not_taken(skb, s, DROP_VXLAN_VNI);
 	left = ntohs(t->udp.len) - TUNNEL_LEN;
-	why = parse_ip(skb, off + TUNNEL_LEN, t->eth.proto, left, &ip);
+	why = parse_ip(skb, off + TUNNEL_LEN, t->eth.proto, left, &p.ip);
 	if (unlikely(why))
-		return not_taken(s, why);
-	peer = peer_of(&ip.src);
+		return not_taken(skb, s, why);
+	peer = peer_of(&p.ip.src);
 	if (unlikely(!is_sender(peer, s)))
-		return not_taken(s, DROP_UNKNOWN_SENDER);
-	if (unlikely(is_client(&ip.dst))) {
-		int did = from_peer_served(skb, off + TUNNEL_LEN, ip.v6, outer_v6, tos & 3);
+		return not_taken(skb, s, DROP_UNKNOWN_SENDER);
+	if (unlikely(is_client(&p.ip.dst))) {
+		int did = from_peer_served(skb, off + TUNNEL_LEN, p.ip.v6, outer_v6, tos & 3);
 
 		if (did != NOT_OURS)
 			return did;
 	}
-	to = endpoint_of(&ip.dst);
+	to = endpoint_of(&p.ip.dst);
 	if (unlikely(!to || to->flags & EP_HOST))
 		return TCX_NEXT;
-	why = by_netfilter() ? STACK_NETFILTER : may_enter(to, &ip); /* see plain_local */
+	if (unlikely(is_isolated(to))) {
+		why = judge_plain(skb, &p, off + TUNNEL_LEN, false);
+		if (why)
+			return give_up(skb, why);
+	}
+	why = by_netfilter() ? STACK_NETFILTER : may_enter(to, &p.ip); /* see plain_local */
 	/* Only of TCP can the kernel take the outer headers off a segment train here. */
-	if (unlikely(!why && skb->gso_size && ip.proto != IPPROTO_TCP))
+	if (unlikely(!why && skb->gso_size && p.ip.proto != IPPROTO_TCP))
 		why = STACK_SEGMENTS;
-	if (unlikely(!why && (tos & 3) == 3 && !(ip.tos & 3)))
+	if (unlikely(!why && (tos & 3) == 3 && !(p.ip.tos & 3)))
 		why = DROP_CONGESTION;
 	if (!why)
-		why = decap(skb, outer_v6, ip.v6);
+		why = decap(skb, outer_v6, p.ip.v6);
 	if (unlikely(!why && (tos & 3) == 3))
-		why = mark_congestion(skb, ip.v6);
+		why = mark_congestion(skb, p.ip.v6);
 	if (unlikely(why))
-		return give_up(why);
-	return enter(skb, to, ip.v6);
+		return give_up(skb, why);
+	return enter(skb, to, p.ip.v6);
 }
 
 static __always_inline bool is_tunnel_v4(struct __sk_buff *skb)
@@ -196,12 +205,12 @@ static __always_inline int from_uplink_v4(struct __sk_buff *skb)
 	s.remote = addr_of_v4(h->saddr);
 	s.local = addr_of_v4(h->daddr);
 	if (h->frag_off & htons(0x2000))
-		return not_taken(&s, STACK_FRAGMENT);
+		return not_taken(skb, &s, STACK_FRAGMENT);
 	if (unlikely(sum_v4(h) != 0xffff))
-		return not_taken(&s, DROP_BAD_CHECKSUM);
+		return not_taken(skb, &s, DROP_BAD_CHECKSUM);
 	left = ntohs(h->tot_len) - sizeof(*h);
 	if (unlikely(ntohs(h->tot_len) < sizeof(*h) || left + ETH_HLEN + sizeof(*h) > skb->len))
-		return not_taken(&s, DROP_BAD_LENGTH);
+		return not_taken(skb, &s, DROP_BAD_LENGTH);
 	return take(skb, &s, ETH_HLEN + sizeof(*h), left, h->tos, false);
 }
 
@@ -229,7 +238,7 @@ static __always_inline int from_uplink_v6(struct __sk_buff *skb)
 	s.local = addr_of_v6(h->daddr);
 	left = ntohs(h->payload_len);
 	if (unlikely(left + ETH_HLEN + sizeof(*h) > skb->len))
-		return not_taken(&s, DROP_BAD_LENGTH);
+		return not_taken(skb, &s, DROP_BAD_LENGTH);
 	return take(skb, &s, ETH_HLEN + sizeof(*h), left, ntohl(h->flow) >> 20, true);
 }
 

@@ -32,6 +32,6 @@ static __always_inline int enter(struct __sk_buff *skb, const struct endpoint *e
 	if (!why)
 		why = hop(skb, v6);
 	if (unlikely(why))
-		return give_up(why);
+		return give_up(skb, why);
 	return bpf_redirect_peer(ep->ifindex, 0);
 }

@@ -2,6 +2,7 @@
 /* Why a packet did not take the direct way. Names in ../counters.go. */
 #pragma once
 #include "kernel.h"
+#include "record.h"
 
 enum reason {
 	OK, /* not counted */
@@ -30,6 +31,9 @@ enum reason {
 	DROP_PORTS_FULL,
 	DROP_NO_ROUTE,
 	DROP_SERVICE_PROTOCOL,
+	DROP_POLICY_INGRESS,
+	DROP_POLICY_EGRESS,
+	DROP_POLICY_CLOSED,
 	DROP_INTERNAL,
 
 	/* Dropped, and the sender is told. */
@@ -74,8 +78,14 @@ static __always_inline void count(enum reason why)
 }
 
 /* The one way to drop, and the one way to give up the direct way. */
-static __always_inline int give_up(enum reason why)
+static __always_inline int give_up(struct __sk_buff *skb, enum reason why)
 {
+	bool judged = why == DROP_POLICY_INGRESS || why == DROP_POLICY_EGRESS ||
+		      why == DROP_POLICY_CLOSED;
+
 	count(why);
-	return why >= STACK_FIRST && why < REASONS ? TCX_NEXT : TCX_DROP;
+	if (why >= STACK_FIRST && why < REASONS)
+		return TCX_NEXT;
+	record_drop(skb, why, judged);
+	return TCX_DROP;
 }

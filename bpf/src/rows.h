@@ -26,6 +26,9 @@ struct endpoint {
 	union mac mac; /* followed by host_mac: an Ethernet header's first 12 bytes */
 	union mac host_mac;
 	__u32 flags;
+	__u32 pad;
+	__u64 ingress; /* set of rules for what reaches the pod; 0: everything may */
+	__u64 egress;  /* for what the pod sends */
 };
 
 /* Peer flags; bpf.PeerDirect. */

@@ -306,13 +306,16 @@ __noinline int flow_of(struct packet *p, struct flow *f)
 /* To where the node's routes lead, past its stack: that would not take a packet with an
  * address of its own as the source.
  */
-static __always_inline int leave(struct __sk_buff *skb, const struct ip *ip)
+__noinline int leave(struct __sk_buff *skb, struct ip *ip)
 {
-	struct bpf_fib_lookup fib = {.ifindex = skb->ifindex, .l4_protocol = ip->proto};
+	struct bpf_fib_lookup fib = {.ifindex = skb->ifindex};
 	struct bpf_redir_neigh next = {};
 	enum reason why;
 	long got;
 
+	if (!ip)
+		return give_up(skb, DROP_INTERNAL);
+	fib.l4_protocol = ip->proto;
 	fib.tot_len = skb->gso_size ? 0 : ip->len;
 	if (ip->v6) {
 		fib.family = AF_INET6;
@@ -327,12 +330,12 @@ static __always_inline int leave(struct __sk_buff *skb, const struct ip *ip)
 	if (unlikely(got == FIB_FRAG_NEEDED))
 		return TCX_NEXT; /* the stack fragments it, or says so */
 	if (unlikely(got))
-		return give_up(DROP_NO_ROUTE);
+		return give_up(skb, DROP_NO_ROUTE);
 	why = may_forward(ip);
 	if (!why)
 		why = hop(skb, ip->v6);
 	if (unlikely(why))
-		return give_up(why);
+		return give_up(skb, why);
 	next.nh_family = fib.family;
 	__builtin_memcpy(next.ipv6_nh, fib.dst, 16);
 	return bpf_redirect_neigh(fib.ifindex, &next, sizeof(next), 0);

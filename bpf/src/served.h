@@ -4,6 +4,7 @@
 #include "icmp.h"
 #include "nat.h"
 #include "overlay.h"
+#include "policy.h"
 #include "reject.h"
 #include "serve.h"
 
@@ -15,6 +16,8 @@ enum {
 	WAY_POD = 1 << 3,     /* it is to a pod of this node */
 	WAY_HOST = 1 << 4,    /* it is to an address of this node */
 	WAY_UNKNOWN = 1 << 5, /* whether it is to one of both has not been looked up */
+	WAY_JUDGED = 1 << 6,  /* its sender is a pod of this node that is isolated */
+	WAY_BACK = 1 << 7,    /* its sender is to get it itself */
 };
 
 enum {
@@ -26,18 +29,24 @@ __noinline int go_on(struct __sk_buff *skb, struct packet *p, __u32 way)
 {
 	struct endpoint *to;
 	struct peer *peer;
+	int why;
 
 	if (!p)
-		return give_up(DROP_INTERNAL);
+		return give_up(skb, DROP_INTERNAL);
 	to = endpoint_of(&p->ip.dst);
 	if (to) {
+		if (unlikely(is_isolated(to))) {
+			why = judge_arriving(skb, p, !!(way & WAY_BACK));
+			if (why)
+				return give_up(skb, why);
+		}
 		if (unlikely(way & WAY_LIMITED && !(to->flags & EP_HOST)))
-			return give_up(STACK_LIMITED);
+			return give_up(skb, STACK_LIMITED);
 		return to_local(skb, to, &p->ip);
 	}
 	peer = peer_of(&p->ip.dst);
 	if (peer)
-		return way & WAY_LIMITED ? give_up(STACK_LIMITED) : to_peer(skb, peer, &p->ip);
+		return way & WAY_LIMITED ? give_up(skb, STACK_LIMITED) : to_peer(skb, peer, &p->ip);
 	return way & WAY_AROUND ? leave(skb, &p->ip) : TCX_NEXT;
 }
 
@@ -62,7 +71,7 @@ static __always_inline __u32 too_big(struct __sk_buff *skb, const struct ip *ip,
  */
 __noinline int refuse(struct __sk_buff *skb, struct packet *p, __u32 why)
 {
-	count(why);
+	give_up(skb, why);
 	if (!p || why < REJECT_FIRST || !p->l4.off || p->ip.options)
 		return TCX_DROP;
 	if (p->l4.proto == IPPROTO_TCP)
@@ -82,18 +91,21 @@ static __always_inline bool is_echo(struct __sk_buff *skb, const struct packet *
 
 /* What has no ports, or none that can be read (why), to an address that is nothing but a
  * Service's: an echo is answered, so that people see that it is there, the rest dropped.
+ * NOT_OURS: it is to no such address.
  */
-__noinline int serve_unported(struct __sk_buff *skb, struct packet *p, __u32 why, int otherwise)
+__noinline int serve_unported(struct __sk_buff *skb, struct packet *p, __u32 why)
 {
 	if (!p || likely(!frontend_of(&p->ip.dst, 0, 0)))
-		return otherwise;
+		return NOT_OURS;
 	if (is_echo(skb, p))
 		return answer_echo(skb, &p->ip, start_of(&p->l4));
-	return give_up(why ? why : DROP_SERVICE_PROTOCOL);
+	return give_up(skb, why ? why : DROP_SERVICE_PROTOCOL);
 }
 
-/* A packet to an address of a Service, or of this node. */
-static __always_inline int serve(struct __sk_buff *skb, struct packet *p, __u32 way, int otherwise)
+/* A packet to an address of a Service, or of this node. NOT_OURS: it is to none of a
+ * Service.
+ */
+static __always_inline int serve(struct __sk_buff *skb, struct packet *p, __u32 way)
 {
 	struct flow f;
 	__u32 mtu;
@@ -101,28 +113,78 @@ static __always_inline int serve(struct __sk_buff *skb, struct packet *p, __u32 
 
 	why = service_of(p, way & WAY_OUTSIDE, &f);
 	if (likely(why == NOT_OURS))
-		return otherwise;
+		return why;
 	if (unlikely(why))
 		return refuse(skb, p, why);
+	if (unlikely(way & WAY_JUDGED)) {
+		why = judge_leaving(skb, p, &f);
+		if (why)
+			return give_up(skb, why);
+	}
 	mtu = too_big(skb, &p->ip, &f);
 	if (unlikely(mtu)) {
-		count(REJECT_TOO_BIG);
+		give_up(skb, REJECT_TOO_BIG);
 		return answer_icmp(skb, &p->ip, ICMP_UNREACHABLE | ICMP_FRAG_NEEDED << 8,
 				   ICMP6_TOO_BIG, mtu);
 	}
+	if (unlikely(same_addr(&p->ip.src, &f.dst)))
+		way |= WAY_BACK;
 	why = translate(skb, p, &f);
-	return unlikely(why) ? give_up(why) : go_on(skb, p, way);
+	return unlikely(why) ? give_up(skb, why) : go_on(skb, p, way);
 }
 
-/* A packet of a flow that is known gets the addresses that it has on the other side.
- * NOT_OURS: it is of none.
+/* A packet of a flow that is known, or an ICMP error about one, gets the addresses that it
+ * has on the other side, if policies let its sender send it. NOT_OURS: it is of none.
  */
-static __always_inline int turn(struct __sk_buff *skb, struct packet *p)
+static __always_inline int turn(struct __sk_buff *skb, struct packet *p, __u32 *way)
 {
 	struct flow f;
-	int why = flow_of(p, &f);
+	int why = unlikely(p->l4.unported) ? error_of(skb, p, &f) : flow_of(p, &f);
 
-	return unlikely(why) ? why : translate(skb, p, &f);
+	if (unlikely(why))
+		return why;
+	if (unlikely(*way & WAY_JUDGED)) {
+		why = judge_leaving(skb, p, &f);
+		if (why)
+			return why;
+	}
+	if (unlikely(same_addr(&p->ip.src, &f.dst)))
+		*way |= WAY_BACK;
+	return unlikely(p->l4.unported) ? translate_error(skb, p, &f) : translate(skb, p, &f);
+}
+
+/* A packet of a pod that is not translated, to what is no pod. */
+static __always_inline int leave_plain(struct __sk_buff *skb, struct packet *p, __u32 way)
+{
+	int why;
+
+	if (unlikely(way & WAY_JUDGED) && !is_netfilters(&p->ip.dst, p->l4.dport, p->l4.proto)) {
+		why = judge_leaving(skb, p, NULL);
+		if (why)
+			return give_up(skb, why);
+	}
+	return way & WAY_HOST ? TCX_NEXT : to_outside(skb, &p->ip);
+}
+
+/* The same to a pod, of this node or another. */
+static __always_inline int pass_plain(struct __sk_buff *skb, struct packet *p, __u32 way)
+{
+	struct endpoint *to = endpoint_of(&p->ip.dst);
+	struct peer *peer;
+	int why = OK;
+
+	if (unlikely(way & WAY_JUDGED))
+		why = judge_leaving(skb, p, NULL);
+	if (!why && to && unlikely(is_isolated(to)))
+		why = judge_arriving(skb, p, false);
+	if (!why && way & WAY_LIMITED)
+		why = STACK_LIMITED;
+	if (unlikely(why))
+		return give_up(skb, why);
+	if (to)
+		return plain_local(skb, to, &p->ip);
+	peer = peer_of(&p->ip.dst);
+	return peer ? plain_peer(skb, peer, &p->ip) : TCX_NEXT;
 }
 
 /* From a pod: a packet to no pod of another node, or one that may be of a translated
@@ -131,43 +193,38 @@ static __always_inline int turn(struct __sk_buff *skb, struct packet *p)
 __noinline int from_pod_served(struct __sk_buff *skb, struct packet *p, __u32 way)
 {
 	struct endpoint *to;
-	struct peer *peer;
-	int why, known, otherwise;
+	int why, did;
 
 	if (!p)
-		return give_up(DROP_INTERNAL);
+		return give_up(skb, DROP_INTERNAL);
 	why = read_l4(skb, ETH_HLEN, p);
-	known = NOT_OURS;
-	if (likely(!why))
-		known = unlikely(p->l4.unported) ? turn_error(skb, p) : turn(skb, p);
-	if (!known)
+	did = likely(!why) ? turn(skb, p, &way) : NOT_OURS;
+	if (!did)
 		return go_on(skb, p, way | WAY_AROUND);
-	if (unlikely(known != NOT_OURS))
-		return give_up(known);
+	if (unlikely(did != NOT_OURS))
+		return give_up(skb, did);
 	if (way & WAY_UNKNOWN) {
 		to = endpoint_of(&p->ip.dst);
 		if (to)
 			way |= to->flags & EP_HOST ? WAY_HOST : WAY_POD;
-		peer = to ? NULL : peer_of(&p->ip.dst);
-		if (unlikely(peer))
-			return way & WAY_LIMITED ? give_up(STACK_LIMITED)
-						 : plain_peer(skb, peer, &p->ip);
+		else if (unlikely(peer_of(&p->ip.dst) != NULL))
+			way |= WAY_POD;
 	}
-	if (way & WAY_POD) {
-		if (way & WAY_LIMITED)
-			return give_up(STACK_LIMITED);
-		to = endpoint_of(&p->ip.dst);
-		return to ? plain_local(skb, to, &p->ip) : TCX_NEXT;
-	}
-	otherwise = way & WAY_HOST ? TCX_NEXT : to_outside(skb, &p->ip);
+	if (unlikely(why) && way & WAY_JUDGED && !is_unported(why, p))
+		return give_up(skb, why);
+	if (way & WAY_POD)
+		return pass_plain(skb, p, way);
 	if (unlikely(why || p->l4.unported))
-		return serve_unported(skb, p, why, otherwise);
-	return serve(skb, p, way, otherwise);
+		did = serve_unported(skb, p, why);
+	else
+		did = serve(skb, p, way);
+	return likely(did == NOT_OURS) ? leave_plain(skb, p, way) : did;
 }
 
 /* From a device of the node: what is not of the overlay. */
 __noinline int from_outside_served(struct __sk_buff *skb)
 {
+	__u32 way = WAY_AROUND;
 	struct packet p;
 	int why;
 
@@ -176,17 +233,16 @@ __noinline int from_outside_served(struct __sk_buff *skb)
 	    read_l4(skb, ETH_HLEN, &p))
 		return TCX_NEXT;
 	why = NOT_OURS;
-	if (unlikely(p.l4.unported))
-		why = turn_error(skb, &p);
-	else if (is_client(&p.ip.dst) || may_be_place(&p.ip.dst))
-		why = turn(skb, &p);
+	if (unlikely(p.l4.unported) || is_client(&p.ip.dst) || may_be_place(&p.ip.dst))
+		why = turn(skb, &p, &way);
 	if (!why)
-		return go_on(skb, &p, WAY_AROUND);
+		return go_on(skb, &p, way);
 	if (unlikely(why != NOT_OURS))
-		return give_up(why);
+		return give_up(skb, why);
 	if (unlikely(p.l4.unported))
 		return TCX_NEXT;
-	return serve(skb, &p, WAY_AROUND | WAY_OUTSIDE, TCX_NEXT);
+	why = serve(skb, &p, way | WAY_OUTSIDE);
+	return why == NOT_OURS ? TCX_NEXT : why;
 }
 
 /* From another node, decapsulated by the kernel (at is ETH_HLEN) or not yet, and to an
@@ -221,20 +277,19 @@ __noinline int from_peer_served(struct __sk_buff *skb, __u32 at, bool v6, bool o
 	if (!why)
 		why = unlikely(p.l4.unported) ? translate_error(skb, &p, &f)
 					      : translate(skb, &p, &f);
-	return unlikely(why) ? give_up(why) : go_on(skb, &p, WAY_AROUND);
+	return unlikely(why) ? give_up(skb, why) : go_on(skb, &p, WAY_AROUND);
 }
 
-/* From the node's stack: a reply of a backend in the node's own network gets back the
- * addresses that its client knows.
+/* From the node's stack, read as far as the IP header: a reply of a backend in the node's
+ * own network gets back the addresses that its client knows.
  */
-static __always_inline int from_host_served(struct __sk_buff *skb)
+static __always_inline int from_host_served(struct __sk_buff *skb, struct packet *p)
 {
-	struct packet p;
+	__u32 way = 0;
 	int why;
 
-	if (parse_ip(skb, ETH_HLEN, skb->protocol, skb->len - ETH_HLEN, &p.ip) ||
-	    likely(!is_client(&p.ip.dst)) || read_l4(skb, ETH_HLEN, &p))
+	if (likely(!is_client(&p->ip.dst)) || read_l4(skb, ETH_HLEN, p))
 		return TCX_NEXT;
-	why = unlikely(p.l4.unported) ? turn_error(skb, &p) : turn(skb, &p);
-	return why && why != NOT_OURS ? give_up(why) : TCX_NEXT;
+	why = turn(skb, p, &way);
+	return why && why != NOT_OURS ? give_up(skb, why) : TCX_NEXT;
 }

@@ -8,6 +8,7 @@
 #include "vxlan.h"
 #include "pod.h"
 #include "overlay.h"
+#include "policy.h"
 #include "served.h"
 #include "sock.h"
 
@@ -24,36 +25,44 @@ int from_pod(struct __sk_buff *skb)
 	__u32 way = 0;
 
 	if (unlikely(skb->vlan_present))
-		return give_up(DROP_NOT_IP);
+		return give_up(skb, DROP_NOT_IP);
 	if (unlikely(skb->protocol == htons(ETH_P_ARP)))
 		return answer_arp(skb);
 	why = parse_ip(skb, ETH_HLEN, skb->protocol, skb->len - ETH_HLEN, &p.ip);
 	if (unlikely(why))
-		return give_up(why);
+		return give_up(skb, why);
 	from = endpoint_of(&p.ip.src);
 	if (unlikely(!from && p.ip.v6 && is_link_local(&p.ip.src)))
-		return give_up(DROP_LINK_LOCAL);
+		return give_up(skb, DROP_LINK_LOCAL);
 	why = check_source(skb, from);
 	if (unlikely(why || !from))
-		return give_up(why);
+		return give_up(skb, why);
 	if (unlikely(is_solicit(skb, &p.ip)))
 		return answer_solicit(skb, &p.ip, from);
-	if (unlikely(skb->pkt_type != PACKET_HOST))
-		return TCX_NEXT;
+	if (unlikely(is_isolated(from)))
+		way = WAY_JUDGED;
+	if (unlikely(skb->pkt_type != PACKET_HOST)) {
+		why = way ? judge_aside(skb, &p) : OK;
+		return why ? give_up(skb, why) : TCX_NEXT;
+	}
 	if (unlikely(from->flags & EP_STACK))
-		way = WAY_LIMITED;
+		way |= WAY_LIMITED;
 	if (may_be_place(&p.ip.dst))
 		return from_pod_served(skb, &p, way | WAY_UNKNOWN);
 	to = endpoint_of(&p.ip.dst);
-	if (to && !(to->flags & EP_HOST)) {
-		if (unlikely(is_client(&p.ip.dst)))
-			return from_pod_served(skb, &p, way | WAY_POD);
-		return unlikely(way) ? give_up(STACK_LIMITED) : plain_local(skb, to, &p.ip);
-	}
 	peer = to ? NULL : peer_of(&p.ip.dst);
-	if (!peer)
+	if (!peer && (!to || to->flags & EP_HOST))
 		return from_pod_served(skb, &p, way | (to ? WAY_HOST : 0));
-	return unlikely(way) ? give_up(STACK_LIMITED) : plain_peer(skb, peer, &p.ip);
+	if (to && unlikely(is_client(&p.ip.dst)))
+		return from_pod_served(skb, &p, way | WAY_POD);
+	if (unlikely(way & WAY_JUDGED || (to && is_isolated(to)))) {
+		why = judge_plain(skb, &p, ETH_HLEN, !!(way & WAY_JUDGED));
+		if (why)
+			return give_up(skb, why);
+	}
+	if (unlikely(way & WAY_LIMITED))
+		return give_up(skb, STACK_LIMITED);
+	return to ? plain_local(skb, to, &p.ip) : plain_peer(skb, peer, &p.ip);
 }
 
 /* Ingress of the devices that carry the node's addresses. */
@@ -73,18 +82,24 @@ int to_overlay(struct __sk_buff *skb)
 {
 	struct peer *peer;
 	enum reason why;
-	struct ip ip;
+	struct packet p;
 
-	why = parse_ip(skb, ETH_HLEN, skb->protocol, skb->len - ETH_HLEN, &ip);
+	why = parse_ip(skb, ETH_HLEN, skb->protocol, skb->len - ETH_HLEN, &p.ip);
 	if (unlikely(why))
-		return give_up(why);
-	peer = peer_of(&ip.dst);
+		return give_up(skb, why);
+	if (unlikely(by_netfilter())) {
+		why = judge_overlaid(skb, &p);
+		if (why)
+			return give_up(skb, why);
+	}
+	peer = peer_of(&p.ip.dst);
 	if (unlikely(!peer))
-		return give_up(ip.v6 && is_link_local(&ip.src) ? DROP_LINK_LOCAL : DROP_NO_PEER);
+		return give_up(skb, p.ip.v6 && is_link_local(&p.ip.src) ? DROP_LINK_LOCAL
+									: DROP_NO_PEER);
 	why = set_macs(skb, &peer->mac);
 	if (!why)
-		why = set_tunnel(skb, peer, &ip);
-	return why ? give_up(why) : TCX_NEXT;
+		why = set_tunnel(skb, peer, &p.ip);
+	return why ? give_up(skb, why) : TCX_NEXT;
 }
 
 /* Ingress of the VXLAN device: what the kernel decapsulated. */
@@ -95,19 +110,19 @@ int from_overlay(struct __sk_buff *skb)
 	struct endpoint *to;
 	struct peer *peer;
 	enum reason why;
-	struct ip ip;
+	struct packet p;
 
 	why = get_tunnel(skb, &sender);
 	if (unlikely(why))
-		return give_up(why);
-	why = parse_ip(skb, ETH_HLEN, skb->protocol, skb->len - ETH_HLEN, &ip);
+		return give_up(skb, why);
+	why = parse_ip(skb, ETH_HLEN, skb->protocol, skb->len - ETH_HLEN, &p.ip);
 	if (unlikely(why))
-		return give_up(why);
-	peer = peer_of(&ip.src);
+		return give_up(skb, why);
+	peer = peer_of(&p.ip.src);
 	if (unlikely(!is_sender(peer, &sender)))
-		return give_up(DROP_UNKNOWN_SENDER);
-	if (unlikely(is_client(&ip.dst))) {
-		int did = from_peer_served(skb, ETH_HLEN, ip.v6, false, 0);
+		return give_up(skb, DROP_UNKNOWN_SENDER);
+	if (unlikely(is_client(&p.ip.dst))) {
+		int did = from_peer_served(skb, ETH_HLEN, p.ip.v6, false, 0);
 
 		if (did != NOT_OURS)
 			return did;
@@ -117,10 +132,15 @@ int from_overlay(struct __sk_buff *skb)
 	 */
 	if (unlikely(skb->pkt_type == PACKET_OTHERHOST))
 		bpf_skb_change_type(skb, PACKET_HOST);
-	to = endpoint_of(&ip.dst);
+	to = endpoint_of(&p.ip.dst);
 	if (unlikely(skb->pkt_type != PACKET_HOST || !to || to->flags & EP_HOST))
 		return TCX_NEXT;
-	return plain_local(skb, to, &ip);
+	if (unlikely(is_isolated(to))) {
+		why = judge_plain(skb, &p, ETH_HLEN, false);
+		if (why)
+			return give_up(skb, why);
+	}
+	return plain_local(skb, to, &p.ip);
 }
 
 /* Egress of the devices that carry the node's addresses. What came in from elsewhere
@@ -129,14 +149,29 @@ int from_overlay(struct __sk_buff *skb)
 SEC("tcx/egress")
 int to_uplink(struct __sk_buff *skb)
 {
-	if (skb->ingress_ifindex)
+	struct packet p;
+
+	if (skb->ingress_ifindex ||
+	    parse_ip(skb, ETH_HLEN, skb->protocol, skb->len - ETH_HLEN, &p.ip))
 		return TCX_NEXT;
-	return from_host_served(skb);
+	return from_host_served(skb, &p);
 }
 
 /* Egress of the host end of a pod's veth: what the stack delivers. */
 SEC("tcx/egress")
 int to_pod(struct __sk_buff *skb)
 {
-	return from_host_served(skb);
+	struct endpoint *to;
+	struct packet p;
+	enum reason why;
+
+	if (parse_ip(skb, ETH_HLEN, skb->protocol, skb->len - ETH_HLEN, &p.ip))
+		return TCX_NEXT;
+	to = endpoint_of(&p.ip.dst);
+	if (unlikely((to && is_isolated(to)) || by_netfilter())) {
+		why = judge_delivered(skb, &p);
+		if (why)
+			return give_up(skb, why);
+	}
+	return from_host_served(skb, &p);
 }

@@ -91,7 +91,8 @@ func (c *cli) command() *cobra.Command {
 		Use:   "weft",
 		Short: "Install Weft in a cluster, and show how it is there and on this node",
 		Long: `weft reads the socket of the Weft daemon on this node and shows the node's
-state, its pods' interfaces and the nodes it is joined with. With a kubeconfig it
+state, its pods' interfaces, Services and policies, the nodes it is joined with, and
+what was dropped and why. With a kubeconfig it
 installs Weft in a cluster, removes it, and shows how it is on all nodes.
 
 Exit codes: 0 all well, 1 a node is not ready, or the daemon or the cluster refused,
@@ -180,6 +181,9 @@ ready. SERVED AT *: all addresses of the node that serve node ports.`,
 				return c.show(n, func() error { return c.nodes(n) })
 			},
 		},
+		c.dropsCommand(),
+		c.policyCommand(),
+		c.explainCommand(),
 	)
 	return root
 }

@@ -92,6 +92,7 @@ func (m *Manager) Add(ctx context.Context, a api.Attach) (*types100.Result, erro
 	}
 	att := &attachment{lease: lease, rec: rec, state: stateAdding}
 	m.put(att)
+	m.Policies.Admit(ctx, att.pod())
 	err = m.wireUp(host, pod, att, offer, wireOptions{fresh: fresh, refresh: had})
 	if err == nil {
 		err = m.Ports(att.ports())

@@ -77,8 +77,7 @@ func (m *Manager) examine(a *attachment, pod *netns, offer Net) (look, error) {
 		// What the rows must be follows from the device as it is now; but from the queueing
 		// disciplines as we have last seen them: a later plugin of the chain may have made
 		// one a moment ago, and a runtime may ask before we hear of it.
-		now := &attachment{host: found.host, stack: a.stack}
-		return found, m.inspectRows(now, w, &found)
+		return found, m.inspectRows(a, &attachment{host: found.host, stack: a.stack}, w, &found)
 	}
 	return found, nil
 }

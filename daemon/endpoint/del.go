@@ -78,12 +78,12 @@ func (m *Manager) remove(o ipam.Owner) error {
 	known := m.get(o)
 	owner := rowOwner(o)
 	// First of all what sends others to the pod.
-	if err := m.Ports(Ports{Ref: api.Ref{ContainerID: o.ContainerID, IfName: o.IfName}}); err != nil {
+	if err := m.Ports(Ports{Ref: refOf(o)}); err != nil {
 		return fmt.Errorf("remove host ports: %w", err)
 	}
 	crash.Point("endpoint: remove host ports")
 	m.Links.Put(owner, nil)
-	m.Rows.Put(owner, nil)
+	m.dropEndpoints(o)
 	m.Neighs.Put(owner, nil)
 	m.Routes.Put(owner, nil)
 	// First the rows, so that nothing is sent to the device any more; then the device,
@@ -107,6 +107,7 @@ func (m *Manager) remove(o ipam.Owner) error {
 		}
 		return err
 	}
+	m.Policies.Forget(refOf(o))
 	if err := os.Remove(m.answeredPath(o)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("remove note of answered ADD: %w", err)
 	}

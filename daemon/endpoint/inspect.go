@@ -196,21 +196,13 @@ func inspectSysctls(dir string, want map[string]string, found *look) error {
 	return nil
 }
 
-// inspectRows compares the BPF rows and the program's link with what is wanted. A
-// target that cannot read single rows is dumped.
-func (m *Manager) inspectRows(a *attachment, w wiring, found *look) error {
-	rows, links := m.RowTarget, m.LinkTarget
-	if rows != nil {
-		for _, addr := range w.addrs {
-			have, ok, err := lookup(rows, addr)
-			if err != nil {
-				return fmt.Errorf("look for endpoint row: %w", err)
-			}
-			if !ok {
-				found.addf("bpf endpoint row of %s is missing", addr)
-			} else if want := w.row(a); have != want {
-				found.addf("bpf endpoint row of %s is %+v, not %+v", addr, have, want)
-			}
+// inspectRows compares the BPF rows and the program's link with what is wanted of a, its
+// device and limits being as those of now. A target that cannot read single rows is dumped.
+func (m *Manager) inspectRows(a, now *attachment, w wiring, found *look) error {
+	links := m.LinkTarget
+	if m.RowTarget != nil {
+		if err := m.inspectEndpoints(a, now, w, found); err != nil {
+			return err
 		}
 	}
 	if links == nil || found.host.index == 0 {
@@ -223,6 +215,26 @@ func (m *Manager) inspectRows(a *attachment, w wiring, found *look) error {
 		}
 		if !ok {
 			found.addf("bpf program %s is not attached to %s", p, found.host.name)
+		}
+	}
+	return nil
+}
+
+// inspectEndpoints is inspectRows' part of endpoint rows. What policies want of them must
+// not change meanwhile.
+func (m *Manager) inspectEndpoints(a, now *attachment, w wiring, found *look) error {
+	m.rowsMu.Lock()
+	defer m.rowsMu.Unlock()
+	now.isolation = a.isolation
+	for _, addr := range w.addrs {
+		have, ok, err := lookup(m.RowTarget, addr)
+		if err != nil {
+			return fmt.Errorf("look for endpoint row: %w", err)
+		}
+		if !ok {
+			found.addf("bpf endpoint row of %s is missing", addr)
+		} else if want := w.row(now); have != want {
+			found.addf("bpf endpoint row of %s is %+v, not %+v", addr, have, want)
 		}
 	}
 	return nil

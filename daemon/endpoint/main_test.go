@@ -136,7 +136,9 @@ type node struct {
 	path  *bpf.Datapath     // instead of rows and link, if set
 	seen  map[string]bool   // what Changed said, by container
 	ports func(Ports) error // instead of one that does nothing
-	mu    sync.Mutex
+	// What policies say; nil: nothing.
+	policies Policies
+	mu       sync.Mutex
 }
 
 var pools = []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24"), netip.MustParsePrefix("fd00:244:1::/64")}
@@ -191,7 +193,7 @@ func (n *node) start(prefixes ...netip.Prefix) {
 		Links:     reconcile.New("links", linkTarget),
 		RowTarget: rowTarget, LinkTarget: linkTarget,
 		Net: func() Net { n.mu.Lock(); defer n.mu.Unlock(); return n.net },
-		Now: clock, StateDir: n.dir,
+		Now: clock, StateDir: n.dir, Policies: n.policies,
 		Changed: func(e api.Endpoint, gone bool) {
 			n.mu.Lock()
 			defer n.mu.Unlock()

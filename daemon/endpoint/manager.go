@@ -47,7 +47,9 @@ type Deps struct {
 	// Ports is told what host ports an attachment has, none: no longer any, and returns
 	// when that is so in the kernel; nil: nobody. It may be told the same again. Must not
 	// call back.
-	Ports    func(Ports) error
+	Ports func(Ports) error
+	// Policies says what policies mean for each attachment; nil: nothing.
+	Policies Policies
 	Now      func() time.Time // nil: time.Now
 	Log      *slog.Logger     // nil: none
 	StateDir string           // holds tombstones/ and answered/
@@ -69,6 +71,10 @@ type Manager struct {
 
 	called atomic.Int64 // when an Add or Del last began or ended (Unix time, ns)
 	unrest unrest
+
+	// rowsMu is held while an attachment's rows are put in the table Rows, from the
+	// question what policies say of it on. It is taken before mu.
+	rowsMu sync.Mutex
 
 	mu   sync.Mutex
 	live map[ipam.Owner]*attachment
@@ -107,6 +113,10 @@ type attachment struct {
 	answered bool      // the runtime has been told that it exists
 	dead     time.Time // when it was first seen without namespace and device
 	state    string    // "ok", or what is wrong
+
+	// Guarded by Manager.rowsMu.
+	rows      bool      // they are in the table, or were; not any more once they are being removed
+	isolation Isolation // what they say
 }
 
 // New returns a manager that knows of no attachment before [Manager.Restore].
@@ -119,6 +129,9 @@ func New(d Deps) *Manager {
 	}
 	if d.Changed == nil {
 		d.Changed = func(api.Endpoint, bool) {}
+	}
+	if d.Policies == nil {
+		d.Policies = open{}
 	}
 	if d.Ports == nil {
 		d.Ports = func(Ports) error { return nil }
@@ -236,7 +249,7 @@ func (m *Manager) List() []api.Endpoint {
 // endpoint is the attachment as the API shows it.
 func (a *attachment) endpoint() api.Endpoint {
 	return api.Endpoint{
-		Ref:          api.Ref{ContainerID: a.lease.ContainerID, IfName: a.lease.IfName},
+		Ref:          refOf(a.lease.Owner),
 		PodNamespace: a.rec.PodNamespace, PodName: a.rec.PodName, PodUID: a.rec.PodUID,
 		IPs: slices.Clone(a.lease.Addrs), MAC: a.rec.MAC, HostIf: hostName(a.lease.Owner),
 		Netns: a.rec.Netns, MTU: a.mtu, Since: a.lease.At, Bandwidth: a.rec.Bandwidth, State: a.state,

@@ -18,7 +18,7 @@ type Ports struct {
 // ports is the attachment's host ports.
 func (a *attachment) ports() Ports {
 	return Ports{
-		Ref:          api.Ref{ContainerID: a.lease.ContainerID, IfName: a.lease.IfName},
+		Ref:          refOf(a.lease.Owner),
 		PodNamespace: a.rec.PodNamespace, PodName: a.rec.PodName, PodUID: a.rec.PodUID,
 		Addrs: slices.Clone(a.lease.Addrs), Mappings: a.rec.PortMappings,
 	}

@@ -58,6 +58,7 @@ func (m *Manager) restore(host *conn, l ipam.Lease, offer Net) error {
 	if a.answered = unanswered == nil; !a.answered {
 		a.state = "ADD was cut short"
 	}
+	m.Policies.Restore(a.pod())
 	defer m.put(a)
 	dev, there, lookErr := host.linkByName(hostName(l.Owner))
 	if lookErr != nil {

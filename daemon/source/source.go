@@ -87,7 +87,7 @@ type Namespace struct {
 // not be changed. An object that has not changed keeps its pointer.
 type State struct {
 	Nodes      []*Node      // by name
-	Pods       []*Pod       // by namespace and name
+	Pods       []*Pod       // by namespace and name; package kube's: see there
 	Namespaces []*Namespace // by name
 	Services   []*Service   // by namespace and name
 	// Slices, by namespace and name, are those of the folder and, for Services with a
@@ -97,7 +97,8 @@ type State struct {
 	Policies        []*NetworkPolicy // by namespace and name
 	ClusterPolicies []*ClusterPolicy // by name
 	// PoliciesComplete says that Policies, ClusterPolicies, Namespaces and the Pods of all
-	// nodes are all that there are. Until then what policies say is not known.
+	// nodes have been all that there are, once since the start. Until then what policies say
+	// is not known.
 	PoliciesComplete bool
 
 	Problems []api.Problem

@@ -28,16 +28,21 @@ const (
 // Paths on the socket. Bodies are JSON; a failed call answers with a status of
 // 400 or more and an [Error].
 const (
-	PathAdd       = "/v1/cni/add"    // POST Attach → Result (CNI 1.1.0 result)
-	PathDel       = "/v1/cni/del"    // POST Attach → {}
-	PathCheck     = "/v1/cni/check"  // POST Attach, PrevResult set → {}
-	PathGC        = "/v1/cni/gc"     // POST GC → {}
-	PathCNIStatus = "/v1/cni/status" // GET → {} or Error with code 50 or 51
-	PathStatus    = "/v1/status"     // GET → Status
-	PathEndpoints = "/v1/endpoints"  // GET → []Endpoint
-	PathNodes     = "/v1/nodes"      // GET → []Node
-	PathServices  = "/v1/services"   // GET → []Service; /NAME or /NAMESPACE/NAME below it: that one
-	PathMetrics   = "/metrics"       // GET → Prometheus text
+	PathAdd        = "/v1/cni/add"     // POST Attach → Result (CNI 1.1.0 result)
+	PathDel        = "/v1/cni/del"     // POST Attach → {}
+	PathCheck      = "/v1/cni/check"   // POST Attach, PrevResult set → {}
+	PathGC         = "/v1/cni/gc"      // POST GC → {}
+	PathCNIStatus  = "/v1/cni/status"  // GET → {} or Error with code 50 or 51
+	PathStatus     = "/v1/status"      // GET → Status
+	PathEndpoints  = "/v1/endpoints"   // GET → []Endpoint
+	PathNodes      = "/v1/nodes"       // GET → []Node
+	PathServices   = "/v1/services"    // GET → []Service; /NAME or /NAMESPACE/NAME below it: that one
+	PathDrops      = "/v1/drops"       // GET → []Drop, the oldest first
+	PathWatchDrops = "/v1/drops/watch" // GET → Drop as JSON, one a line, as they come
+	PathPolicies   = "/v1/policy"      // GET → []Policy
+	PathPodPolicy  = "/v1/policy/pod"  // /NAME or /NAMESPACE/NAME below it: GET → PodPolicy
+	PathExplain    = "/v1/explain"     // POST ExplainRequest → Explanation
+	PathMetrics    = "/metrics"        // GET → Prometheus text
 )
 
 // CNI error codes (CNI SPEC 1.1.0, "Error"). 100 and above are the plugin's own.

@@ -75,11 +75,7 @@ func (c *Client) call(ctx context.Context, path string, in, out any) error {
 		return err
 	}
 	if code >= 400 {
-		var e Error
-		if err := json.Unmarshal(answer, &e); err != nil || e.Msg == "" {
-			return &Error{Code: CodeInternal, Msg: fmt.Sprintf("daemon answered %s with HTTP status %d", path, code)}
-		}
-		return &e
+		return refused(path, code, answer)
 	}
 	if out == nil {
 		return nil
@@ -91,6 +87,15 @@ func (c *Client) call(ctx context.Context, path string, in, out any) error {
 	return nil
 }
 
+// refused is the error of an answer with such a status.
+func refused(path string, code int, answer []byte) error {
+	var e Error
+	if err := json.Unmarshal(answer, &e); err != nil || e.Msg == "" {
+		return &Error{Code: CodeInternal, Msg: fmt.Sprintf("daemon answered %s with HTTP status %d", path, code)}
+	}
+	return &e
+}
+
 func (c *Client) roundTrip(ctx context.Context, path string, in any) (int, []byte, error) {
 	request, err := encode(path, in)
 	if err != nil {
@@ -100,10 +105,15 @@ func (c *Client) roundTrip(ctx context.Context, path string, in any) (int, []byt
 	if err == nil {
 		return code, answer, nil
 	}
+	return 0, nil, c.noAnswer(ctx, err)
+}
+
+// noAnswer is the error of a call that err has ended.
+func (c *Client) noAnswer(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		err = ctx.Err() // says more than the closed connection it caused
 	}
-	return 0, nil, fmt.Errorf("%w at %s: %w", ErrNoDaemon, c.socket, err)
+	return fmt.Errorf("%w at %s: %w", ErrNoDaemon, c.socket, err)
 }
 
 func encode(path string, in any) ([]byte, error) {
@@ -121,8 +131,7 @@ func encode(path string, in any) ([]byte, error) {
 }
 
 func (c *Client) exchange(ctx context.Context, request []byte) (int, []byte, error) {
-	var d net.Dialer
-	conn, err := d.DialContext(ctx, "unix", c.socket)
+	conn, err := c.dial(ctx)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -138,41 +147,59 @@ func (c *Client) exchange(ctx context.Context, request []byte) (int, []byte, err
 	return code, answer, err
 }
 
+func (c *Client) dial(ctx context.Context) (net.Conn, error) {
+	var d net.Dialer
+	return d.DialContext(ctx, "unix", c.socket)
+}
+
 // readAnswer reads an HTTP/1.x answer that ends with its Content-Length, or else
 // with the connection (RFC 1945, section 7.2.2).
 func readAnswer(r io.Reader) (int, []byte, error) {
 	br := bufio.NewReader(io.LimitReader(r, maxAnswer))
-	line, err := br.ReadString('\n')
+	code, length, err := readHead(br)
 	if err != nil {
 		return 0, nil, err
 	}
+	body, err := readBody(br, length)
+	return code, body, err
+}
+
+// readHead reads an answer's status and headers; length is -1 if they do not tell it.
+func readHead(br *bufio.Reader) (code, length int, err error) {
+	line, err := br.ReadString('\n')
+	if err != nil {
+		return 0, 0, err
+	}
 	proto, rest, _ := strings.Cut(line, " ")
 	if !strings.HasPrefix(proto, "HTTP/1.") || len(rest) < 3 {
-		return 0, nil, fmt.Errorf("not an HTTP answer: %.40q", line)
+		return 0, 0, fmt.Errorf("not an HTTP answer: %.40q", line)
 	}
-	code, err := strconv.Atoi(rest[:3])
-	if err != nil {
-		return 0, nil, fmt.Errorf("not an HTTP answer: %.40q", line)
+	if code, err = strconv.Atoi(rest[:3]); err != nil {
+		return 0, 0, fmt.Errorf("not an HTTP answer: %.40q", line)
 	}
-	length := -1
+	length = -1
 	for {
 		line, err := br.ReadString('\n')
 		if err != nil {
-			return 0, nil, fmt.Errorf("read headers: %w", err)
+			return 0, 0, fmt.Errorf("read headers: %w", err)
 		}
 		if line = strings.TrimRight(line, "\r\n"); line == "" {
-			break
+			return code, length, nil
 		}
 		name, value, _ := strings.Cut(line, ":")
 		if strings.EqualFold(name, "Content-Length") {
 			if length, err = strconv.Atoi(strings.TrimSpace(value)); err != nil || length < 0 || length > maxAnswer {
-				return 0, nil, fmt.Errorf("bad Content-Length %.40q", value)
+				return 0, 0, fmt.Errorf("bad Content-Length %.40q", value)
 			}
 		}
 	}
-	body, err := io.ReadAll(br)
+}
+
+// readBody reads an answer's body to its end, and says if it is not of that length.
+func readBody(r io.Reader, length int) ([]byte, error) {
+	body, err := io.ReadAll(r)
 	if err == nil && length >= 0 && len(body) != length {
 		err = fmt.Errorf("answer has %d bytes of %d: %w", len(body), length, io.ErrUnexpectedEOF)
 	}
-	return code, body, err
+	return body, err
 }

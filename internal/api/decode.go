@@ -40,6 +40,15 @@ func DecodeGC(r io.Reader) (GC, error) {
 	return g, g.Validate()
 }
 
+// DecodeExplain reads an ExplainRequest as strictly as [DecodeAttach].
+func DecodeExplain(r io.Reader) (ExplainRequest, error) {
+	var e ExplainRequest
+	if err := decode(r, &e); err != nil {
+		return ExplainRequest{}, err
+	}
+	return e, e.Validate()
+}
+
 func decode(r io.Reader, into any) error {
 	limited := &io.LimitedReader{R: r, N: MaxRequest + 1}
 	d := json.NewDecoder(limited)

@@ -116,7 +116,11 @@ func (t *Flat[K, V]) Write() error {
 
 // Prune deletes the rows of ours that are not wanted. Before AllowPrune it does nothing.
 // It goes on past rows that fail, like Write.
-func (t *Flat[K, V]) Prune() error {
+func (t *Flat[K, V]) Prune() error { return t.PruneBut(func(K) bool { return false }) }
+
+// PruneBut is Prune, but for the rows that keep says; these are left to a later call. keep
+// must not call t.
+func (t *Flat[K, V]) PruneBut(keep func(K) bool) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if !t.prune {
@@ -124,6 +128,9 @@ func (t *Flat[K, V]) Prune() error {
 	}
 	var errs []error
 	for k := range t.gone {
+		if keep(k) {
+			continue
+		}
 		if err := t.target.Delete(k); err != nil {
 			t.failed[k] = err
 			errs = append(errs, err)

@@ -258,3 +258,26 @@ func TestFlatConcurrently(t *testing.T) {
 	ok(t, Group{tab}.Sync(true))
 	want(t, f, rows{})
 }
+
+func TestFlatKeepsRowsThatAreStillUsed(t *testing.T) {
+	target := newFake()
+	f := NewFlat("rules", target)
+	f.AllowPrune()
+	for _, k := range []int{1, 2} {
+		f.Want(k, "row")
+	}
+	if err := f.Write(); err != nil {
+		t.Fatal(err)
+	}
+	f.Unwant(1)
+	f.Unwant(2)
+	if err := f.PruneBut(func(k int) bool { return k == 1 }); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(map[int]string{1: "row"}, target.rows); diff != "" {
+		t.Errorf("rows while one is used (-want +got):\n%s", diff)
+	}
+	if err := f.Prune(); err != nil || len(target.rows) > 0 {
+		t.Errorf("left are %v, %v", target.rows, err)
+	}
+}

@@ -13,6 +13,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
@@ -20,7 +21,8 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 )
 
-// Object is one of *corev1.Node, Pod, Service and *discoveryv1.EndpointSlice.
+// Object is one of *corev1.Node, Pod, Namespace, Service, *discoveryv1.EndpointSlice,
+// *networkingv1.NetworkPolicy and *[ClusterPolicy].
 type Object interface {
 	runtime.Object
 	metav1.Object
@@ -52,9 +54,11 @@ type Options struct {
 	HTTP1    bool // servers that are started from now on do not speak HTTP/2
 	// NoWatch ends each watch at once, Forgets because its version is too old.
 	NoWatch, Forgets bool
+	// ClusterPolicies says that there is a CustomResourceDefinition of ClusterNetworkPolicy.
+	ClusterPolicies bool
 }
 
-// Patch is one that was made.
+// Patch is one that was made, of annotations or of conditions.
 type Patch struct{ Namespace, Name, UID, Annotations string }
 
 // kind is the objects of one resource.
@@ -76,7 +80,7 @@ func NewCluster(t testing.TB) *Cluster {
 		t: t, codecs: newCodecs(), pki: newPKI(t), version: 100, kept: 100,
 		kinds: map[string]*kind{}, more: make(chan struct{}), tokens: map[string]bool{},
 	}
-	for _, resource := range []string{"nodes", "pods", "services", "endpointslices"} {
+	for _, resource := range []string{"nodes", "pods", "services", "endpointslices", "namespaces", "networkpolicies", clusterPolicies} {
 		c.kinds[resource] = &kind{objects: map[string]Object{}}
 	}
 	return c
@@ -254,6 +258,12 @@ func resourceOf(o Object) string {
 		return "services"
 	case *discoveryv1.EndpointSlice:
 		return "endpointslices"
+	case *corev1.Namespace:
+		return "namespaces"
+	case *networkingv1.NetworkPolicy:
+		return "networkpolicies"
+	case *ClusterPolicy:
+		return clusterPolicies
 	}
 	panic(fmt.Sprintf("testkube: no resource for %T", o))
 }

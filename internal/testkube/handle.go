@@ -37,8 +37,9 @@ func (c *Cluster) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	options, fail := c.options, c.fail
 	allowed := c.tokens[strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer ")] || len(r.TLS.PeerCertificates) > 0
 	_, known := c.kinds[resource]
+	known = known && (resource != clusterPolicies || options.ClusterPolicies)
 	c.mu.Unlock()
-	a := c.codecs.negotiate(w, r, options.JSON)
+	a := c.codecs.negotiate(w, r, options.JSON || resource == clusterPolicies)
 	q := r.URL.Query()
 	c.note(r, resource)
 	switch {
@@ -62,6 +63,8 @@ func (c *Cluster) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case r.Method == http.MethodPatch && resource == "pods":
 		c.patch(a, r, namespace, object)
+	case r.Method == http.MethodPatch && resource == clusterPolicies && len(path) == 3 && path[2] == "status":
+		c.applyStatus(a, r, object)
 	case r.Method == http.MethodGet && object != "":
 		c.get(a, resource, namespace, object)
 	case q.Get("watch") == "true":

@@ -9,10 +9,12 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/apimachinery/pkg/watch"
 )
@@ -26,10 +28,15 @@ type codecs struct {
 func newCodecs() codecs {
 	s := runtime.NewScheme()
 	s.AddKnownTypes(corev1.SchemeGroupVersion,
-		&corev1.Node{}, &corev1.NodeList{}, &corev1.Pod{}, &corev1.PodList{}, &corev1.Service{}, &corev1.ServiceList{})
+		&corev1.Node{}, &corev1.NodeList{}, &corev1.Pod{}, &corev1.PodList{}, &corev1.Service{}, &corev1.ServiceList{},
+		&corev1.Namespace{}, &corev1.NamespaceList{})
 	s.AddKnownTypes(discoveryv1.SchemeGroupVersion, &discoveryv1.EndpointSlice{}, &discoveryv1.EndpointSliceList{})
-	metav1.AddToGroupVersion(s, corev1.SchemeGroupVersion)
-	metav1.AddToGroupVersion(s, discoveryv1.SchemeGroupVersion)
+	s.AddKnownTypes(networkingv1.SchemeGroupVersion, &networkingv1.NetworkPolicy{}, &networkingv1.NetworkPolicyList{})
+	s.AddKnownTypeWithName(clusterPolicyVersion.WithKind("ClusterNetworkPolicy"), &ClusterPolicy{})
+	s.AddKnownTypeWithName(clusterPolicyVersion.WithKind("ClusterNetworkPolicyList"), &clusterPolicyList{})
+	for _, v := range []schema.GroupVersion{corev1.SchemeGroupVersion, discoveryv1.SchemeGroupVersion, networkingv1.SchemeGroupVersion, clusterPolicyVersion} {
+		metav1.AddToGroupVersion(s, v)
+	}
 	return codecs{s, serializer.NewCodecFactory(s)}
 }
 
@@ -59,6 +66,12 @@ func empty(resource string) (list runtime.Object, one Object) {
 		return &corev1.PodList{}, &corev1.Pod{}
 	case "services":
 		return &corev1.ServiceList{}, &corev1.Service{}
+	case "namespaces":
+		return &corev1.NamespaceList{}, &corev1.Namespace{}
+	case "networkpolicies":
+		return &networkingv1.NetworkPolicyList{}, &networkingv1.NetworkPolicy{}
+	case clusterPolicies:
+		return &clusterPolicyList{}, &ClusterPolicy{}
 	}
 	return &discoveryv1.EndpointSliceList{}, &discoveryv1.EndpointSlice{}
 }

@@ -227,16 +227,12 @@ func (a *announcer) forget(n name) {
 	}
 }
 
-// all says that there are no other Pods than these.
-func (a *announcer) all(pods []*source.Pod) {
+// all says that there are no other Pods than those that there says are.
+func (a *announcer) all(there func(name) bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	there := map[name]bool{}
-	for _, p := range pods {
-		there[name{p.Namespace, p.Name}] = true
-	}
 	for n := range a.pods {
-		if !there[n] {
+		if !there(n) {
 			a.forget(n)
 		}
 	}

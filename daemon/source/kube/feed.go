@@ -50,29 +50,75 @@ type sink interface {
 type feed struct {
 	client    rest.Interface
 	resource  string
-	namespace string      // "": all
-	selector  [][2]string // parameters of each request
+	namespace string // "": all
 	list      func() runtime.Object
 	sink      sink
 	log       *slog.Logger
+	// optional says that the API may not have the kind, then there are no objects, and
+	// how often it is asked again; 0: it must have it.
+	optional time.Duration
 
-	version string // resourceVersion to watch from; "": list first
-	newest  string // resourceVersion that was seen last
+	version string      // resourceVersion to watch from; "": list first
+	newest  string      // resourceVersion that was seen last
+	using   [][2]string // the selector of this turn
 
-	mu    sync.Mutex
-	err   error
-	since time.Time // of err
+	mu       sync.Mutex
+	selector [][2]string        // parameters of each request
+	other    bool               // selector is not what the turn under way uses
+	stop     context.CancelFunc // of the turn under way
+	err      error
+	since    time.Time // of err
+}
+
+// selectAll has the feed list all objects, and go on with them. It may be called from the
+// sink.
+func (f *feed) selectAll() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.selector, f.other = nil, true
+	if f.stop != nil {
+		f.stop()
+	}
+}
+
+// takeSelector begins a turn, and says whether it has another selector than the last.
+func (f *feed) takeSelector(stop context.CancelFunc) (other bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	other, f.other, f.stop, f.using = f.other, false, stop, f.selector
+	return other
+}
+
+// stopped says whether the turn was ended for another selector.
+func (f *feed) stopped() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.other
 }
 
 // run feeds until ctx is done.
 func (f *feed) run(ctx context.Context) {
-	wait, forgot := retryFirst, false
+	wait, forgot, absent := retryFirst, false, 0
 	for ctx.Err() == nil {
 		began := time.Now()
 		told, err := f.turn(ctx)
 		if ctx.Err() != nil {
 			return
 		}
+		if f.stopped() {
+			continue
+		}
+		if f.optional > 0 && apierrors.IsNotFound(err) {
+			if absent++; absent > 1 || f.newest == "" { // a server that starts may not know it yet
+				f.sink.begin()
+				f.sink.end()
+			}
+			f.version = ""
+			f.note(nil)
+			sleep(ctx, f.optional/2+rand.N(f.optional))
+			continue
+		}
+		absent = 0
 		if isGone(err) {
 			f.version = ""
 			if !forgot { // if it forgets what it has listed just now, there is something wrong
@@ -95,10 +141,15 @@ func (f *feed) run(ctx context.Context) {
 			pause = max(pause, time.Duration(seconds)*time.Second)
 		}
 		wait = min(2*wait, retryMost)
-		select {
-		case <-ctx.Done():
-		case <-time.After(pause):
-		}
+		sleep(ctx, pause)
+	}
+}
+
+// sleep waits, or until ctx is done.
+func sleep(ctx context.Context, pause time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(pause):
 	}
 }
 
@@ -107,6 +158,9 @@ func (f *feed) run(ctx context.Context) {
 func (f *feed) turn(ctx context.Context) (told bool, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	if f.takeSelector(cancel) {
+		f.version, f.newest = "", ""
+	}
 	w, err := f.begin(ctx)
 	if err != nil {
 		return false, err
@@ -264,7 +318,7 @@ func (w watching) Stop() {
 
 func (f *feed) request() *rest.Request {
 	r := f.client.Get().NamespaceIfScoped(f.namespace, f.namespace != "").Resource(f.resource).MaxRetries(0)
-	for _, p := range f.selector {
+	for _, p := range f.using {
 		r = r.Param(p[0], p[1])
 	}
 	return r

@@ -2,6 +2,7 @@ package kube
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -13,6 +14,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -39,7 +41,7 @@ func newPlace(t *testing.T) *place {
 	p.ServiceAccount(p.dir, "token-1")
 	p.opts = Options{
 		Node: "node-a", Kubelet: filepath.Join(p.dir, "kubelet.conf"), StateFile: filepath.Join(p.dir, "servers.json"),
-		Services: true, Log: slog.New(slog.NewTextHandler(testLog{t}, nil)), serviceAccount: p.dir,
+		Services: true, Log: slog.New(slog.NewTextHandler(testLog{t}, nil)), serviceAccount: p.dir, absentEvery: 10 * time.Millisecond,
 	}
 	return p
 }
@@ -141,7 +143,20 @@ func text(s source.State) string {
 		fmt.Fprintln(&b, "node", n.Name, n.PodCIDRs, n.InternalIPs)
 	}
 	for _, p := range s.Pods {
-		fmt.Fprintln(&b, "pod", p.Namespace+"/"+p.Name, p.UID, p.IPs)
+		fmt.Fprint(&b, "pod ", p.Namespace, "/", p.Name, " ", p.UID, " ", p.IPs)
+		if len(p.Announced) > 0 {
+			fmt.Fprint(&b, " announced ", p.Announced)
+		}
+		fmt.Fprintln(&b)
+	}
+	for _, n := range s.Namespaces {
+		fmt.Fprintln(&b, "namespace", n.Name, n.Labels)
+	}
+	for _, p := range s.Policies {
+		fmt.Fprintf(&b, "policy %s/%s of {%s}\n", p.Namespace, p.Name, p.Pods)
+	}
+	for _, p := range s.ClusterPolicies {
+		fmt.Fprintln(&b, "cluster policy", p.Name, p.Priority)
 	}
 	for _, v := range s.Services {
 		fmt.Fprintln(&b, "service", v.Namespace+"/"+v.Name, v.ClusterIPs)
@@ -158,6 +173,8 @@ func text(s source.State) string {
 	}
 	if !s.Complete {
 		fmt.Fprintln(&b, "incomplete")
+	} else if !s.PoliciesComplete {
+		fmt.Fprintln(&b, "policies incomplete")
 	}
 	return strings.TrimSpace(b.String())
 }
@@ -189,6 +206,21 @@ func mkPod(name, node string) *corev1.Pod {
 		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name, UID: types.UID("uid-" + name)},
 		Spec:       corev1.PodSpec{NodeName: node},
 	}
+}
+
+func mkNamespace(name, team string) *corev1.Namespace {
+	return &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"team": team}}}
+}
+
+func mkPolicy(name, app string) *networkingv1.NetworkPolicy {
+	return &networkingv1.NetworkPolicy{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name},
+		Spec:       networkingv1.NetworkPolicySpec{PodSelector: metav1.LabelSelector{MatchLabels: map[string]string{"app": app}}},
+	}
+}
+
+func mkClusterPolicy(name, spec string) *testkube.ClusterPolicy {
+	return &testkube.ClusterPolicy{ObjectMeta: metav1.ObjectMeta{Name: name, Generation: 1}, Spec: json.RawMessage(spec)}
 }
 
 func mkService(name, ip string) *corev1.Service {

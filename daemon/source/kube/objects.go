@@ -16,10 +16,13 @@ type objects[O interface {
 	table *table[T]
 	read  func(O) (*T, error)
 	// What else is told, with s.mu held; may be nil: that an object was put into the
-	// table, or could not be; that it is gone; all that there are.
+	// table, or could not be; that it is gone; that there are no others in the table.
 	saw  func(name, O)
 	lost func(name)
-	all  func([]*T)
+	all  func()
+	// quiet says of which changes nobody need be told before the end of the listing; nil:
+	// of none.
+	quiet func(O) bool
 }
 
 func (o *objects[O, T]) begin() {
@@ -38,7 +41,10 @@ func (o *objects[O, T]) put(object runtime.Object) {
 	o.s.mu.Lock()
 	defer o.s.mu.Unlock()
 	if o.table.put(n, now, err) {
-		o.s.change()
+		o.s.stale = true
+		if o.quiet == nil || !o.quiet(in) {
+			o.s.change()
+		}
 	}
 	if o.saw != nil {
 		o.saw(n, in)
@@ -68,11 +74,14 @@ func (o *objects[O, T]) end() {
 		o.s.change()
 	}
 	if o.all != nil {
-		o.all(o.table.current())
+		o.all()
 	}
 }
 
-func nameOfNode(n *source.Node) name           { return name{"", n.Name} }
-func nameOfPod(p *source.Pod) name             { return name{p.Namespace, p.Name} }
-func nameOfService(v *source.Service) name     { return name{v.Namespace, v.Name} }
-func nameOfSlice(e *source.EndpointSlice) name { return name{e.Namespace, e.Name} }
+func nameOfNode(n *source.Node) name             { return name{"", n.Name} }
+func nameOfNamespace(n *source.Namespace) name   { return name{"", n.Name} }
+func nameOfPolicy(p *source.NetworkPolicy) name  { return name{p.Namespace, p.Name} }
+func nameOfCluster(p *source.ClusterPolicy) name { return name{"", p.Name} }
+func nameOfPod(p *source.Pod) name               { return name{p.Namespace, p.Name} }
+func nameOfService(v *source.Service) name       { return name{v.Namespace, v.Name} }
+func nameOfSlice(e *source.EndpointSlice) name   { return name{e.Namespace, e.Name} }

@@ -29,6 +29,7 @@ func nobody(p *place) string {
 
 func TestStateStaysWhileTheAPIIsAway(t *testing.T) {
 	p := newPlace(t)
+	p.Set(testkube.Options{ClusterPolicies: true})
 	server := p.Serve()
 	p.servers(server.Addr)
 	p.Put(mkNode("node-a", 1), mkNode("node-b", 2))
@@ -278,6 +279,9 @@ func TestTokenIsReadAnew(t *testing.T) {
 	p.until("no problem", well)
 }
 
+// kinds is how many are read, with ClusterNetworkPolicies.
+const kinds = 7
+
 // failing says whether all kinds have failed so for so long, once they were listed.
 func failing(text string, d time.Duration) func(source.State) bool {
 	return func(s source.State) bool {
@@ -287,18 +291,18 @@ func failing(text string, d time.Duration) func(source.State) bool {
 				n++
 			}
 		}
-		return s.Complete && n == 4
+		return s.Complete && n == kinds
 	}
 }
 
 func TestWatchThatEndsAtOnceIsNotAStorm(t *testing.T) {
 	p := newPlace(t)
-	p.Set(testkube.Options{NoWatch: true, NoStream: true})
+	p.Set(testkube.Options{NoWatch: true, NoStream: true, ClusterPolicies: true})
 	p.servers(p.Serve().Addr)
 	p.Put(mkNode("node-a", 1))
 	p.start()
 	p.until("it is shown", failing("ends at once", time.Second))
-	if n := len(p.Asked()); n > 4*3+4*8 {
+	if n := len(p.Asked()); n > kinds*3+kinds*8 {
 		t.Errorf("%d requests in a second", n)
 	}
 	p.Set(testkube.Options{})
@@ -308,12 +312,12 @@ func TestWatchThatEndsAtOnceIsNotAStorm(t *testing.T) {
 
 func TestServerThatForgetsWhatItListsIsNotAStorm(t *testing.T) {
 	p := newPlace(t)
-	p.Set(testkube.Options{NoStream: true, Forgets: true})
+	p.Set(testkube.Options{NoStream: true, Forgets: true, ClusterPolicies: true})
 	p.servers(p.Serve().Addr)
 	p.Put(mkNode("node-a", 1))
 	p.start()
 	p.until("it is shown", failing("too old", time.Second))
-	if n := len(p.Asked()); n > 4*3*2*8 {
+	if n := len(p.Asked()); n > kinds*3*2*8 {
 		t.Errorf("%d requests in a second", n)
 	}
 	p.Set(testkube.Options{NoStream: true})

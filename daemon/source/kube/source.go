@@ -1,6 +1,7 @@
 package kube
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/rest"
 
@@ -45,7 +47,8 @@ type Options struct {
 	Services bool
 	Log      *slog.Logger // default: discard
 
-	serviceAccount string // for tests
+	serviceAccount string        // for tests
+	absentEvery    time.Duration // likewise: how often a kind is asked for that there is not
 }
 
 func (o *Options) fill() {
@@ -55,6 +58,7 @@ func (o *Options) fill() {
 	if o.serviceAccount == "" {
 		o.serviceAccount = serviceAccount
 	}
+	o.absentEvery = cmp.Or(o.absentEvery, 10*time.Second)
 }
 
 // Preflight says what is missing before any API server can be asked, and what to do.
@@ -76,17 +80,27 @@ type Source struct {
 	opts      Options
 	conn      *connector
 	announcer *announcer
+	reporter  *reporter
 	feeds     []*feed
 	changed   chan struct{}
 	learnt    chan struct{} // of size 1: own may say something new
 
-	mu       sync.Mutex
-	nodes    *table[source.Node]
-	pods     *table[source.Pod] // of this node
-	services *table[source.Service]
-	slices   *table[source.EndpointSlice]
-	state    source.State
-	stale    bool
+	labels  sharedLabels
+	podFeed *feed
+
+	mu         sync.Mutex
+	nodes      *table[source.Node]
+	pods       *table[source.Pod] // of this node; those of all once there was a policy
+	namespaces *table[source.Namespace]
+	policies   *table[source.NetworkPolicy]
+	cluster    *table[source.ClusterPolicy]
+	services   *table[source.Service]
+	slices     *table[source.EndpointSlice]
+	state      source.State
+	stale      bool
+	policed    bool // there was a policy
+	allPods    bool // all pods of all nodes have been listed
+	sure       bool // State.PoliciesComplete
 	// own is the API servers, by their slices; unkept, why they are not in the state file.
 	own    map[name][]Server
 	unkept []api.Problem
@@ -103,17 +117,20 @@ func Open(o Options) (*Source, error) {
 	if err != nil {
 		o.Log.Warn("open source", "err", err)
 	}
-	core, discovery, err := newClients(conn)
+	to, err := newClients(conn)
 	if err != nil {
 		return nil, fmt.Errorf("open source: %w", err)
 	}
 	s := &Source{
-		opts: o, conn: conn, announcer: newAnnouncer(core, o.Log), changed: make(chan struct{}, 1), learnt: make(chan struct{}, 1),
-		nodes:    newTable(source.ProblemNode, "node", nameOfNode, func(n *source.Node) string { return n.Problem }),
-		pods:     newTable(source.ProblemNode, "pod", nameOfPod, func(*source.Pod) string { return "" }),
-		services: newTable(source.ProblemService, "service", nameOfService, func(v *source.Service) string { return v.Problem }),
-		slices:   newTable(source.ProblemService, "endpoint slice", nameOfSlice, func(e *source.EndpointSlice) string { return e.Problem }),
-		own:      map[name][]Server{},
+		opts: o, conn: conn, announcer: newAnnouncer(to.core, o.Log), changed: make(chan struct{}, 1), learnt: make(chan struct{}, 1),
+		nodes:      newTable(source.ProblemNode, "node", nameOfNode, func(n *source.Node) string { return n.Problem }),
+		pods:       newTable(source.ProblemNode, "pod", nameOfPod, func(*source.Pod) string { return "" }),
+		namespaces: newTable(source.ProblemPolicy, "namespace", nameOfNamespace, func(*source.Namespace) string { return "" }),
+		policies:   newTable(source.ProblemPolicy, "network policy", nameOfPolicy, func(p *source.NetworkPolicy) string { return p.Problem }),
+		cluster:    newTable(source.ProblemPolicy, "cluster network policy", nameOfCluster, func(p *source.ClusterPolicy) string { return p.Problem }),
+		services:   newTable(source.ProblemService, "service", nameOfService, func(v *source.Service) string { return v.Problem }),
+		slices:     newTable(source.ProblemService, "endpoint slice", nameOfSlice, func(e *source.EndpointSlice) string { return e.Problem }),
+		own:        map[name][]Server{},
 	}
 	s.nodes.lost = func(before, now *source.Node) string {
 		if before.Problem == "" && now.Problem != "" {
@@ -121,30 +138,43 @@ func Open(o Options) (*Source, error) {
 		}
 		return ""
 	}
-	s.addFeeds(core, discovery)
+	s.reporter = newReporter(to.policy, o.Log, s.rank)
+	s.addFeeds(to)
 	return s, nil
 }
 
 // addFeeds says what is watched.
-func (s *Source) addFeeds(core, discovery rest.Interface) {
+func (s *Source) addFeeds(to clients) {
 	add := func(client rest.Interface, resource string, list func() runtime.Object, to sink) *feed {
 		f := &feed{client: client, resource: resource, list: list, sink: to, log: s.opts.Log}
 		s.feeds = append(s.feeds, f)
 		return f
 	}
-	add(core, "nodes", func() runtime.Object { return &corev1.NodeList{} },
+	add(to.core, "nodes", func() runtime.Object { return &corev1.NodeList{} },
 		&objects[*corev1.Node, source.Node]{s: s, table: s.nodes, read: source.FromNode})
-	pods := add(core, "pods", func() runtime.Object { return &corev1.PodList{} },
+	s.podFeed = add(to.core, "pods", func() runtime.Object { return &corev1.PodList{} },
 		&objects[*corev1.Pod, source.Pod]{
-			s: s, table: s.pods, read: source.FromPod,
-			saw: func(_ name, p *corev1.Pod) { s.announcer.see(p) }, lost: s.announcer.unsee, all: s.announcer.all,
+			s: s, table: s.pods, read: s.readPod,
+			saw: s.seePod, lost: s.announcer.unsee, all: s.seeAllPods, quiet: s.foreignAtFirst,
 		})
-	pods.selector = [][2]string{{"fieldSelector", "spec.nodeName=" + s.opts.Node}}
+	s.podFeed.selector = [][2]string{{"fieldSelector", "spec.nodeName=" + s.opts.Node}}
+	add(to.core, "namespaces", func() runtime.Object { return &corev1.NamespaceList{} },
+		&objects[*corev1.Namespace, source.Namespace]{s: s, table: s.namespaces, read: source.FromNamespace})
+	add(to.networking, "networkpolicies", func() runtime.Object { return &networkingv1.NetworkPolicyList{} },
+		&objects[*networkingv1.NetworkPolicy, source.NetworkPolicy]{
+			s: s, table: s.policies, read: source.FromNetworkPolicy,
+			saw: func(name, *networkingv1.NetworkPolicy) { s.police() },
+		})
+	add(to.policy, "clusternetworkpolicies", func() runtime.Object { return &clusterPolicyList{} },
+		&objects[*clusterPolicy, source.ClusterPolicy]{
+			s: s, table: s.cluster, read: readClusterPolicy,
+			saw: s.seeClusterPolicy, lost: s.reporter.unsee,
+		}).optional = s.opts.absentEvery
 	if s.opts.Services {
-		add(core, "services", func() runtime.Object { return &corev1.ServiceList{} },
+		add(to.core, "services", func() runtime.Object { return &corev1.ServiceList{} },
 			&objects[*corev1.Service, source.Service]{s: s, table: s.services, read: source.FromService})
 	}
-	slices := add(discovery, "endpointslices", func() runtime.Object { return &discoveryv1.EndpointSliceList{} },
+	slices := add(to.discovery, "endpointslices", func() runtime.Object { return &discoveryv1.EndpointSliceList{} },
 		&objects[*discoveryv1.EndpointSlice, source.EndpointSlice]{
 			s: s, table: s.slices, read: source.FromSlice,
 			saw: s.learn, lost: s.unlearn, all: s.learnAll,
@@ -162,6 +192,7 @@ func (s *Source) Run(ctx context.Context) error {
 		group.Go(func() { f.run(ctx) })
 	}
 	group.Go(func() { s.announcer.run(ctx) })
+	group.Go(func() { s.reporter.run(ctx) })
 	group.Go(func() { s.keepLearnt(ctx) })
 	group.Wait()
 	s.conn.close()
@@ -174,12 +205,15 @@ func (s *Source) Snapshot() source.State {
 	if s.stale {
 		s.stale = false
 		s.state = source.State{
-			Nodes: s.nodes.current(), Pods: s.pods.current(),
-			Services: s.services.current(), Slices: s.slices.current(), Complete: s.complete(),
+			Nodes: s.nodes.current(), Pods: s.pods.current(), Namespaces: s.namespaces.current(),
+			Services: s.services.current(), Slices: s.slices.current(),
+			Policies: s.policies.current(), ClusterPolicies: s.cluster.current(),
+			Complete: s.complete(), PoliciesComplete: s.sure,
 		}
 	}
 	state := s.state
-	problems := slices.Concat(s.nodes.problems(), s.pods.problems(), s.services.problems(), s.slices.problems(), s.unkept)
+	problems := slices.Concat(s.nodes.problems(), s.pods.problems(), s.namespaces.problems(), s.policies.problems(),
+		s.cluster.problems(), s.services.problems(), s.slices.problems(), s.unkept)
 	s.mu.Unlock()
 	problems = append(problems, s.conn.problem()...)
 	for _, f := range s.feeds {
@@ -215,12 +249,60 @@ func (s *Source) complete() bool {
 // change notes that the state has changed. s.mu is held.
 func (s *Source) change() {
 	s.stale = true
+	s.sure = s.sure || s.nodes.synced && s.pods.synced && s.namespaces.synced && s.policies.synced && s.cluster.synced &&
+		(s.allPods || !s.policed)
 	if !s.complete() {
 		return
 	}
 	select {
 	case s.changed <- struct{}{}:
 	default:
+	}
+}
+
+// police takes up that there are policies: from now on the pods of all nodes are watched.
+// Policies count at once. Until the pods have been listed, which is not waited for but at
+// the start, what they say of pods as peers is not complete.
+func (s *Source) police() {
+	if !s.policed {
+		s.policed = true
+		s.podFeed.selectAll()
+	}
+}
+
+func (s *Source) seeClusterPolicy(n name, p *clusterPolicy) {
+	s.police()
+	s.reporter.see(p, s.cluster.get(n))
+}
+
+// rank is how many nodes are before ours by name.
+func (s *Source) rank() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.nodes.current()
+	i, _ := s.nodes.find(name{"", s.opts.Node})
+	return i
+}
+
+func (s *Source) seePod(n name, p *corev1.Pod) {
+	if p.Spec.NodeName == s.opts.Node {
+		s.announcer.see(p)
+	} else {
+		s.announcer.unsee(n)
+	}
+}
+
+// foreignAtFirst says of other nodes' pods, until all have been listed.
+func (s *Source) foreignAtFirst(p *corev1.Pod) bool {
+	return !s.allPods && p.Spec.NodeName != s.opts.Node
+}
+
+// seeAllPods takes up the end of a listing.
+func (s *Source) seeAllPods() {
+	s.announcer.all(func(n name) bool { return s.pods.get(n) != nil })
+	if !s.allPods && s.podFeed.using == nil {
+		s.allPods = true
+		s.change()
 	}
 }
 
@@ -244,7 +326,7 @@ func (s *Source) unlearn(n name) {
 }
 
 // learnAll takes up that there are no other slices.
-func (s *Source) learnAll([]*source.EndpointSlice) {
+func (s *Source) learnAll() {
 	maps.DeleteFunc(s.own, func(n name, _ []Server) bool { return s.slices.get(n) == nil })
 	s.tellLearnt()
 }

@@ -33,6 +33,17 @@ type Info interface {
 	// Services returns all, or with a name (NAME or NAMESPACE/NAME) that one with its
 	// backends; an [*api.Error] if there is none, or more than one.
 	Services(name string) ([]api.Service, error)
+	// Drops returns what was dropped lately, the oldest first.
+	Drops() []api.Drop
+	// WatchDrops calls each with what is dropped from now on, and with nil now and then
+	// if there is nothing, until ctx or the daemon is done, or each fails.
+	WatchDrops(ctx context.Context, each func([]api.Drop) error)
+	Policies() []api.Policy
+	// PodPolicy returns what policies mean for a pod's interfaces on this node; an
+	// [*api.Error] if there is none, or more than one pod.
+	PodPolicy(pod string) ([]api.PodPolicy, error)
+	// Explain returns what becomes of a packet; an [*api.Error] if it cannot be told.
+	Explain(api.ExplainRequest) (api.Explanation, error)
 }
 
 // Handler serves the paths of package api. Without metrics, [api.PathMetrics] is
@@ -81,10 +92,56 @@ func Handler(cni CNI, info Info, metrics http.Handler) http.Handler {
 		s, err := info.Services(r.PathValue("name"))
 		reply(w, list(s), err)
 	})
+	get(api.PathDrops, func() (any, error) { return list(info.Drops()), nil })
+	mux.HandleFunc("GET "+api.PathWatchDrops, func(w http.ResponseWriter, r *http.Request) { watchDrops(w, r, info) })
+	get(api.PathPolicies, func() (any, error) { return list(info.Policies()), nil })
+	mux.HandleFunc("GET "+api.PathPodPolicy+"/{name...}", func(w http.ResponseWriter, r *http.Request) {
+		p, err := info.PodPolicy(r.PathValue("name"))
+		reply(w, list(p), err)
+	})
+	mux.HandleFunc("POST "+api.PathExplain, func(w http.ResponseWriter, r *http.Request) {
+		q, err := api.DecodeExplain(r.Body)
+		if err != nil {
+			refuse(w, err)
+			return
+		}
+		e, err := info.Explain(q)
+		reply(w, e, err)
+	})
 	if metrics != nil {
 		mux.Handle("GET "+api.PathMetrics, metrics)
 	}
 	return jsonErrors(mux)
+}
+
+// watchDrops answers with a drop as JSON in each line, or with an empty line as a sign of
+// life, until either side ends.
+func watchDrops(w http.ResponseWriter, r *http.Request, info Info) {
+	h := w.Header()
+	h.Set("Content-Type", "application/jsonl")
+	h.Set("X-Content-Type-Options", "nosniff")
+	control := http.NewResponseController(w)
+	w.WriteHeader(http.StatusOK)
+	if control.Flush() != nil {
+		return
+	}
+	info.WatchDrops(r.Context(), func(drops []api.Drop) error {
+		var lines []byte
+		for _, d := range drops {
+			b, err := json.Marshal(d)
+			if err != nil {
+				return err
+			}
+			lines = append(append(lines, b...), '\n')
+		}
+		if len(drops) == 0 {
+			lines = []byte{'\n'}
+		}
+		if _, err := w.Write(lines); err != nil {
+			return err
+		}
+		return control.Flush()
+	})
 }
 
 // nothing is the answer of a call that has no result.

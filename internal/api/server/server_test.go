@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -46,6 +47,28 @@ func (info) Services(name string) ([]api.Service, error) {
 		return nil, &api.Error{Code: api.CodeUnknown, Msg: "there is no Service " + name}
 	}
 	return []api.Service{{Namespace: "default", Name: "web"}}, nil
+}
+
+func (info) Drops() []api.Drop { return []api.Drop{{Reason: "no-peer"}} }
+
+func (info) WatchDrops(ctx context.Context, each func([]api.Drop) error) {
+	if each(nil) != nil || each([]api.Drop{{Reason: "no-peer"}, {Reason: "no-route"}}) != nil {
+		return
+	}
+	<-ctx.Done()
+}
+
+func (info) Policies() []api.Policy { return nil }
+
+func (info) PodPolicy(pod string) ([]api.PodPolicy, error) {
+	if pod != "default/web" {
+		return nil, &api.Error{Code: api.CodeUnknown, Msg: "there is no pod " + pod}
+	}
+	return []api.PodPolicy{{Name: "web"}}, nil
+}
+
+func (info) Explain(r api.ExplainRequest) (api.Explanation, error) {
+	return api.Explanation{Ways: []api.ExplainedWay{{Service: r.To}}}, nil
 }
 
 func do(h http.Handler, method, path, body string) (int, string) {
@@ -154,6 +177,53 @@ func TestClientAndServer(t *testing.T) {
 	var refused *api.Error
 	if err := c.Del(ctx, a); !errors.As(err, &refused) || !strings.Contains(refused.Msg, "larger") {
 		t.Errorf("too large a request: %v, want the daemon's error", err)
+	}
+}
+
+func TestPolicyIsAsked(t *testing.T) {
+	c := listen(t, Handler(&fake{}, info{}, nil))
+	ctx := t.Context()
+	if p, err := c.Policies(ctx); err != nil || p == nil {
+		t.Errorf("Policies: %#v, %v", p, err)
+	}
+	if p, err := c.PodPolicy(ctx, "default/web"); err != nil || len(p) != 1 {
+		t.Errorf("PodPolicy: %+v, %v", p, err)
+	}
+	var refused *api.Error
+	if _, err := c.PodPolicy(ctx, "x"); !errors.As(err, &refused) || refused.Code != api.CodeUnknown {
+		t.Errorf("PodPolicy of none: %v", err)
+	}
+	if e, err := c.Explain(ctx, api.ExplainRequest{From: "a", To: "[::1]:80/tcp"}); err != nil || e.Ways[0].Service != "[::1]:80/tcp" {
+		t.Errorf("Explain: %+v, %v", e, err)
+	}
+	if _, err := c.Explain(ctx, api.ExplainRequest{From: "a"}); !errors.As(err, &refused) || refused.Code != api.CodeBadConfig {
+		t.Errorf("Explain to nowhere: %v", err)
+	}
+}
+
+func TestDropsStream(t *testing.T) {
+	c := listen(t, Handler(&fake{}, info{}, nil))
+	if d, err := c.Drops(t.Context()); err != nil || len(d) != 1 {
+		t.Errorf("Drops: %+v, %v", d, err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	var got []string
+	err := c.WatchDrops(ctx, func(d api.Drop) error {
+		if got = append(got, d.Reason); len(got) == 2 {
+			cancel() // the user has seen enough
+		}
+		return nil
+	})
+	if !errors.Is(err, context.Canceled) || !slices.Equal(got, []string{"no-peer", "no-route"}) {
+		t.Errorf("got %v and %v", got, err)
+	}
+	enough := errors.New("enough")
+	if err := c.WatchDrops(t.Context(), func(api.Drop) error { return enough }); !errors.Is(err, enough) {
+		t.Errorf("a reader that has enough: %v", err)
+	}
+	if err := listen(t, http.NotFoundHandler()).WatchDrops(t.Context(), nil); err == nil || errors.Is(err, api.ErrNoDaemon) {
+		t.Errorf("a server that refuses: %v", err)
 	}
 }
 

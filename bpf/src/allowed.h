@@ -1,0 +1,271 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/* Conntrack of policy: the flows that policies let pass, of isolated pods only. Each pod
+ * has a row of its own for a flow: the pod's end is the tuple's source, the other end, as
+ * the pod's policies see it, its destination. New flows are in `allowed_new`, where a
+ * flood pushes out its like; one that both ends have spoken in moves to `allowed`, from
+ * which nothing is pushed out, and back when it has ended.
+ */
+#pragma once
+#include "flow.h"
+#include "kernel.h"
+#include "rows.h"
+#include "rules.h"
+
+/* Those up to ALLOWED_ALWAYS are in ../allowed.go, too. */
+enum {
+	ALLOWED_BY_POD = 1 << 0,   /* the pod has begun it; else the other end has */
+	ALLOWED_ANSWERED = 1 << 1, /* who has not begun it has sent, too */
+	ALLOWED_POD_FIN = 1 << 2,  /* the pod has ended its direction (TCP) */
+	ALLOWED_PEER_FIN = 1 << 3, /* the other end has */
+	ALLOWED_CLOSED = 1 << 4,   /* both have, or one has reset it */
+	ALLOWED_ALWAYS = 1 << 5,   /* no policy forbids it */
+};
+
+struct allowed {
+	__u32 revision; /* of policies, by which it was judged */
+	__u32 seen;	/* when a packet passed, in units of 2^30 ns of uptime */
+	__u32 flags;
+	__u32 pad;
+};
+
+/* Written by the programs; the daemon removes what has been silent too long. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__type(key, struct tuple);
+	__type(value, struct allowed);
+	__uint(max_entries, 262144); /* replaced at load by the setting */
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+} allowed SEC(".maps");
+
+/* Written by the programs; new flows and those that have ended, the oldest go first. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__type(key, struct tuple);
+	__type(value, struct allowed);
+	__uint(max_entries, 65536); /* replaced at load by the setting */
+} allowed_new SEC(".maps");
+
+/* Raised by the daemon after each change of policies: a flow that was judged before is
+ * judged again by its next packet. A daemon begins with another number than those before
+ * it ended with.
+ */
+__u32 policy_revision;
+
+/* How often a flow could not be settled because `allowed` is full. */
+__u64 allowed_full;
+
+/* What is asked of a pod's policies about a packet, and, if it does not pass, by what. */
+struct judged {
+	struct tuple t; /* the pod's end, and the other one */
+	__u64 ingress;	/* the pod's sets */
+	__u64 egress;
+	__u64 set;	 /* the one that denied */
+	__u32 index;	 /* the rule of it that did, or RULE_NONE */
+	__u32 revision;	 /* read before the sets: what came after will be judged again */
+	__u32 is_egress; /* the set is one of egress */
+	__u32 pad;
+	struct walk walk;
+};
+
+/* Of the packet at hand: kept here because the stack is short. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__type(key, __u32);
+	__type(value, struct judged);
+	__uint(max_entries, 1);
+} judging SEC(".maps");
+
+/* For a record of the packet at hand, which the pod's policies do not let pass. */
+__noinline int tell_judgement(struct judgement *by)
+{
+	__u32 key = 0;
+	struct judged *j = bpf_map_lookup_elem(&judging, &key);
+
+	if (!by || !j)
+		return 0;
+	by->local = j->t.src;
+	by->remote = j->t.dst;
+	by->lport = j->t.sport;
+	by->rport = j->t.dport;
+	by->proto = j->t.proto;
+	by->set = j->set;
+	by->rule = j->index;
+	by->ingress = !j->is_egress;
+	return 0;
+}
+
+/* How a packet is asked about; in the low byte there are its TCP flags. */
+enum {
+	ASK_OUT = 1 << 8,    /* the pod has sent it */
+	ASK_BEGINS = 1 << 9, /* it can only be the first of its flow */
+	ASK_ALWAYS = 1 << 10,
+	ASK_ERROR = 1 << 11, /* about a flow: leaves no trace */
+};
+
+/* How long a flow without an end of its own may be silent, in units of 2^30 ns: then what
+ * comes back is no answer any more. Two minutes and half a one; ../flows.go.
+ */
+enum {
+	SILENT_ANSWERED = 112,
+	SILENT_NEW = 28,
+};
+
+/* Whether a row is about this packet; if not, the packet begins a flow of its own. */
+static __always_inline bool is_about(const struct allowed *row, const struct judged *j, __u32 how)
+{
+	__u32 most = SILENT_NEW;
+
+	if (!(row->flags & ALLOWED_BY_POD) == !(how & ASK_OUT))
+		return true;
+	if (how & ASK_BEGINS)
+		return false;
+	if (j->t.proto == IPPROTO_TCP)
+		return true;
+	if (row->flags & ALLOWED_ANSWERED) {
+		if (j->t.proto == IPPROTO_SCTP)
+			return true;
+		most = SILENT_ANSWERED;
+	}
+	return now() - row->seen <= most;
+}
+
+/* Judges a flow that the pod has begun, or the other end. */
+static __always_inline enum reason judge(struct judged *j, bool by_pod)
+{
+	__u64 set = by_pod ? j->egress : j->ingress;
+	__u32 said;
+
+	if (set == RULES_NONE)
+		return OK;
+	j->walk.key = (struct rules_key){.set = set};
+	if (likely(set != RULES_CLOSED))
+		j->walk.key.class = class_of(&j->t.dst);
+	j->walk.port = by_pod ? j->t.dport : j->t.sport;
+	j->walk.proto = j->t.proto;
+	said = verdict_of(&j->walk);
+	if ((said & 0xff) == VERDICT_ALLOW)
+		return OK;
+	j->set = set;
+	j->index = said >> 8;
+	j->is_egress = by_pod;
+	if (set == RULES_CLOSED)
+		return DROP_POLICY_CLOSED;
+	return by_pod ? DROP_POLICY_EGRESS : DROP_POLICY_INGRESS;
+}
+
+/* The same for a flow that was judged before; denied, its row stays: what the other end
+ * sends is of this flow still, not a new one of its own.
+ */
+static __always_inline enum reason judge_again(struct judged *j, struct allowed *row)
+{
+	enum reason why;
+
+	if (likely(row->flags & ALLOWED_ALWAYS || row->revision == j->revision))
+		return OK;
+	why = judge(j, !!(row->flags & ALLOWED_BY_POD));
+	if (!why)
+		row->revision = j->revision;
+	return why;
+}
+
+/* Takes note of a segment that begins or ends something. A flow that has ended makes room
+ * for those that live.
+ */
+static __always_inline void note_segment(struct judged *j, struct allowed *row, bool settled,
+					 __u32 how)
+{
+	const __u32 fins = ALLOWED_POD_FIN | ALLOWED_PEER_FIN;
+
+	if (how & ASK_BEGINS) {
+		row->flags &= ALLOWED_BY_POD | ALLOWED_ALWAYS;
+		return;
+	}
+	if (how & TCP_FIN)
+		row->flags |= how & ASK_OUT ? ALLOWED_POD_FIN : ALLOWED_PEER_FIN;
+	if (how & TCP_RST || (row->flags & fins) == fins)
+		row->flags |= ALLOWED_CLOSED;
+	if (settled && row->flags & ALLOWED_CLOSED &&
+	    !bpf_map_update_elem(&allowed_new, &j->t, row, BPF_ANY))
+		bpf_map_delete_elem(&allowed, &j->t);
+}
+
+/* Takes note of a packet of a flow. */
+static __always_inline void note_allowed(struct judged *j, struct allowed *row, bool settled,
+					 __u32 how)
+{
+	bool opener = !(row->flags & ALLOWED_BY_POD) == !(how & ASK_OUT);
+
+	if (row->seen != now())
+		row->seen = now();
+	if (unlikely(!opener && !(row->flags & ALLOWED_ANSWERED)))
+		row->flags |= ALLOWED_ANSWERED;
+	if (unlikely(how & (TCP_FIN | TCP_SYN | TCP_RST))) {
+		note_segment(j, row, settled, how);
+	} else if (unlikely(!settled) && opener && row->flags & ALLOWED_ANSWERED &&
+		   !(row->flags & ALLOWED_CLOSED)) {
+		if (unlikely(bpf_map_update_elem(&allowed, &j->t, row, BPF_ANY)))
+			__sync_fetch_and_add(&allowed_full, 1);
+		else
+			bpf_map_delete_elem(&allowed_new, &j->t);
+	}
+}
+
+/* A flow that is judged as one that the packet begins; former is the row that has its
+ * place in `allowed`. What always passes begins one only if it surely does: what the node
+ * answers must not open the way for a pod that may not ask.
+ */
+static __always_inline enum reason admit_new(struct judged *j, struct allowed *former, __u32 how)
+{
+	bool ported = j->t.proto == IPPROTO_UDP || j->t.proto == IPPROTO_SCTP;
+	struct allowed row = {.revision = j->revision, .seen = now()};
+	enum reason why;
+
+	if (!(how & ASK_ALWAYS)) {
+		why = judge(j, !!(how & ASK_OUT));
+		if (why)
+			return why;
+	} else if (!ported && !(how & ASK_BEGINS)) {
+		return OK;
+	}
+	if (how & ASK_ERROR || how & TCP_RST)
+		return OK;
+	row.flags = how & ASK_OUT ? ALLOWED_BY_POD : 0;
+	if (how & ASK_ALWAYS)
+		row.flags |= ALLOWED_ALWAYS;
+	if (unlikely(former)) {
+		*former = row;
+		return OK;
+	}
+	return bpf_map_update_elem(&allowed_new, &j->t, &row, BPF_ANY) ? DROP_FLOWS_FULL : OK;
+}
+
+/* Whether a packet may pass the pod's policies. */
+__noinline int admit(struct judged *j, __u32 how)
+{
+	struct allowed *row, *settled;
+	enum reason why;
+
+	if (!j)
+		return DROP_INTERNAL;
+	settled = bpf_map_lookup_elem(&allowed, &j->t);
+	row = likely(settled) ? settled : bpf_map_lookup_elem(&allowed_new, &j->t);
+	if (unlikely(!row || !is_about(row, j, how)))
+		return admit_new(j, settled, how);
+	if (unlikely(how & ASK_ALWAYS) && !(row->flags & ALLOWED_BY_POD) == !(how & ASK_OUT))
+		row->flags |= ALLOWED_ALWAYS; /* taken up from before there were policies */
+	why = judge_again(j, row);
+	if (unlikely(why))
+		return how & ASK_ALWAYS ? OK : why;
+	note_allowed(j, row, settled != NULL, how);
+	return OK;
+}
+
+/* Whether the flow that an ICMP error is about may pass; no trace is left. */
+static __always_inline bool is_allowed(struct judged *j)
+{
+	struct allowed *row = bpf_map_lookup_elem(&allowed, &j->t);
+
+	if (!row)
+		row = bpf_map_lookup_elem(&allowed_new, &j->t);
+	return row && !judge_again(j, row);
+}

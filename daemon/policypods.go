@@ -1,0 +1,142 @@
+package daemon
+
+import (
+	"cmp"
+	"maps"
+	"net/netip"
+	"slices"
+	"sync"
+
+	"github.com/weftnet/weft/daemon/endpoint"
+	"github.com/weftnet/weft/daemon/policy"
+	"github.com/weftnet/weft/internal/api"
+)
+
+// policyPods is the attachments of this node and what their rows say of policies. Its lock
+// is held for moments only, so that a pod's rows can be written while others compile.
+type policyPods struct {
+	mu      sync.Mutex
+	pods    map[api.Ref]policyPod
+	version uint64 // rises when pods come and go
+}
+
+// policyPod is one of them. The zero isolation is open.
+type policyPod struct {
+	pod       endpoint.Pod
+	isolation endpoint.Isolation // what its rows are to say
+	unknown   bool               // that it is so only because no more is known
+}
+
+func newPolicyPods() *policyPods { return &policyPods{pods: map[api.Ref]policyPod{}} }
+
+// add makes a pod known. One that is known keeps its isolation.
+func (p *policyPods) add(pod endpoint.Pod, i endpoint.Isolation) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	e, ok := p.pods[pod.Ref]
+	if !ok {
+		e.isolation = i
+	}
+	e.pod = pod
+	p.pods[pod.Ref] = e
+	p.version++
+}
+
+// renew makes a pod known that is being added, whatever was known of its name: closed.
+func (p *policyPods) renew(pod endpoint.Pod) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.pods[pod.Ref] = policyPod{pod: pod, isolation: endpoint.Closed}
+	p.version++
+}
+
+// drop says whether there was one.
+func (p *policyPods) drop(ref api.Ref) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	_, had := p.pods[ref]
+	delete(p.pods, ref)
+	p.version++
+	return had
+}
+
+// changes is a number that is another after pods have come or gone.
+func (p *policyPods) changes() uint64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.version
+}
+
+// byAddr is the pods' names by their addresses.
+func (p *policyPods) byAddr() map[netip.Addr]string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	out := make(map[netip.Addr]string, 2*len(p.pods))
+	for _, e := range p.pods {
+		for _, a := range e.pod.Addrs {
+			out[a] = podText(e.pod)
+		}
+	}
+	return out
+}
+
+func (p *policyPods) get(ref api.Ref) (policyPod, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	e, ok := p.pods[ref]
+	return e, ok
+}
+
+// set says what a pod's rows are to say, if it is still there.
+func (p *policyPods) set(ref api.Ref, i endpoint.Isolation) {
+	p.change(ref, func(e *policyPod) { e.isolation = i })
+}
+
+// note says whether a pod's policies are known.
+func (p *policyPods) note(ref api.Ref, known bool) {
+	p.change(ref, func(e *policyPod) { e.unknown = !known })
+}
+
+func (p *policyPods) change(ref api.Ref, f func(*policyPod)) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if e, ok := p.pods[ref]; ok {
+		f(&e)
+		p.pods[ref] = e
+	}
+}
+
+// all is the pods in a stable order.
+func (p *policyPods) all() []policyPod {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.SortedFunc(maps.Values(p.pods), func(a, b policyPod) int { return compareRefs(a.pod.Ref, b.pod.Ref) })
+}
+
+// locals is the pods as package policy takes them. With bare, a pod without labels from the
+// runtime is one that has none; else only the source can tell of them.
+func (p *policyPods) locals(bare bool) []policy.Local {
+	all := p.all()
+	out := make([]policy.Local, len(all))
+	for i, e := range all {
+		out[i] = policy.Local{Ref: e.pod.Ref, Namespace: namespaceOf(e.pod), Name: cmp.Or(e.pod.PodName, e.pod.ContainerID), Addrs: e.pod.Addrs}
+		if bare {
+			out[i].Labels = map[string]string{}
+			if e.pod.Labels != nil {
+				out[i].Labels = e.pod.Labels
+			}
+		}
+	}
+	return out
+}
+
+// namespaceOf is the namespace in which the source has a pod.
+func namespaceOf(p endpoint.Pod) string { return cmp.Or(p.PodNamespace, "default") }
+
+// podText is a pod's name for people.
+func podText(p endpoint.Pod) string {
+	if p.PodName == "" {
+		return p.Ref.String()
+	}
+	return namespaceOf(p) + "/" + p.PodName
+}
