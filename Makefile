@@ -44,7 +44,7 @@ demo: ## (root) three nodes, a few pods, one story; KEEP=1 leaves it up, DOWN=1 
 	@$(MAKE) --no-print-directory build
 	$(GO) run ./e2e/demo $(if $(KEEP),--keep) $(if $(DOWN),--clean)
 
-test: ## (root) everything CI runs: lint, generated files, unit, packet, namespace and crash tests
+test: ## (root) everything CI runs: lint, generated files, unit, packet, namespace and crash tests, then e2e
 	@./deps.sh test
 	@$(MAKE) --no-print-directory lint verify
 	$(GO) test -race -timeout 20m ./internal/reconcile ./internal/api ./ipam ./daemon/source/...
@@ -52,16 +52,19 @@ test: ## (root) everything CI runs: lint, generated files, unit, packet, namespa
 	$(GO) test -timeout 20m -tags weft_crash -run 'Killed|Hold' ./daemon/endpoint ./internal/crash
 	cd deploy/charttest && $(GO) vet ./... && $(GO) test ./...
 	$(GO) test -timeout 45m ./e2e/...
+	@$(MAKE) --no-print-directory e2e
 
 # A program that is run by its own name gets the signals that make gets.
 E2E := mkdir -p bin && CGO_ENABLED=0 $(GO) build -o bin/weft-e2e ./e2e/kind/run && exec bin/weft-e2e -out dist/e2e
 
 e2e: ## (root) a kind cluster from nothing, and upstream's conformance tests on it
 	@./deps.sh e2e
+	@$(MAKE) --no-print-directory image
 	@$(E2E) $(E2E_FLAGS)
 
 e2e-full: ## (root) the same for dual-stack, IPv4-only and IPv6-only, with all upstream tests that need no cloud
 	@./deps.sh e2e
+	@$(MAKE) --no-print-directory image
 	@$(E2E) -full $(E2E_FLAGS)
 
 lint: ## gofmt, go vet (also with test tags), staticcheck, clang-format

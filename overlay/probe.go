@@ -34,15 +34,15 @@ type ProbeResult struct {
 	RTT        time.Duration // the shortest seen; 0 if not reachable
 }
 
-// Probe asks one peer's [ServeProbe]. It takes less than two seconds if anything
+// Probe asks one peer's [ServeProbe]. It takes less than four seconds if anything
 // is wrong, and milliseconds if not. An error means that the probe could not be
 // made, not that the peer did not answer.
 //
 // Three kinds of datagram go out: small without a UDP checksum, small with one
 // (which a device with checksum offload completes after encapsulation), and big
 // without one. The answers carry none, so that each node judges its own device
-// only. A kind counts as lost when another came through and none of it did: on a
-// lossy way that may be chance, so act only on what several probes agree about.
+// only. A kind counts as lost when, twice in turn, none of it came through and the
+// first kind did before and after: a busy node answers late, and late answers count.
 func Probe(ctx context.Context, t ProbeTarget) (ProbeResult, error) {
 	plain, err := newProber(ctx, t, false)
 	if err != nil {
@@ -62,12 +62,22 @@ func Probe(ctx context.Context, t ProbeTarget) (ProbeResult, error) {
 		r.RTT, r.Reachable = summed.ask(ctx, probeHeader)
 		return r, ctx.Err()
 	}
-	rtt, ok := summed.ask(ctx, probeHeader)
-	if r.BadOffload = !ok; ok {
-		r.RTT = min(r.RTT, rtt)
+	loses := func(p *prober, size int) bool {
+		for range probeTurns {
+			if rtt, ok := p.ask(ctx, size); ok {
+				if size == probeHeader {
+					r.RTT = min(r.RTT, rtt)
+				}
+				return false
+			}
+			if _, ok := plain.ask(ctx, probeHeader); !ok {
+				return false // nobody can say
+			}
+		}
+		return true
 	}
-	_, ok = plain.ask(ctx, payload(t))
-	r.MTUProblem = !ok
+	r.BadOffload = loses(summed, probeHeader)
+	r.MTUProblem = loses(plain, payload(t))
 	return r, ctx.Err()
 }
 
@@ -89,6 +99,7 @@ const (
 	probeAnswer   = 2
 	probeHeader   = 16
 
+	probeTurns = 2
 	probeTries = 3
 	probeWait  = 150 * time.Millisecond // the first time; longer with each try
 )
@@ -120,15 +131,17 @@ func (p *prober) Close() {
 	}
 }
 
-// ask sends a datagram with a payload of size bytes until it is answered.
+// ask sends a datagram with a payload of size bytes until one of them is answered.
 func (p *prober) ask(ctx context.Context, size int) (time.Duration, bool) {
 	b := make([]byte, size)
 	copy(b, probeMagic)
 	b[4] = probeQuestion
 	answer := make([]byte, 2*probeHeader)
+	asked := map[[probeHeader - 8]byte]time.Time{}
 	for try := 1; try <= probeTries && p.conn != nil && ctx.Err() == nil; try++ {
 		rand.Read(b[8:probeHeader])
 		sent := time.Now()
+		asked[[probeHeader - 8]byte(b[8:])] = sent
 		if _, err := p.conn.Write(b); errors.Is(err, unix.EMSGSIZE) {
 			return 0, false
 		}
@@ -148,9 +161,11 @@ func (p *prober) ask(ctx context.Context, size int) (time.Duration, bool) {
 				}
 				continue
 			}
-			if n == probeHeader && string(answer[:4]) == probeMagic && answer[4] == probeAnswer &&
-				string(answer[8:n]) == string(b[8:n]) {
-				return time.Since(sent), true
+			if n != probeHeader || string(answer[:4]) != probeMagic || answer[4] != probeAnswer {
+				continue
+			}
+			if at, ok := asked[[probeHeader - 8]byte(answer[8:])]; ok {
+				return time.Since(at), true
 			}
 		}
 	}

@@ -2,6 +2,7 @@ package overlay
 
 import (
 	"context"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -185,6 +186,37 @@ func nodad(addr string) string {
 		return " nodad"
 	}
 	return ""
+}
+
+// A busy node answers each question only when the next has long been sent.
+func TestProbeTakesLateAnswers(t *testing.T) {
+	newNSThread(t).do(func() {
+		at := netip.MustParseAddr("127.0.0.1")
+		conn, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(at, ProbePort)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		const late = 600 * time.Millisecond // longer than any question waits for its own answer
+		go func() {
+			for {
+				b := make([]byte, 2048)
+				n, from, err := conn.ReadFromUDPAddrPort(b)
+				if err != nil {
+					return
+				}
+				b[4] = probeAnswer
+				time.AfterFunc(late, func() { _, _ = conn.WriteToUDPAddrPort(b[:min(n, probeHeader)], from) })
+			}
+		}()
+		got, err := Probe(t.Context(), ProbeTarget{Local: at, Remote: at, MTU: 1400})
+		if err != nil || got.RTT < late {
+			t.Errorf("got error %v, round trip %v; want none, and at least %v", err, got.RTT, late)
+		}
+		if got.RTT = 0; got != (ProbeResult{Reachable: true}) {
+			t.Errorf("got %+v, want it to be reachable, and no more", got)
+		}
+	})
 }
 
 func TestProbeWithoutRouteIsNotReachable(t *testing.T) {
