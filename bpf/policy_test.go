@@ -282,10 +282,8 @@ func ping(src, dst netip.Addr, request bool) []byte {
 		kind = 8
 	}
 	if src.Is6() {
-		h.proto, kind = protoICMP6, kind/8+128
-		if !request {
-			kind = 129
-		} else {
+		h.proto, kind = protoICMP6, 129
+		if request {
 			kind = 128
 		}
 	}
