@@ -291,6 +291,29 @@ func TestFragmentsAreJudged(t *testing.T) {
 	}
 }
 
+// Fragments through a Service are judged by the backend's port, and its answers by its own.
+func TestFragmentsThroughServicesAreJudged(t *testing.T) {
+	p := newLane(t, false, false)
+	p.rules(t, setOut, 0, allowPort(UDP, servePort))
+	p.isolate(t, p.client.Addr(), setIn, setOut)
+	p.isolate(t, p.backend.Addr(), setOut, setIn)
+	rest := make([]byte, 16)
+	send := func(from, to netip.AddrPort, m mac, frag int) func() uint32 {
+		return func() uint32 {
+			payload := rest
+			if frag == 0x2000 {
+				payload = segment(UDP, from, to, 0, rest)
+			}
+			verdict, _ := p.from(t, m, header{src: from.Addr(), dst: to.Addr(), proto: protoUDP, frag: frag, id: 7}.packet(payload), false)
+			return verdict
+		}
+	}
+	p.walkThrough(t, "policy-ingress", []step{
+		{"first", true, send(p.client, p.vip, p.clientMAC, 0x2000)}, {"second", true, send(p.client, p.vip, p.clientMAC, 3)},
+		{"first of the answer", true, send(p.backend, p.client, p.backendMAC, 0x2000)}, {"second of it", true, send(p.backend, p.client, p.backendMAC, 3)},
+	})
+}
+
 // A pod that the stack serves gets answers of Services by their address: they are of the
 // backend's flow.
 func TestAnswersOfServicesThroughTheStack(t *testing.T) {

@@ -222,7 +222,7 @@ func (p *policies) flip(flips map[api.Ref]endpoint.Isolation) error {
 			if !ok {
 				return nil
 			}
-			open := e.isolation == (endpoint.Isolation{})
+			open := e.open() && flips[ref] != endpoint.Isolation{}
 			if open {
 				errs[i] = p.adopt(e.pod)
 			}
