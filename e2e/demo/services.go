@@ -18,7 +18,7 @@ import (
 	"github.com/weftnet/weft/internal/testnet"
 )
 
-const shop = `apiVersion: v1
+const shopService = `apiVersion: v1
 kind: Service
 metadata: {name: shop, namespace: default}
 spec: {selector: {app: shop}, clusterIP: 10.96.0.10, ports: [{port: 80, targetPort: 8080}]}
@@ -30,7 +30,7 @@ var shopAddr = netip.MustParseAddrPort("10.96.0.10:80")
 func (s *story) services(ctx context.Context) (err error) {
 	title("A Service over pods on three nodes, from YAML: %s", shopAddr)
 	backends := []*cluster.Pod{s.all[1], s.all[3], s.all[5]}
-	client, text := s.all[0], shop
+	client, text := s.all[0], shopService
 	for _, p := range backends {
 		l, err := sayName(p)
 		if err != nil {
@@ -140,13 +140,15 @@ func sayName(p *cluster.Pod) (l net.Listener, err error) {
 	return l, nil
 }
 
-func whoAnswers(from *cluster.Pod) (string, error) {
-	conn, err := traffic.Dial(from.NS, "tcp", shopAddr, 2*time.Second)
+func whoAnswers(from *cluster.Pod) (string, error) { return answersWithin(from, 2*time.Second) }
+
+func answersWithin(from *cluster.Pod, wait time.Duration) (string, error) {
+	conn, err := traffic.Dial(from.NS, "tcp", shopAddr, wait)
 	if err != nil {
 		return "", err
 	}
 	defer conn.Close()
-	conn.SetDeadline(time.Now().Add(2 * time.Second))
+	conn.SetDeadline(time.Now().Add(wait))
 	line, err := bufio.NewReader(conn).ReadString('\n')
 	if err != nil {
 		return "", err
