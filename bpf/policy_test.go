@@ -282,7 +282,7 @@ func ping(src, dst netip.Addr, request bool) []byte {
 		kind = 8
 	}
 	if src.Is6() {
-		h.proto, kind = protoICMP6, kind/8+128
+		h.proto = protoICMP6
 		if !request {
 			kind = 129
 		} else {
