@@ -118,6 +118,7 @@ func TestAddressIsThatOfWhoRuns(t *testing.T) {
 	s.Pods = append(slices.Clone(s.Pods), other)
 	c, rows := New("n"), newTable(t)
 	c.Update(s, locals, rows)
+	c.Sweep(none, rows)
 	i, _ := c.Isolation(locals[0].Ref)
 	passes := func() bool {
 		got, _ := rows.verdict(i.Ingress, addr("10.1.0.1"), bpf.TCP, 80)
@@ -167,6 +168,7 @@ func TestDropsAreToldByTheirPolicyEvenWhenItIsGone(t *testing.T) {
 	s, locals := shop(t)
 	c, rows := New("n"), newTable(t)
 	c.Update(s, locals, rows)
+	c.Sweep(none, rows)
 	i, _ := c.Isolation(locals[0].Ref)
 	const want = "default deny by shop/from-cart"
 	if got := c.Attribution(i.Ingress, bpf.RuleNone).String(); got != want {
@@ -174,6 +176,7 @@ func TestDropsAreToldByTheirPolicyEvenWhenItIsGone(t *testing.T) {
 	}
 	s.Policies = nil
 	c.Update(s, locals, rows)
+	c.Sweep(none, rows)
 	if got := c.Attribution(i.Ingress, bpf.RuleNone).String(); got != want {
 		t.Errorf("after it went: got %q, want %q", got, want)
 	}
@@ -231,6 +234,7 @@ func TestTooManyRulesClose(t *testing.T) {
 	s.Policies[0].Ingress.Rules = slices.Repeat([]source.PolicyRule{one}, maxIndex+1)
 	c, rows := New("n"), newTable(t)
 	c.Update(s, locals, rows)
+	c.Sweep(none, rows)
 	if i, known := c.Isolation(locals[0].Ref); !known || i.Ingress == bpf.RuleSetClosed || len(c.Problems()) > 0 {
 		t.Fatalf("with as many as there can be: got %v, known %t, problems %q", i, known, c.Problems())
 	}
@@ -239,6 +243,7 @@ func TestTooManyRulesClose(t *testing.T) {
 	more.Problem = "something"
 	s.Policies = []*source.NetworkPolicy{&more}
 	c.Update(s, locals, rows)
+	c.Sweep(none, rows)
 	want := []string{
 		"NetworkPolicy shop/from-cart: something",
 		fmt.Sprintf("nothing passes for 1 pods (ingress): %d rules, more than the %d that a set can have; policies shop/from-cart", maxIndex+2, maxIndex+1),

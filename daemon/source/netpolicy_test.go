@@ -195,6 +195,30 @@ func TestNamespacesThatAreNotInTheFolderAreThereForPolicies(t *testing.T) {
 	}
 }
 
+// A new pod of this node may be another's peer: policies hear of it at once.
+func TestOwnPodIsToldWherePoliciesAre(t *testing.T) {
+	p := start(t, "", Options{})
+	p.wait("")
+	p.put("policy.yaml", policyYAML("a", ""))
+	p.wait("namespace default map[]\nnamespace shop map[]\npolicy shop/a of {} ingress")
+	for done := false; !done; { // what the folder made
+		select {
+		case <-p.Changed():
+		default:
+			done = true
+		}
+	}
+	p.write(endpoint("c1", "eth0", "shop", "web-1", "10.0.1.2"), false)
+	select {
+	case <-p.Changed():
+	default:
+		t.Error("nobody was told of the pod")
+	}
+	if s := p.Snapshot(); len(s.Pods) != 1 || s.Pods[0].Name != "web-1" {
+		t.Errorf("state:\n%s", text(s))
+	}
+}
+
 // What may be a policy, or what one needs, makes policies incomplete, at the start only: a
 // bad file that comes later must not close a cluster.
 func TestPoliciesAreCompleteWithoutWhatTheyDoNotNeed(t *testing.T) {
