@@ -57,7 +57,7 @@ test: ## (root) everything CI runs: lint, generated files, unit, packet, namespa
 # A program that is run by its own name gets the signals that make gets.
 E2E := mkdir -p bin && CGO_ENABLED=0 $(GO) build -o bin/weft-e2e ./e2e/kind/run && exec bin/weft-e2e -out dist/e2e
 
-e2e: ## (root) a kind cluster from nothing, and upstream's conformance tests on it
+e2e: ## (root) a kind cluster from nothing, and upstream's conformance tests and a third of its policies' on it
 	@./deps.sh e2e
 	@$(MAKE) --no-print-directory image
 	@$(E2E) $(E2E_FLAGS)

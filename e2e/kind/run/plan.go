@@ -87,6 +87,9 @@ func (o options) test(ctx context.Context, log *progress.Log, eng *engine.Engine
 			err = errors.Join(err, log.Step("collect logs in "+filepath.Join(out, "logs"), func() error { return c.Logs(clean, filepath.Join(out, "logs")) }))
 		}
 		if o.hold && ctx.Err() == nil {
+			if err != nil { // Ctrl-C is all that the end will tell of
+				fmt.Fprintln(os.Stderr, "e2e:", err)
+			}
 			lookAround(c)
 			err = errors.Join(err, c.Hold(ctx))
 		}
