@@ -234,6 +234,8 @@ func TestNeighboursOfIsolatedPods(t *testing.T) {
 		{"a ping to all", false, out(all, icmp(h, 128))},
 		{"a report of groups", true, out(all, header{src: pod, dst: addr("ff02::16"), proto: 0, ttl: 1}.packet(
 			cat([]byte{58, 0, 5, 2, 0, 0, 1, 0}, icmp6(pod, addr("ff02::16"), make([]byte, 8)))))},
+		{"a datagram behind options", false, out(all, header{src: pod, dst: group, proto: 0, ttl: 1}.packet(
+			cat([]byte{17, 0, 5, 2, 0, 0, 1, 0}, udp(1, 2, nil))))},
 		{"a datagram to all", false, out(all, header{src: pod, dst: group, proto: protoUDP}.packet(udp(1, 2, nil)))},
 		{"a datagram to its node by a broadcast", false, out(broadcast, header{src: pod, dst: p.gw6, proto: protoUDP}.packet(udp(1, 2, nil)))},
 		{"the node's solicitation", true, func() uint32 { return p.deliver(t, 0, nd(p.gw6, pod, 135, 0, pod)) }},
