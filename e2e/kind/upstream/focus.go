@@ -14,7 +14,8 @@ const Short = Conformance + `|` +
 	`enforce policy based on Multiple PodSelectors|not allow access by TCP when a policy specifies only UDP)|` +
 	`\[sig-network\] Netpol \[LinuxOnly\] NetworkPolicy between server and client using UDP should enforce policy based on Ports`
 
-// Full is all that a network without a cloud is asked for on a cluster of one address family. Session affinity, traffic policies, terminating endpoints
+// Full is all that a network without a cloud is asked for on a cluster of one address
+// family. Session affinity, traffic policies, terminating endpoints
 // and rejection are among the Services; upstream's LoadBalancers want a cloud's controller.
 const Full = Conformance + `|` +
 	`\[sig-network\] (` +
