@@ -149,6 +149,7 @@ func (w *policyWorld) expect(world oracle.World, p policyProbe) policyVerdict {
 		judged := world.Pod(pod.Namespace, pod.Name)
 		if v := world.Judge(judged, false, remote.Addr(), protocol, remote.Port()); !v.Allowed {
 			verdict.pod, verdict.why, verdict.policies = p.from, v, isolating(world, judged, false)
+			verdict.sees = from
 			return verdict
 		}
 	}

@@ -127,7 +127,7 @@ func (r *policyRecords) compare(t *testing.T, w *policyWorld, expected map[polic
 		records := len(told[key])
 		missing += uint64(max(0, len(probes)-records))
 		switch {
-		case missing > r.left:
+		case records < len(probes) && missing > r.left:
 			t.Errorf("%s: %d records, want one for each of %v", key, records, probes)
 		case records > len(probes) && probes[0].protocol != "tcp": // that asks again on a busy machine
 			t.Errorf("%s: %d records for %v", key, records, probes)
