@@ -99,6 +99,7 @@ type Datapath struct {
 	log      *slog.Logger
 	programs map[Program]*ebpf.Program
 	ids      map[Program]ebpf.ProgramID
+	explain  *ebpf.Program
 	maps     map[string]*ebpf.Map
 	pins     map[string]string // where each map is pinned, by name
 	places   places
@@ -183,6 +184,7 @@ func (d *Datapath) load(spec *ebpf.CollectionSpec) error {
 		}
 		d.ids[name] = id
 	}
+	d.explain = c.DetachProgram(explainProgram)
 	for _, name := range loadedMaps {
 		d.maps[name] = c.DetachMap(name)
 	}
@@ -235,6 +237,7 @@ func (d *Datapath) Close() error {
 	for _, p := range d.programs {
 		errs = append(errs, p.Close())
 	}
+	errs = append(errs, d.explain.Close())
 	for _, m := range d.maps {
 		errs = append(errs, m.Close())
 	}

@@ -63,7 +63,12 @@ func newLane(t testing.TB, v6, far bool) *lane { return newLaneWith(t, v6, far, 
 
 func newLaneWith(t testing.TB, v6, far bool, o Options) *lane {
 	t.Helper()
-	p := &lane{node: newNodeWith(t, 1, o), other: newNode(t, 2), far: far}
+	return laneOf(t, newNodeWith(t, 1, o), v6, far)
+}
+
+func laneOf(t testing.TB, n *node, v6, far bool) *lane {
+	t.Helper()
+	p := &lane{node: n, other: newNode(t, 2), far: far}
 	p.knows(t, p.other, false)
 	p.clientMAC, p.backendMAC = p.podMAC, p.sibMAC
 	client, backend, vip := p.pod4, p.sib4, addr("10.96.0.1")

@@ -1,6 +1,7 @@
 package bpf
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 	"testing"
@@ -49,6 +50,67 @@ func BenchmarkPacket(b *testing.B) {
 			})
 		})
 	}
+}
+
+// BenchmarkPolicy gives what policies add to a packet, in units of an empty program: the
+// same packets between the same pods, which are isolated both ways or not, in turn. The
+// pods' sets have so many rules for the peer's class, of which the last one matches.
+func BenchmarkPolicy(b *testing.B) {
+	empty := program(b, asm.Instructions{asm.Mov.Imm(asm.R0, -1), asm.Return()})
+	for _, size := range []int{1, 8, 64} {
+		free, isolated := newLane(b, false, false), newLane(b, false, false)
+		rules := make([]Rule, size)
+		for i := range rules {
+			rules[i] = Rule{First: 1, Last: 1, Protocol: UDP, Verdict: Allow}
+		}
+		rules[size-1] = allowAll
+		isolated.class(b, 9, isolated.backend.Addr())
+		for i := range 10000 { // addresses of a cluster
+			isolated.class(b, Class(10+i%100), netip.AddrFrom4([4]byte{10, 245, byte(i >> 8), byte(i)}))
+		}
+		isolated.rules(b, setOut, 9, rules...)
+		isolated.isolate(b, isolated.client.Addr(), setOut, setOut)
+		for _, p := range []*lane{free, isolated} {
+			p.send(b, datagram(TCP, p.client, p.backend, 64, syn, nil))
+			p.answer(b, datagram(TCP, p.backend, p.client, 64, syn|ack, nil))
+			p.send(b, datagram(TCP, p.client, p.backend, 64, ack, nil))
+		}
+		for _, c := range []struct {
+			name  string
+			flags byte
+			first bool
+		}{{"established", ack, false}, {"first", syn, true}} {
+			packet := datagram(TCP, free.client, free.backend, 64, c.flags, nil)
+			frame := ethernet(noMAC, free.clientMAC, ethType(packet), packet)
+			b.Run(fmt.Sprintf("%s/rules=%d", c.name, size), func(b *testing.B) {
+				forget := func() {}
+				if c.first {
+					forget = func() { isolated.forgetAllowed(b) }
+				}
+				added(b, empty, free.programs[FromPod], isolated.programs[FromPod], frame, forget, c.first)
+			})
+		}
+	}
+}
+
+// added is what one program takes more than another for the same packets, made anew each
+// time, with something done between the rounds.
+func added(b *testing.B, empty, less, more *ebpf.Program, packet []byte, between func(), first bool) {
+	b.Helper()
+	short, long := anew(b, less, packet, first), anew(b, more, packet, first)
+	var none, base, all []float64
+	for range rounds {
+		for _, c := range []struct {
+			program *ebpf.Program
+			times   *[]float64
+		}{{empty, &none}, {short, &base}, {long, &all}, {long, &all}, {short, &base}, {empty, &none}} {
+			between()
+			_, took, err := c.program.Benchmark(packet, perRound, nil)
+			must(b, err)
+			*c.times = append(*c.times, float64(took.Nanoseconds()))
+		}
+	}
+	report(b, median(all)-median(base), median(none))
 }
 
 func program(b *testing.B, instructions asm.Instructions) *ebpf.Program {

@@ -2,6 +2,7 @@ package bpf
 
 import (
 	"errors"
+	"math/rand/v2"
 	"net/netip"
 	"testing"
 
@@ -80,5 +81,69 @@ func TestRevisionsDiffer(t *testing.T) {
 	}
 	if got := revision(open(t, o)); got-revision(d) > 1<<31 || got == revision(d) {
 		t.Errorf("the next daemon begins with %d, the former one is at %d", got, revision(d))
+	}
+}
+
+// The rules of a set and class are read in order, whatever their number; a class without
+// any is class 0; what matches none does not pass. Judged by a plain reading of them.
+func TestRulesAreReadInOrder(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 2))
+	d := open(t, Options{})
+	p := &node{Datapath: d}
+	pod := addr("10.244.1.5")
+	must(t, d.Endpoints().Set(pod, Endpoint{IfIndex: loopback, MAC: p.podMAC}))
+	peers := []netip.Addr{addr("10.1.2.3"), addr("10.1.2.4"), addr("10.2.0.1"), addr("192.0.2.9")}
+	d.class(t, 11, peers[0])
+	must(t, d.Classes().Set(netip.MustParsePrefix("10.1.0.0/16"), 12))
+	must(t, d.Classes().Set(netip.MustParsePrefix("10.2.0.0/16"), 13)) // without rows
+	must(t, d.Classes().Set(netip.MustParsePrefix("::/0"), 14))
+	must(t, d.Classes().Set(netip.MustParsePrefix("::ffff:0:0/96"), 15))
+	classOf := []Class{11, 12, 0, 15}
+	for round := range 60 {
+		set := RuleSet(100 + round)
+		rules := map[Class][]Rule{}
+		for _, c := range []Class{0, 11, 12, 15} {
+			n := []int{1, 7, 8, 9, 16, 40, 700}[r.IntN(7)]
+			for range n {
+				first := uint16(r.IntN(12))
+				rules[c] = append(rules[c], Rule{
+					First: first, Last: first + uint16(r.IntN(3)), Index: uint16(r.IntN(100)),
+					Protocol: []Protocol{0, TCP, UDP, 1}[r.IntN(4)], Verdict: Verdict(1 + r.IntN(2)),
+				})
+			}
+			if n > 16 { // let many be read
+				for i := range rules[c] {
+					if i < n-4 {
+						rules[c][i].First, rules[c][i].Last = 100, 100
+					}
+				}
+			}
+			d.rules(t, set, c, rules[c]...)
+		}
+		d.isolate(t, pod, 0, set)
+		for range 60 {
+			i := r.IntN(len(peers))
+			to, proto := netip.AddrPortFrom(peers[i], uint16(r.IntN(14))), []Protocol{TCP, UDP, SCTP, 1}[r.IntN(4)]
+			port := to.Port()
+			packet := datagram(proto, netip.AddrPortFrom(pod, 1), to, 64, syn, []byte("xxxxxxxxxxxx"))
+			if proto == 1 {
+				packet, port = ping(pod, to.Addr(), true), 0
+			}
+			want := false
+			for _, rule := range rules[classOf[i]] {
+				if (rule.Protocol == 0 || rule.Protocol == proto) && rule.First <= port && port <= rule.Last {
+					want = rule.Verdict == Allow
+					break
+				}
+			}
+			d.forgetAllowed(t)
+			verdict, _ := d.run(t, FromPod, ethernet(noMAC, p.podMAC, ethType(packet), packet), 0)
+			if got := verdict != tcxDrop; got != want {
+				t.Fatalf("round %d: %s to %s passed: %v, want %v by %+v", round, proto, to, got, want, rules[classOf[i]])
+			}
+		}
+	}
+	if n := d.counts(t)["drop policy-egress"]; n == 0 {
+		t.Error("nothing was ever denied")
 	}
 }

@@ -234,6 +234,8 @@ func TestNeighboursOfIsolatedPods(t *testing.T) {
 		{"a ping to all", false, out(all, icmp(h, 128))},
 		{"a report of groups", true, out(all, header{src: pod, dst: addr("ff02::16"), proto: 0, ttl: 1}.packet(
 			cat([]byte{58, 0, 5, 2, 0, 0, 1, 0}, icmp6(pod, addr("ff02::16"), make([]byte, 8)))))},
+		{"a datagram behind options", false, out(all, header{src: pod, dst: group, proto: 0, ttl: 1}.packet(
+			cat([]byte{17, 0, 5, 2, 0, 0, 1, 0}, udp(1, 2, nil))))},
 		{"a datagram to all", false, out(all, header{src: pod, dst: group, proto: protoUDP}.packet(udp(1, 2, nil)))},
 		{"a datagram to its node by a broadcast", false, out(broadcast, header{src: pod, dst: p.gw6, proto: protoUDP}.packet(udp(1, 2, nil)))},
 		{"the node's solicitation", true, func() uint32 { return p.deliver(t, 0, nd(p.gw6, pod, 135, 0, pod)) }},
@@ -289,6 +291,29 @@ func TestFragmentsAreJudged(t *testing.T) {
 		}
 		p.walkThrough(t, "policy-egress", []step{{"options", true, send(options(80))}, {"options, denied", false, send(options(82))}})
 	}
+}
+
+// Fragments through a Service are judged by the backend's port, and its answers by its own.
+func TestFragmentsThroughServicesAreJudged(t *testing.T) {
+	p := newLane(t, false, false)
+	p.rules(t, setOut, 0, allowPort(UDP, servePort))
+	p.isolate(t, p.client.Addr(), setIn, setOut)
+	p.isolate(t, p.backend.Addr(), setOut, setIn)
+	rest := make([]byte, 16)
+	send := func(from, to netip.AddrPort, m mac, frag int) func() uint32 {
+		return func() uint32 {
+			payload := rest
+			if frag == 0x2000 {
+				payload = segment(UDP, from, to, 0, rest)
+			}
+			verdict, _ := p.from(t, m, header{src: from.Addr(), dst: to.Addr(), proto: protoUDP, frag: frag, id: 7}.packet(payload), false)
+			return verdict
+		}
+	}
+	p.walkThrough(t, "policy-ingress", []step{
+		{"first", true, send(p.client, p.vip, p.clientMAC, 0x2000)}, {"second", true, send(p.client, p.vip, p.clientMAC, 3)},
+		{"first of the answer", true, send(p.backend, p.client, p.backendMAC, 0x2000)}, {"second of it", true, send(p.backend, p.client, p.backendMAC, 3)},
+	})
 }
 
 // A pod that the stack serves gets answers of Services by their address: they are of the

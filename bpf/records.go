@@ -1,7 +1,6 @@
 package bpf
 
 import (
-	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -50,6 +49,10 @@ type Records struct {
 // so long, then no other of the same part can follow, and the next one will wake it up.
 const recordsEvery = 150 * time.Millisecond
 
+// recordsPause is how long records gather once the ring is empty: one by one, in a flood of
+// drops, each would cost a system call.
+const recordsPause = 20 * time.Millisecond
+
 // Records opens the reader. There is to be one at a time, and it is used by one goroutine.
 func (d *Datapath) Records() (*Records, error) {
 	r, err := ringbuf.NewReader(d.maps[weftMapRecords])
@@ -67,6 +70,12 @@ func (r *Records) Read(ctx context.Context) (Record, error) {
 	stop := context.AfterFunc(ctx, func() { r.Close() })
 	defer stop()
 	for {
+		if !r.waits && r.reader.AvailableBytes() == 0 {
+			select {
+			case <-ctx.Done():
+			case <-time.After(recordsPause):
+			}
+		}
 		err := r.reader.ReadInto(&r.raw)
 		switch {
 		case ctx.Err() != nil:
@@ -117,7 +126,7 @@ func (r *Records) Close() (err error) {
 
 func (r *Records) parse(b []byte) (Record, error) {
 	var in weftRecord
-	if err := binary.Read(bytes.NewReader(b), binary.LittleEndian, &in); err != nil {
+	if _, err := binary.Decode(b, binary.LittleEndian, &in); err != nil {
 		return Record{}, fmt.Errorf("read record of a drop: %w", err)
 	}
 	out := Record{

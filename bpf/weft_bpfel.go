@@ -132,6 +132,23 @@ type weftEndpoint struct {
 	Egress  uint64
 }
 
+type weftExplained struct {
+	_           structs.HostLayout
+	From        weftAddr
+	To          weftAddr
+	Port        uint16
+	Proto       uint8
+	Served      uint8
+	Netfilter   uint8
+	Pad         uint8
+	BackendPort uint16
+	Backend     weftAddr
+	Reason      uint32
+	Pad2        uint32
+	Egress      weftTold
+	Ingress     weftTold
+}
+
 type weftFlow struct {
 	_          structs.HostLayout
 	Src        weftAddr
@@ -339,6 +356,17 @@ type weftSet struct {
 	Pad    uint32
 }
 
+type weftTold struct {
+	_       structs.HostLayout
+	Set     uint64
+	Class   uint64
+	Rule    uint16
+	Here    uint8
+	Verdict uint8
+	Exempt  uint8
+	Pad     [3]uint8
+}
+
 type weftTuple struct {
 	_     structs.HostLayout
 	Src   weftAddr
@@ -381,6 +409,7 @@ const (
 	weftMapRules          = "rules"
 	weftMapSets           = "sets"
 	weftMapSockets        = "sockets"
+	weftProgExplain       = "explain"
 	weftProgFromOverlay   = "from_overlay"
 	weftProgFromPod       = "from_pod"
 	weftProgFromUplink    = "from_uplink"
@@ -449,6 +478,7 @@ type weftSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type weftProgramSpecs struct {
+	Explain      *ebpf.ProgramSpec `ebpf:"explain"`
 	FromOverlay  *ebpf.ProgramSpec `ebpf:"from_overlay"`
 	FromPod      *ebpf.ProgramSpec `ebpf:"from_pod"`
 	FromUplink   *ebpf.ProgramSpec `ebpf:"from_uplink"`
@@ -617,6 +647,7 @@ type weftVariables struct {
 //
 // It can be passed to loadWeftObjects or ebpf.CollectionSpec.LoadAndAssign.
 type weftPrograms struct {
+	Explain      *ebpf.Program `ebpf:"explain"`
 	FromOverlay  *ebpf.Program `ebpf:"from_overlay"`
 	FromPod      *ebpf.Program `ebpf:"from_pod"`
 	FromUplink   *ebpf.Program `ebpf:"from_uplink"`
@@ -636,6 +667,7 @@ type weftPrograms struct {
 
 func (p *weftPrograms) Close() error {
 	return _WeftClose(
+		p.Explain,
 		p.FromOverlay,
 		p.FromPod,
 		p.FromUplink,

@@ -145,11 +145,18 @@ func unpoliced(state source.State) bool {
 	return len(state.Policies) == 0 && len(state.ClusterPolicies) == 0
 }
 
-// settle makes the kernel hold what was compiled.
+// settle makes the kernel hold what was compiled. Until pods' rows name their new sets the
+// former ones are judged by as before; only then they are given up.
 func (p *policies) settle() error {
 	errs := []error{p.rules.Write(), p.classes.Write()}
 	flips := p.flips()
-	errs = append(errs, p.flip(flips), p.classes.Prune())
+	errs = append(errs, p.flip(flips))
+	used := p.used()
+	p.compiler.Sweep(func(s bpf.RuleSet) bool { return used[s] }, policySink{p.rules, p.classes})
+	errs = append(errs, p.rules.Write(), p.classes.Write())
+	again := p.flips()
+	maps.Copy(flips, again)
+	errs = append(errs, p.flip(again), p.classes.Prune())
 	repairs := p.rules.Stats().Repairs + p.classes.Stats().Repairs
 	if p.stale = p.stale || len(flips) > 0 || repairs != p.repairs; p.stale {
 		err := p.rejudge()
@@ -222,7 +229,7 @@ func (p *policies) flip(flips map[api.Ref]endpoint.Isolation) error {
 			if !ok {
 				return nil
 			}
-			open := e.isolation == (endpoint.Isolation{})
+			open := e.open() && flips[ref] != endpoint.Isolation{}
 			if open {
 				errs[i] = p.adopt(e.pod)
 			}

@@ -3,9 +3,12 @@ package daemon
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/weftnet/weft/internal/api"
 	"github.com/weftnet/weft/internal/testnet"
@@ -90,6 +93,13 @@ func TestPolicyIsInForceOnTheNode(t *testing.T) {
 	}
 	l.droppedBecause(a, server, stranger, "policy-ingress", "default/none")
 
+	l.explains(a, "default/stranger", "default/server:7/udp", "denied", "none: no policy is about the egress of default/stranger", "denied: default deny by default/none, default/some")
+	l.explains(a, "friend", "server:7/udp", "allowed", "none: no policy is about the egress of default/friend", "allowed: NetworkPolicy default/some, ingress rule 0")
+	l.explains(a, "friend", "server:8/udp", "denied", "none: no policy is about the egress of default/friend", "denied: default deny by default/none, default/some")
+	l.explains(a, "far", "server:7/udp", "unknown", "unknown: default/far is on node node-2, which knows: run the same command there", "allowed: NetworkPolicy default/some, ingress rule 0")
+	l.explains(b, "far", "server", "unknown", "none: no policy is about the egress of default/far", "unknown: default/server is on node node-1, which knows: run the same command there")
+	l.explains(a, "192.0.2.1", "server", "allowed", "none: the node itself always reaches its pods, and no policy isolates it", "none: the node itself always reaches its pods, and no policy isolates it")
+
 	// A new daemon finds all as it is; meanwhile nothing changes.
 	a.stop(9)
 	if err := ask(friend.NS, server.addrs...); err != nil {
@@ -138,4 +148,28 @@ func (l *lab) droppedBecause(m *machine, to, from *pod, reason, policy string) {
 		}
 		return fmt.Errorf("no record of %s by %s from %s to %s in %+v", reason, policy, from.addrs[0], to.addrs[0], drops)
 	})
+}
+
+// explains compares what a node says of a packet, in both families.
+func (l *lab) explains(m *machine, from, to, verdict, egress, ingress string) {
+	l.t.Helper()
+	e, err := m.client().Explain(context.Background(), api.ExplainRequest{From: from, To: to})
+	if err != nil {
+		l.t.Errorf("explain %s %s: %v", from, to, err)
+		return
+	}
+	families := 2
+	if _, err := netip.ParseAddr(from); err == nil {
+		families = 1
+	}
+	if len(e.Ways) != families {
+		l.t.Errorf("explain %s %s: %d ways, want %d", from, to, len(e.Ways), families)
+	}
+	want := []string{verdict, egress, ingress}
+	for _, w := range e.Ways {
+		got := []string{w.Verdict, sayJudgement(w.Egress), sayJudgement(w.Ingress)}
+		if diff := cmp.Diff(want, got); diff != "" {
+			l.t.Errorf("explain %s %s (-want +got):\n%s", from, to, diff)
+		}
+	}
 }

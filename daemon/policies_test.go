@@ -77,6 +77,18 @@ func TestRestartKeepsWhatTheKernelHasUntilAllIsKnown(t *testing.T) {
 	if got := l.tookDone(); l.row(web) != was || slices.Contains(got, "isolate c1") || slices.Contains(got, "delete rules") {
 		t.Errorf("all is as before, and done is %v; the row is %v, was %v", got, l.row(web), was)
 	}
+	// With another layout of maps the kernel has no row: nothing is in force before all is
+	// known, and nobody knows the connections that there are.
+	l.start()
+	delete(l.rows, web.Ref)
+	l.Restore(web)
+	if got := l.Isolation(web.Ref); got != endpoint.Closed {
+		t.Errorf("without a row in the kernel it has %v", got)
+	}
+	l.says(clusterOf([]string{"web", "cart"}, lets("a", "cart", "web", 80)))
+	if got := l.Isolation(web.Ref); got != was || !slices.Contains(l.tookDone(), "adopt c1") {
+		t.Errorf("then it has %v, had %v, and its connections are not taken up", got, was)
+	}
 	if got := l.Isolation(api.Ref{ContainerID: "x"}); got != endpoint.Closed {
 		t.Errorf("a pod that is not known has %v", got)
 	}

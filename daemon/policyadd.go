@@ -69,14 +69,13 @@ func (p *policies) admit(pod endpoint.Pod, end bool) (done bool, news <-chan str
 
 // Restore implements [endpoint.Policies].
 func (p *policies) Restore(pod endpoint.Pod) {
-	i := endpoint.Closed
 	for _, a := range pod.Addrs {
-		if held, ok := p.held(a); ok {
-			i = held
-			break
+		if i, ok := p.held(a); ok {
+			p.pods.add(pod, i, true)
+			return
 		}
 	}
-	p.pods.add(pod, i)
+	p.pods.add(pod, endpoint.Closed, false)
 }
 
 // Isolation implements [endpoint.Policies].

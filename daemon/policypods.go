@@ -25,17 +25,24 @@ type policyPod struct {
 	pod       endpoint.Pod
 	isolation endpoint.Isolation // what its rows are to say
 	unknown   bool               // that it is so only because no more is known
+	// unjudged: it lives, but the programs know none of its connections: no row of it was
+	// there when the daemon started.
+	unjudged bool
 }
+
+// open says whether the pod may have connections that nobody has judged.
+func (p policyPod) open() bool { return p.unjudged || p.isolation == endpoint.Isolation{} }
 
 func newPolicyPods() *policyPods { return &policyPods{pods: map[api.Ref]policyPod{}} }
 
-// add makes a pod known. One that is known keeps its isolation.
-func (p *policyPods) add(pod endpoint.Pod, i endpoint.Isolation) {
+// add makes a pod known whose row in the kernel says so, or is not there. One that is known
+// keeps its isolation.
+func (p *policyPods) add(pod endpoint.Pod, i endpoint.Isolation, there bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	e, ok := p.pods[pod.Ref]
 	if !ok {
-		e.isolation = i
+		e.isolation, e.unjudged = i, !there
 	}
 	e.pod = pod
 	p.pods[pod.Ref] = e
@@ -89,7 +96,7 @@ func (p *policyPods) get(ref api.Ref) (policyPod, bool) {
 
 // set says what a pod's rows are to say, if it is still there.
 func (p *policyPods) set(ref api.Ref, i endpoint.Isolation) {
-	p.change(ref, func(e *policyPod) { e.isolation = i })
+	p.change(ref, func(e *policyPod) { e.isolation, e.unjudged = i, false })
 }
 
 // note says whether a pod's policies are known.

@@ -237,9 +237,7 @@ func (i *info) WatchDrops(ctx context.Context, each func([]api.Drop) error) {
 func (i *info) Policies() []api.Policy                        { return i.node.policies.show() }
 func (i *info) PodPolicy(pod string) ([]api.PodPolicy, error) { return i.node.policies.showPod(pod) }
 
-func (i *info) Explain(r api.ExplainRequest) (api.Explanation, error) {
-	return api.Explanation{}, &api.Error{Code: api.CodeUnsupported, Msg: "the programs of this build cannot be asked"}
-}
+func (i *info) Explain(r api.ExplainRequest) (api.Explanation, error) { return i.node.explain(i.dp, r) }
 
 func (i *info) Endpoints() []api.Endpoint { return i.pods.List() }
 

@@ -33,20 +33,35 @@ static __always_inline __u32 now_seconds(void)
 	return bpf_ktime_get_ns() / 1000000000;
 }
 
+/* The row of the backend that the client is to stay with; NULL: there is none any more. */
+static __always_inline struct affinity *stay_of(const struct affinity_key *key, __u8 proto)
+{
+	struct affinity *row = bpf_map_lookup_elem(&affinity, key);
+
+	if (!row || (__s32)(row->until - now_seconds()) <= 0 ||
+	    !is_alive(&row->addr, row->port, proto, row->generation))
+		return NULL;
+	return row;
+}
+
+static __always_inline struct backend stayed_with(const struct affinity *row)
+{
+	return (struct backend){
+		.addr = row->addr, .port = row->port, .generation = row->generation};
+}
+
 /* Gives the backend that the client is to stay with, and lets it stay so many seconds
  * from now; false if there is none any more.
  */
 static __always_inline bool stays_with(const struct affinity_key *key, __u8 proto, __u32 seconds,
 				       struct backend *to)
 {
-	struct affinity *row = bpf_map_lookup_elem(&affinity, key);
-	__u32 now = now_seconds();
+	struct affinity *row = stay_of(key, proto);
 
-	if (!row || (__s32)(row->until - now) <= 0 ||
-	    !is_alive(&row->addr, row->port, proto, row->generation))
+	if (!row)
 		return false;
-	row->until = now + seconds;
-	*to = (struct backend){.addr = row->addr, .port = row->port, .generation = row->generation};
+	row->until = now_seconds() + seconds;
+	*to = stayed_with(row);
 	return true;
 }
 

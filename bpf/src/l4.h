@@ -20,7 +20,7 @@ struct l4 {
 	__u8 flags;    /* TCP's */
 	bool more;     /* the first fragment of several */
 	bool unported; /* a protocol without ports, or IPv4 options before them */
-	__u8 kind;     /* ICMP's type; SCTP's first chunk's */
+	__u8 kind; /* ICMP's type; SCTP's first chunk's; the protocol behind hop-by-hop options */
 };
 
 struct fragment_key {
@@ -68,7 +68,8 @@ static __always_inline int read_ports(struct __sk_buff *skb, __u32 off, struct l
 	l4->off = off;
 	if (!has_ports(l4->proto)) {
 		l4->unported = true;
-		if ((l4->proto == IPPROTO_ICMP || l4->proto == IPPROTO_ICMPV6) &&
+		if ((l4->proto == IPPROTO_ICMP || l4->proto == IPPROTO_ICMPV6 ||
+		     l4->proto == IPPROTO_HOPOPTS) &&
 		    (void *)(ports + 1) <= fresh_end(skb))
 			l4->kind = *(__u8 *)ports;
 		return OK;

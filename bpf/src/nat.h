@@ -124,6 +124,8 @@ __noinline int translate(struct __sk_buff *skb, struct packet *p, struct flow *f
 		flags = BPF_F_MARK_MANGLED_0;
 	}
 	why = set_addrs(skb, ip, &f->src, &f->dst, &diff);
+	l4->sport = f->sport;
+	l4->dport = f->dport;
 	if (unlikely(why) || unlikely(!l4->off))
 		return why;
 	ports = data_of(skb) + start_of(l4);
@@ -133,8 +135,6 @@ __noinline int translate(struct __sk_buff *skb, struct packet *p, struct flow *f
 	ports[0] = htons(f->sport);
 	ports[1] = htons(f->dport);
 	new = ports[0] | (__u32)ports[1] << 16;
-	l4->sport = f->sport;
-	l4->dport = f->dport;
 	if (unlikely(l4->proto == IPPROTO_SCTP)) {
 		if (old == new)
 			return OK;

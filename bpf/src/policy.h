@@ -46,7 +46,7 @@ static __always_inline bool is_of_link(const struct packet *p)
 	if (likely(!p->ip.v6))
 		return false;
 	if (p->ip.proto == IPPROTO_HOPOPTS)
-		return group;
+		return group && p->l4.kind == IPPROTO_ICMPV6;
 	if (!is_icmp(p) || p->l4.kind < ND_FIRST || p->l4.kind > ND_LAST || p->ip.ttl != 255)
 		return false;
 	ep = endpoint_of(&p->ip.dst);

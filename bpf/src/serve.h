@@ -69,36 +69,58 @@ static __always_inline __u32 hash_of_client(const struct tuple *t, __u32 affinit
 	return mix(hash_of(t, true), bpf_ktime_get_tai_ns() / 1000000000 / affinity) >> 32;
 }
 
-/* A backend for a new flow. */
-static __always_inline enum reason pick_backend(const struct frontend *fe, const struct tuple *t,
-						bool outside, struct backend *to)
+/* A backend for a new flow, as the key's set and client have it; stays is the row of the one
+ * that the client stays with, or NULL. Nothing is changed by it.
+ */
+static __always_inline enum reason find_backend(const struct frontend *fe, const struct tuple *t,
+						bool outside, struct affinity_key *key,
+						struct affinity **stays, struct backend *to)
 {
-	struct affinity_key key = {.set = outside ? fe->outside : fe->inside};
 	struct backend *b;
 	struct set *set;
 
+	*stays = NULL;
+	*key = (struct affinity_key){.set = outside ? fe->outside : fe->inside};
 	if (unlikely(fe->ranges) && !in_ranges(fe->ranges, &t->src))
 		return DROP_SOURCE_RANGE;
-	set = set_of(key.set);
+	set = set_of(key->set);
 	if (unlikely(!set))
 		return REJECT_NO_BACKEND;
 	if (unlikely(!set->count))
 		return set->flags & SET_DROP ? DROP_NO_LOCAL_BACKEND : REJECT_NO_BACKEND;
 	if (unlikely(fe->affinity)) {
-		key.client = t->src;
-		if (stays_with(&key, t->proto, fe->affinity, to))
+		key->client = t->src;
+		*stays = stay_of(key, t->proto);
+		if (*stays) {
+			*to = stayed_with(*stays);
 			return OK;
+		}
 	}
 	if (!outside)
-		b = choose(key.set, set, bpf_get_prandom_u32());
+		b = choose(key->set, set, bpf_get_prandom_u32());
 	else
-		b = choose_alike(key.set, set,
+		b = choose_alike(key->set, set,
 				 unlikely(fe->affinity) ? hash_of_client(t, fe->affinity)
 							: hash_of(t, false));
 	if (unlikely(!b))
 		return REJECT_NO_BACKEND;
 	*to = *b;
-	if (unlikely(fe->affinity))
+	return OK;
+}
+
+/* The same for a flow that begins now: its client stays with the backend. */
+static __always_inline enum reason pick_backend(const struct frontend *fe, const struct tuple *t,
+						bool outside, struct backend *to)
+{
+	struct affinity_key key;
+	struct affinity *stays;
+	enum reason why = find_backend(fe, t, outside, &key, &stays, to);
+
+	if (likely(why || !fe->affinity))
+		return why;
+	if (stays)
+		stays->until = now_seconds() + fe->affinity;
+	else
 		stay_with(&key, fe->affinity, to);
 	return OK;
 }

@@ -8,6 +8,7 @@
 #include "vxlan.h"
 #include "pod.h"
 #include "overlay.h"
+#include "explain.h"
 #include "policy.h"
 #include "served.h"
 #include "sock.h"

@@ -122,7 +122,11 @@ func (c *cli) explanation(e api.Explanation) error {
 			}
 			fmt.Fprintf(c.out, "  %s  %s: %s\n", j.name, verdict, clean(j.Why))
 		}
-		fmt.Fprintf(c.out, "  → %s\n", strings.ToUpper(w.Verdict))
+		verdict := strings.ToUpper(w.Verdict)
+		if w.Reason != "" {
+			verdict += " (" + clean(w.Reason) + ")"
+		}
+		fmt.Fprintf(c.out, "  → %s\n", verdict)
 	}
 	return nil
 }

@@ -68,7 +68,7 @@ func (node) Explain(r api.ExplainRequest) (api.Explanation, error) {
 		Protocol: "TCP", From: at("10.244.1.2", 0, "shop/cart"), To: at("10.96.0.10", 80, ""), Service: "shop/web", Backend: &backend,
 		Egress:  api.Judgement{Verdict: api.VerdictNone, Why: "no policy isolates shop/cart"},
 		Ingress: api.Judgement{Verdict: api.VerdictDenied, Why: "default deny by NetworkPolicy shop/none"},
-		Verdict: api.VerdictDenied,
+		Verdict: api.VerdictDenied, Reason: "policy-ingress",
 	}}}, nil
 }
 
@@ -108,7 +108,7 @@ TCP  shop/cart 10.244.1.2 → 10.96.0.10:80
   Service shop/web: for example its backend shop/web 10.244.2.2:8080
   egress   passes: no policy isolates shop/cart
   ingress  denied: default deny by NetworkPolicy shop/none
-  → DENIED
+  → DENIED (policy-ingress)
 `},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

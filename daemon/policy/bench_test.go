@@ -92,6 +92,7 @@ func BenchmarkFirst(b *testing.B) {
 	for b.Loop() {
 		c, n := New("node0000"), &count{}
 		c.Update(s, locals, n)
+		c.Sweep(none, n)
 		b.ReportMetric(float64(n.rules), "rules")
 		b.ReportMetric(float64(n.classes), "prefixes")
 		b.ReportMetric(float64(len(locals)), "locals")
@@ -125,6 +126,7 @@ func BenchmarkOnePod(b *testing.B) {
 	}{{"elsewhere", 12345}, {"here", 400 * 100}} {
 		c, n := New("node0000"), &count{}
 		c.Update(s, locals, n)
+		c.Sweep(none, n)
 		pods := [2][]*source.Pod{slices.Clone(s.Pods), slices.Clone(s.Pods)}
 		for i := range pods {
 			p := *s.Pods[tc.at]
@@ -136,6 +138,7 @@ func BenchmarkOnePod(b *testing.B) {
 			for i := 0; b.Loop(); i++ {
 				s.Pods = pods[i%2]
 				c.Update(s, locals, n)
+				c.Sweep(none, n)
 			}
 		})
 	}
@@ -145,6 +148,7 @@ func BenchmarkOnePolicy(b *testing.B) {
 	s, locals := large()
 	c, n := New("node0000"), &count{}
 	c.Update(s, locals, n)
+	c.Sweep(none, n)
 	lists := [2][]*source.NetworkPolicy{slices.Clone(s.Policies), slices.Clone(s.Policies)}
 	for i, p := range s.Policies {
 		if p.Namespace == locals[0].Namespace {
@@ -157,5 +161,6 @@ func BenchmarkOnePolicy(b *testing.B) {
 	for i := 0; b.Loop(); i++ {
 		s.Policies = lists[i%2]
 		c.Update(s, locals, n)
+		c.Sweep(none, n)
 	}
 }

@@ -93,10 +93,9 @@ func (k classKey) each(f func(*atom)) {
 
 // class is addresses that match the same.
 type class struct {
-	key     classKey
-	id      bpf.Class
-	refs    int  // rows of classes
-	written bool // its rows of rules are
+	key  classKey
+	id   bpf.Class
+	refs int // rows of classes
 }
 
 // classOf is the class of what matches a key. Its name is a hash of the atoms: the first 8

@@ -80,6 +80,9 @@ func (c *Compiler) Problems() []string {
 		say(p)
 	}
 	for _, s := range c.sets {
+		if s.refs == 0 {
+			continue
+		}
 		if s.problem != "" {
 			out = append(out, fmt.Sprintf("nothing passes for %d pods (%s): %s; policies %s", s.refs, s.dir, s.problem, s.named()))
 		} else if len(s.short) > 0 {

@@ -175,11 +175,15 @@ func (c *Compiler) give(l *local, d direction, s *ruleSet) {
 		return
 	}
 	if s != nil {
-		s.refs++
+		if s.refs++; s.refs == 1 {
+			c.rows += s.n
+		}
 	}
 	if was := l.sets[d]; was != nil {
-		was.refs--
-		c.work.sweep = true
+		if was.refs--; was.refs == 0 {
+			c.rows -= was.n
+			c.leaving = true
+		}
 	}
 	l.sets[d] = s
 }

@@ -53,8 +53,8 @@ const DefaultMaxRows = 1 << 18
 // Compiler keeps what was compiled, so that a change costs what it changes. It is not safe
 // for concurrent use; what it returns is the caller's.
 type Compiler struct {
-	// MaxRows is how many rows of rules there may be, default [DefaultMaxRows]; a set can
-	// have a sixteenth of them. What has no room is denied, and is a problem that names
+	// MaxRows is how many rows of rules there may be, without those that Sweep will give
+	// up, default [DefaultMaxRows]; a set can have a sixteenth of them. What has no room is denied, and is a problem that names
 	// its policies.
 	MaxRows int
 
@@ -82,6 +82,7 @@ type Compiler struct {
 
 	// What is in force.
 	sets    map[bpf.RuleSet]*ruleSet
+	leaving bool       // there may be sets that no pod is to have
 	retired []*ruleSet // the last that went, for drops that are told late
 	atoms   map[string]*atom
 	nextID  uint32
@@ -118,7 +119,6 @@ type work struct {
 	locals    map[*local]struct{} // that changed
 	localsIn  map[string]struct{} // namespaces whose locals may have other sets
 	allLocals bool                // all may
-	sweep     bool                // sets may have lost their last pod
 	newSets   []*ruleSet
 	blocks    []netip.Prefix // that came or went
 	places    map[netip.Addr]struct{}
@@ -149,7 +149,8 @@ func New(nodeName string) *Compiler {
 	return c
 }
 
-// Update compiles what changed since the last one and tells t which rows are wanted. The
+// Update compiles what changed since the last one and tells t which rows are wanted; see
+// [Compiler.Sweep] for when they are not any more. The
 // lists of s are sorted as [source.State] says, and an object that is the same pointer is
 // taken to be unchanged. Before a State of which the policies are complete nothing is
 // known; one that is not complete any more changes nothing but which pods are attached.
@@ -168,15 +169,14 @@ func (c *Compiler) Update(s source.State, locals []Local, t Sink) Change {
 	c.updatePods(s.Pods)
 	c.updateLocals(locals)
 	c.findSets()
-	c.sweepSets()
-	c.updateBlocks()
-	c.matchNodes()
-	c.matchPods()
-	c.classPlaces()
-	c.writeRules()
-	c.sweepSigs()
+	c.settleRows()
 
-	out := Change{Rejudge: c.work.rejudge}
+	clear(c.waiting)
+	return c.done(Change{Rejudge: c.work.rejudge})
+}
+
+// done adds to a Change the pods whose isolation is another than the caller knows.
+func (c *Compiler) done(out Change) Change {
 	for ref, l := range c.locals {
 		if now, known := c.isolation(l); !l.told || now != l.last || known != l.lastKnown {
 			l.told, l.last, l.lastKnown = true, now, known
@@ -186,8 +186,32 @@ func (c *Compiler) Update(s source.State, locals []Local, t Sink) Change {
 	}
 	slices.SortFunc(out.Pods, compareRefs)
 	c.work, c.sink = work{}, nil
-	clear(c.waiting)
 	return out
+}
+
+// settleRows makes the rows of what an Update or a Sweep found.
+func (c *Compiler) settleRows() {
+	c.updateBlocks()
+	c.matchNodes()
+	c.matchPods()
+	c.classPlaces()
+	c.writeRules()
+	c.sweepSigs()
+}
+
+// Sweep gives up the sets that no pod is to have any more, but for those that inForce says a
+// pod's row still has. Update keeps them, and classes addresses by what they name, too, so
+// that whoever still goes by them is judged by all of them. So: write the rows, then the
+// pods' sets, then sweep and write again. What it changes are names of classes, but for a
+// pod that was closed as there was no room.
+func (c *Compiler) Sweep(inForce func(bpf.RuleSet) bool, t Sink) Change {
+	if !c.leaving {
+		return Change{}
+	}
+	c.sink, c.work = t, newWork()
+	c.sweepSets(inForce)
+	c.settleRows()
+	return c.done(Change{})
 }
 
 // incomplete tells of pods that came; of them nothing is known yet.

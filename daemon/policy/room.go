@@ -31,7 +31,7 @@ func (c *Compiler) maxRows() int {
 func (c *Compiler) write(s *ruleSet, cl *class, rules []bpf.Rule) {
 	rows := rowsOf(rules)
 	switch capped := s.n+len(rows) > max(1, c.maxRows()/setShare); {
-	case !capped && c.rows+len(rows) <= c.maxRows():
+	case !capped && (s.refs == 0 || c.rows+len(rows) <= c.maxRows()):
 	case cl != c.zero && !s.denies:
 		s.short[cl] = struct{}{}
 		c.troubled[s] = struct{}{}
@@ -44,8 +44,7 @@ func (c *Compiler) write(s *ruleSet, cl *class, rules []bpf.Rule) {
 		c.sink.WantRule(bpf.RuleKey{Set: s.name, Class: cl.id, Block: uint32(i)}, r)
 	}
 	s.rows[cl] = uint32(len(rows))
-	s.n += len(rows)
-	c.rows += len(rows)
+	c.count(s, len(rows))
 }
 
 // drop removes the rows of a class from a set.
@@ -53,10 +52,18 @@ func (c *Compiler) drop(s *ruleSet, cl *class) {
 	for i := range s.rows[cl] {
 		c.sink.UnwantRule(bpf.RuleKey{Set: s.name, Class: cl.id, Block: i})
 	}
-	s.n -= int(s.rows[cl])
-	c.rows -= int(s.rows[cl])
+	c.count(s, -int(s.rows[cl]))
 	delete(s.rows, cl)
 	delete(s.short, cl)
+}
+
+// count counts rows. Those of a set that no pod is to have any more are in nobody's way:
+// they will soon be gone.
+func (c *Compiler) count(s *ruleSet, n int) {
+	s.n += n
+	if s.refs > 0 {
+		c.rows += n
+	}
 }
 
 func (c *Compiler) dropRows(s *ruleSet) {

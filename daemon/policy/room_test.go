@@ -18,13 +18,14 @@ import (
 // may be, and once there is room the rows are those of a fresh compiler.
 func TestTooManyRowsDeny(t *testing.T) {
 	closed, short := 0, 0
-	for seed := range uint64(150) {
+	for seed := range uint64(60) {
 		w := newWorld(seed)
 		c, rows := New("node0"), newTable(t)
 		c.MaxRows = 16 + int(seed%5)*32
 		for step := range 12 {
 			w.change()
 			c.Update(w.state, w.locals, rows)
+			c.Sweep(none, rows)
 			if len(rows.rules) > c.MaxRows || c.rows != len(rows.rules) {
 				t.Fatalf("seed %d, step %d: got %d rows (it counts %d), may be %d", seed, step, len(rows.rules), c.rows, c.MaxRows)
 			}
@@ -34,6 +35,7 @@ func TestTooManyRowsDeny(t *testing.T) {
 		}
 		c.MaxRows = 0
 		c.Update(w.state, w.locals, rows)
+		c.Sweep(none, rows)
 		fresh, want := New("node0"), newTable(t)
 		fresh.Update(w.state, w.locals, want)
 		if d := cmp.Diff(rows.rules, want.rules); d != "" {
@@ -105,6 +107,7 @@ func TestExplosionStaysWhereItIs(t *testing.T) {
 	c, rows := New("n"), newTable(t)
 	c.MaxRows = 1600
 	c.Update(s, locals, rows)
+	c.Sweep(none, rows)
 	calm, _ := c.Isolation(locals[0].Ref)
 	wild, _ := c.Isolation(locals[1].Ref)
 	passes := func(set bpf.RuleSet, i int) bool {
@@ -130,6 +133,7 @@ func TestExplosionStaysWhereItIs(t *testing.T) {
 
 	s.Pods = s.Pods[:51] // there is room again
 	c.Update(s, locals, rows)
+	c.Sweep(none, rows)
 	for i := range 50 {
 		if !passes(wild.Ingress, i) {
 			t.Errorf("peer %d does not pass, though there is room", i)

@@ -25,7 +25,7 @@ func (c *Compiler) writeRules() {
 		delete(c.classes, cl.key)
 	}
 	for _, s := range c.work.newSets {
-		if s.refs > 0 && s.problem == "" {
+		if s.problem == "" {
 			c.writeSet(s)
 		}
 	}

@@ -187,13 +187,15 @@ func (c *Compiler) wantPort(s *ruleSet, name string) {
 // maxRetired is how many sets are remembered that nobody has any more.
 const maxRetired = 64
 
-// sweepSets forgets the sets that no pod has.
-func (c *Compiler) sweepSets() {
-	if !c.work.sweep {
-		return
-	}
+// sweepSets forgets the sets that no pod is to have, nor has.
+func (c *Compiler) sweepSets(inForce func(bpf.RuleSet) bool) {
+	c.leaving = false
 	for id, s := range c.sets {
 		if s.refs > 0 {
+			continue
+		}
+		if s.problem == "" && inForce(id) {
+			c.leaving = true
 			continue
 		}
 		delete(c.sets, id)

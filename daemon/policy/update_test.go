@@ -1,11 +1,7 @@
 package policy
 
 import (
-	"fmt"
-	"maps"
 	"net/netip"
-	"slices"
-	"strings"
 	"testing"
 
 	"github.com/weftnet/weft/bpf"
@@ -113,13 +109,4 @@ func (t *table) verdict(set bpf.RuleSet, remote netip.Addr, protocol bpf.Protoco
 			}
 		}
 	}
-}
-
-// text is the rows for a person: sets and classes by the order of their names.
-func (t *table) text() string {
-	var b strings.Builder
-	for _, p := range slices.SortedFunc(maps.Keys(t.classes), netip.Prefix.Compare) {
-		fmt.Fprintf(&b, "%s %x\n", p, t.classes[p])
-	}
-	return b.String()
 }

@@ -238,6 +238,20 @@ func (w *world) change() {
 	}
 }
 
+// changePolicies changes nothing else.
+func (w *world) changePolicies() {
+	switch w.IntN(4) {
+	case 0:
+		w.addPolicy()
+	case 1:
+		w.state.Policies = without1(w, w.state.Policies)
+	case 2:
+		w.addCluster()
+	case 3:
+		w.state.ClusterPolicies = without1(w, w.state.ClusterPolicies)
+	}
+}
+
 // oracle is the same for who is to judge.
 func (w *world) oracle() oracle.World {
 	o := oracle.World{State: w.state}

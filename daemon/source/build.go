@@ -73,6 +73,9 @@ func build(v view, own []*Pod) State {
 	derive(&s)
 	s.Policies = policies.sorted(&s, "NetworkPolicy", compareNetworkPolicies, func(p *NetworkPolicy) string { return p.Namespace + "/" + p.Name })
 	s.ClusterPolicies = cluster.sorted()
+	if len(s.Policies)+len(s.ClusterPolicies) > 0 {
+		s.Namespaces = withNamespaces(spaces, &s)
+	}
 	for _, v := range s.Services {
 		if v.Problem != "" {
 			s.Problems = append(s.Problems, api.Problem{What: ProblemService, Text: "service " + v.Namespace + "/" + v.Name + ": " + v.Problem})
@@ -94,6 +97,24 @@ func build(v view, own []*Pod) State {
 		}
 	}
 	return s
+}
+
+// withNamespaces adds, to the folder's Namespaces, those of pods and policies that it does
+// not hold: nobody can be there without one. They have the label that each has.
+func withNamespaces(spaces first[Namespace], s *State) []*Namespace {
+	add := func(name string) {
+		if _, is := spaces[name]; !is {
+			spaces[name] = found[Namespace]{object: &Namespace{Name: name, Labels: map[string]string{namespaceLabel: name}}}
+		}
+	}
+	add("default")
+	for _, p := range s.Pods {
+		add(p.Namespace)
+	}
+	for _, p := range s.Policies {
+		add(p.Namespace)
+	}
+	return spaces.sorted()
 }
 
 // found is an object and its file.

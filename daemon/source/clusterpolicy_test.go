@@ -150,7 +150,7 @@ func TestClusterPoliciesOfTheFolder(t *testing.T) {
 	p := start(t, "", Options{})
 	p.put("a.yaml", clusterPolicyYAML("b", ofAll+"egress: [{action: Accept, to: [{domainNames: [example.com]}, {networks: [10.0.0.0/8]}]}]")+"---\n"+
 		clusterPolicyYAML("a", "tier: Baseline, priority: 1, subject: {namespaces: {}}, egress: [{action: Deny, to: [{networks: ['0.0.0.0/0']}]}]"))
-	const a = "cluster policy a baseline 1 of namespaces {} egress (deny: [0.0.0.0/0] : -)\n"
+	const a = "namespace default map[]\ncluster policy a baseline 1 of namespaces {} egress (deny: [0.0.0.0/0] : -)\n"
 	const b = "cluster policy b admin 7 of namespaces {} egress (accept: [10.0.0.0/8] : -)\n"
 	const problem = "problem source-policy: cluster network policy b: spec.egress[0].to[0].domainNames: names are not supported; nothing is accepted for their sake\n"
 	before := p.wait(a + b + problem)
@@ -160,7 +160,7 @@ func TestClusterPoliciesOfTheFolder(t *testing.T) {
 		t.Error("what has not changed is another object")
 	}
 	p.put("a.yaml", "")
-	p.wait("cluster policy " + strings.Replace(ofAllIs, "p", "a", 1))
+	p.wait("namespace default map[]\ncluster policy " + strings.Replace(ofAllIs, "p", "a", 1))
 }
 
 // checkClusterPolicy checks what users of a policy rely on.

@@ -260,11 +260,19 @@ func newNode(in nodeObject) (*Node, error) {
 	return n, nil
 }
 
+// namespaceLabel has the name of its Namespace; the API server sees to it.
+const namespaceLabel = "kubernetes.io/metadata.name"
+
 func newNamespace(in namespaceObject) (*Namespace, error) {
 	if err := checkName("metadata.name", in.Metadata.Name); err != nil {
 		return nil, err
 	}
-	return &Namespace{Name: intern(in.Metadata.Name), Labels: internLabels(in.Metadata.Labels)}, nil
+	n := &Namespace{Name: intern(in.Metadata.Name), Labels: internLabels(in.Metadata.Labels)}
+	if n.Labels == nil {
+		n.Labels = map[string]string{}
+	}
+	n.Labels[namespaceLabel] = n.Name
+	return n, nil
 }
 
 func parseIP(s string) (netip.Addr, error) {

@@ -84,7 +84,8 @@ func (d *Dir) Snapshot() State {
 }
 
 // Changed receives after the state has changed; many changes may come as one. Of what
-// [Dir.WritePod] did it tells only if it changed slices that are derived.
+// [Dir.WritePod] did it tells only if there are policies, or if it changed slices that are
+// derived.
 func (d *Dir) Changed() <-chan struct{} { return d.changed }
 
 // Synced says whether the folder has been there and has been looked through once.

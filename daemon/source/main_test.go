@@ -3,6 +3,7 @@ package source
 import (
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -95,7 +96,10 @@ func text(s State) string {
 		fmt.Fprintln(&b, "pod", key(p), p.Node, p.Labels["app"], p.IPs)
 	}
 	for _, n := range s.Namespaces {
-		fmt.Fprintln(&b, "namespace", n.Name, n.Labels)
+		if labels := maps.Clone(n.Labels); labels[namespaceLabel] == n.Name {
+			delete(labels, namespaceLabel)
+			fmt.Fprintln(&b, "namespace", n.Name, labels)
+		}
 	}
 	for _, v := range s.Services {
 		fmt.Fprintln(&b, "service", v.Namespace+"/"+v.Name, v.ClusterIPs)

@@ -160,7 +160,7 @@ func TestPoliciesOfTheFolder(t *testing.T) {
 	p.wait("")
 	p.put("a.yaml", policyYAML("a", "ingress: [{ports: [{port: 80}]}]"))
 	p.put("b.yaml", policyYAML("b", "ingress: [{ports: [{port: 0}]}]"))
-	const a = "policy shop/a of {} ingress (- : TCP 80-80)\n"
+	const a = "namespace default map[]\nnamespace shop map[]\npolicy shop/a of {} ingress (- : TCP 80-80)\n"
 	const b = "policy shop/b of {} ingress\n"
 	problemB := `problem source-file: b.yaml: document 1: NetworkPolicy: shop/b: spec.ingress[0].ports[0].port: 0 is not a port (1 to 65535); the rule allows nothing
 problem source-policy: network policy shop/b: spec.ingress[0].ports[0].port: 0 is not a port (1 to 65535); the rule allows nothing
@@ -179,6 +179,44 @@ incomplete but for policies`
 	}
 	p.put("c.yaml", policyYAML("a", ""))
 	p.wait(a + "problem source-duplicate: NetworkPolicy shop/a is in a.yaml and in c.yaml; the first counts")
+}
+
+// Who makes a pod by hand need not make its namespace; a policy can select it all the same.
+func TestNamespacesThatAreNotInTheFolderAreThereForPolicies(t *testing.T) {
+	p := start(t, "", Options{})
+	p.put("pods.yaml", podYAML("web", "one", "a", "node-a")+"---\napiVersion: v1\nkind: Namespace\nmetadata: {name: tools, labels: {team: red}}\n")
+	p.wait("pod web/one node-a a []\nnamespace tools map[team:red]")
+	p.put("policy.yaml", clusterPolicyYAML("c", ofAll))
+	before := p.wait("pod web/one node-a a []\nnamespace default map[]\nnamespace tools map[team:red]\nnamespace web map[]\ncluster policy " + strings.Replace(ofAllIs, "p", "c", 1))
+	p.put("node.yaml", nodeYAML("node-a", 1))
+	after := p.wait(nodeA + "pod web/one node-a a []\nnamespace default map[]\nnamespace tools map[team:red]\nnamespace web map[]\ncluster policy " + strings.Replace(ofAllIs, "p", "c", 1))
+	if before.Namespaces[2] != after.Namespaces[2] {
+		t.Error("a namespace that is in no file is another object each time")
+	}
+}
+
+// A new pod of this node may be another's peer: policies hear of it at once.
+func TestOwnPodIsToldWherePoliciesAre(t *testing.T) {
+	p := start(t, "", Options{})
+	p.wait("")
+	p.put("policy.yaml", policyYAML("a", ""))
+	p.wait("namespace default map[]\nnamespace shop map[]\npolicy shop/a of {} ingress")
+	for done := false; !done; { // what the folder made
+		select {
+		case <-p.Changed():
+		default:
+			done = true
+		}
+	}
+	p.write(endpoint("c1", "eth0", "shop", "web-1", "10.0.1.2"), false)
+	select {
+	case <-p.Changed():
+	default:
+		t.Error("nobody was told of the pod")
+	}
+	if s := p.Snapshot(); len(s.Pods) != 1 || s.Pods[0].Name != "web-1" {
+		t.Errorf("state:\n%s", text(s))
+	}
 }
 
 // What may be a policy, or what one needs, makes policies incomplete, at the start only: a

@@ -95,9 +95,9 @@ func (d *Dir) WritePod(e api.Endpoint, gone bool) error {
 	return d.own.fail(d.own.write(name))
 }
 
-// ownChanged marks the state stale after a change of our pods, and tells of it if it
-// changes slices: if a Service whose endpoints are derived selects now or before (either
-// may be nil; of both nil, it may be any pod).
+// ownChanged marks the state stale after a change of our pods, and tells of it if there are
+// policies, or if it changes slices: if a Service whose endpoints are derived selects now or
+// before (either may be nil; of both nil, it may be any pod).
 func (d *Dir) ownChanged(now, before *Pod) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -105,7 +105,7 @@ func (d *Dir) ownChanged(now, before *Pod) {
 	selects := func(v *Service) bool {
 		return (now == nil && before == nil) || (now != nil && v.selects(now)) || (before != nil && v.selects(before))
 	}
-	if slices.ContainsFunc(d.state.derived, selects) {
+	if len(d.state.Policies)+len(d.state.ClusterPolicies) > 0 || slices.ContainsFunc(d.state.derived, selects) {
 		d.tell()
 	}
 }

@@ -65,6 +65,8 @@ type ExplainedWay struct {
 	Egress  Judgement `json:"egress"`  // at the sender
 	Ingress Judgement `json:"ingress"` // at the receiver
 	Verdict string    `json:"verdict"` // allowed, denied or unknown: another node has an end
+	// Reason is why it does not pass on this node, as in [Counter].
+	Reason string `json:"reason,omitempty"`
 }
 
 // Judgement is what one end's policies say.

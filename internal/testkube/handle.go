@@ -47,7 +47,7 @@ func (c *Cluster) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		a.refuse(apierrors.NewUnauthorized("who are you?"))
 		return
 	case !known:
-		a.refuse(apierrors.NewNotFound(corev1.Resource(resource), object))
+		http.NotFound(w, r) // as an API server does; it is no Status
 		return
 	case fail != nil:
 		if status := fail(r); status != 0 {

@@ -150,7 +150,7 @@ func text(s source.State) string {
 		fmt.Fprintln(&b)
 	}
 	for _, n := range s.Namespaces {
-		fmt.Fprintln(&b, "namespace", n.Name, n.Labels)
+		fmt.Fprintln(&b, "namespace", n.Name, n.Labels["team"])
 	}
 	for _, p := range s.Policies {
 		fmt.Fprintf(&b, "policy %s/%s of {%s}\n", p.Namespace, p.Name, p.Pods)

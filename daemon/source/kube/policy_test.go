@@ -42,7 +42,7 @@ func TestPoliciesFollowTheAPI(t *testing.T) {
 			before := p.shows(`
 pod shop/far  [10.0.2.2]
 pod shop/one uid-one [10.0.1.2]
-namespace shop map[team:red]
+namespace shop red
 policy shop/a of {app=db}
 policy shop/b of {app=web}
 cluster policy c 7`)
@@ -50,7 +50,7 @@ cluster policy c 7`)
 			p.Delete(mkClusterPolicy("c", adminSpec), mkPod("far", "node-b"))
 			after := p.shows(`
 pod shop/one uid-one [10.0.1.2]
-namespace shop map[team:blue]
+namespace shop blue
 policy shop/a of {app=db}
 policy shop/b of {app=new}`)
 			if before.Policies[0] != after.Policies[0] || before.Pods[1] != after.Pods[0] {
