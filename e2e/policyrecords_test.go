@@ -130,7 +130,7 @@ func (r *policyRecords) compare(t *testing.T, w *policyWorld, expected map[polic
 		case records < len(probes) && missing > r.left:
 			t.Errorf("%s: %d records, want one for each of %v", key, records, probes)
 		case records > len(probes) && probes[0].protocol != "tcp": // that asks again on a busy machine
-			t.Errorf("%s: %d records for %v", key, records, probes)
+			t.Errorf("%s: %d records for %v: %+v", key, records, probes, told[key])
 		}
 		for _, d := range told[key] {
 			var all []error
@@ -146,7 +146,7 @@ func (r *policyRecords) compare(t *testing.T, w *policyWorld, expected map[polic
 		delete(told, key)
 	}
 	for key, drops := range told {
-		t.Errorf("%d records of what is not denied: %s: %s %s", len(drops), key, drops[0].Reason, drops[0].Why)
+		t.Errorf("%d records of what is not denied: %s: %+v", len(drops), key, drops)
 	}
 }
 
