@@ -87,10 +87,10 @@ bench: ## (root) ratios to limits and peers, one interleaved run; RUN=regexp, BE
 	@$(MAKE) --no-print-directory build
 	$(GO) run ./e2e/bench -run '$(RUN)' $(if $(BENCH_OUT),-out '$(BENCH_OUT)')
 
-soak: ## (root) the long forms of the crash tests (10,000 injections) and of the floods (2,000,000 half-open flows)
+soak: ## (root) the long forms of the crash tests (10,000 injections), of the floods (2,000,000 half-open flows) and of pods that start under policy (1,000)
 	@./deps.sh test
 	WEFT_SOAK=1 $(GO) test -timeout 12h -v -run 'Flood' ./bpf
-	WEFT_SOAK=1 $(GO) test -timeout 12h -v -run 'Crash|Refill|Flood' ./e2e
+	WEFT_SOAK=1 $(GO) test -timeout 12h -v -run 'Crash|Refill|Flood|NoPacketBeforePolicy' ./e2e
 
 fuzz: ## each fuzz target for FUZZTIME (60s)
 	@set -e; for pkg in $$(grep -rlE '^func Fuzz' --include='*_test.go' . | xargs -n1 dirname | sort -u); do \

@@ -26,6 +26,7 @@ const (
 	TCP    Mode = "tcp"
 	UDP    Mode = "udp"    // on a connected socket
 	SendTo Mode = "sendto" // UDP on a socket that is not connected
+	Once   Mode = "once"   // UDP on a connected socket, one datagram
 	SCTP   Mode = "sctp"   // packets made by hand
 	Name   Mode = "name"   // TCP; the answer, a word, is the Failure
 	Hold   Mode = "hold"   // TCP; sends nothing, and the Failure is how the connection ends
@@ -214,6 +215,14 @@ func question(mode Mode, to netip.AddrPort, until time.Time) (string, error) {
 		}
 		defer conn.Close()
 		return insist(conn, until)
+	case Once:
+		if conn, err = net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(to)); err != nil {
+			return "", err
+		}
+		if _, err := conn.Write([]byte("?")); err != nil {
+			conn.Close()
+			return "", err
+		}
 	case SCTP:
 		return traffic.AskSCTP(to, until)
 	case Follow:

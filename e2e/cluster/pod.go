@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -18,13 +19,14 @@ import (
 
 // Pod is a network namespace that the plugin has attached, or is to.
 type Pod struct {
-	Name   string
-	ID     string // of the container
-	NS     *testnet.NS
-	Node   *Node
-	Result *types100.Result
-	IP4    netip.Addr
-	IP6    netip.Addr
+	Namespace string // empty: default
+	Name      string
+	ID        string // of the container
+	NS        *testnet.NS
+	Node      *Node
+	Result    *types100.Result
+	IP4       netip.Addr
+	IP6       netip.Addr
 	// Capabilities are passed as runtimeConfig.
 	Capabilities map[string]any
 }
@@ -64,7 +66,7 @@ func (p *Pod) Runtime() *libcni.RuntimeConf {
 	return &libcni.RuntimeConf{
 		ContainerID: p.ID, NetNS: p.NS.Path(), IfName: "eth0",
 		Args: [][2]string{
-			{"IgnoreUnknown", "1"}, {"K8S_POD_NAMESPACE", "default"}, {"K8S_POD_NAME", p.Name},
+			{"IgnoreUnknown", "1"}, {"K8S_POD_NAMESPACE", cmp.Or(p.Namespace, "default")}, {"K8S_POD_NAME", p.Name},
 			{"K8S_POD_INFRA_CONTAINER_ID", p.ID},
 		},
 		CapabilityArgs: p.Capabilities,

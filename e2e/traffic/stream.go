@@ -182,6 +182,13 @@ func (s *Stream) close() error {
 	return errors.Join(errs...)
 }
 
+// Arrived is how many datagrams and TCP bytes have arrived so far.
+func (s *Stream) Arrived() (datagrams int, bytes uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.got), s.tcpBytes.Load()
+}
+
 // Result is what a stream went through.
 type Result struct {
 	Sent, Lost uint64
