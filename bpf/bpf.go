@@ -45,7 +45,7 @@ type Options struct {
 	// MaxBriefFlows: rows of `brief`, two for each flow that is new or has ended; 0:
 	// DefaultMaxBriefFlows.
 	MaxBriefFlows uint32
-	// RecordRate is how many drops each processor records a second; 0: DefaultRecordRate.
+	// RecordRate is how many drops the node records a second; 0: DefaultRecordRate.
 	RecordRate uint32
 	MaxClasses uint32 // rows of `classes`; 0: DefaultMaxClasses
 	MaxRules   uint32 // rows of `rules`; 0: DefaultMaxRules

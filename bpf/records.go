@@ -32,7 +32,7 @@ type Record struct {
 }
 
 // Records reads what the programs tell of the packets that they drop. They tell of some
-// 1000 a second on each processor, and count those left out.
+// 1000 a second, and count those left out.
 type Records struct {
 	reader *ringbuf.Reader
 	lost   *ebpf.Map

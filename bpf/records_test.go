@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"runtime"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -121,6 +124,37 @@ func TestRecordsAreLimitedAndTheRestIsCounted(t *testing.T) {
 	got := uint64(len(recordsNow(t, r)))
 	if lost := r.Lost(); got+lost != sent || got == 0 || lost == 0 {
 		t.Errorf("got %d records and %d left out of %d drops, want some of both and no other", got, lost, sent)
+	}
+}
+
+func TestProcessorsShareTheLimitOfRecords(t *testing.T) {
+	const limit = 10 // in a part of time
+	d := newUncheckedNode(t, 1, Options{RecordRate: 80})
+	r, err := d.Records()
+	must(t, err)
+	defer r.Close()
+	spoofed := ethernet(noMAC, d.podMAC, ethIPv4, header{src: addr("192.0.2.99"), dst: d.sib4, proto: protoUDP}.packet(udp(1, 2, nil)))
+	begin := time.Now()
+	var wg sync.WaitGroup
+	var sent atomic.Uint64
+	for range runtime.NumCPU() {
+		wg.Go(func() {
+			for time.Since(begin) < 10*recordsEvery {
+				_, _, err := d.programs[FromPod].Benchmark(spoofed, 1000, nil)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				sent.Add(1000)
+			}
+		})
+	}
+	wg.Wait()
+	parts := uint64(time.Since(begin)>>27) + 2
+	got := uint64(len(recordsNow(t, r)))
+	// Those that begin a part at the same time may let some more pass.
+	if most := parts * (limit + limit/2); got > most || got+r.Lost() != sent.Load() {
+		t.Errorf("got %d records and %d left out of %d drops in %d parts of time, want at most %d records", got, r.Lost(), sent.Load(), parts, most)
 	}
 }
 

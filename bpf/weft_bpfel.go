@@ -432,7 +432,9 @@ const (
 	weftVarPodsByPacket   = "pods_by_packet"
 	weftVarPolicyRevision = "policy_revision"
 	weftVarRecordType     = "record_type"
+	weftVarRecordsPart    = "records_part"
 	weftVarRecordsRate    = "records_rate"
+	weftVarRecordsUsed    = "records_used"
 	weftVarTakenOver      = "taken_over"
 )
 
@@ -541,7 +543,9 @@ type weftVariableSpecs struct {
 	PodsByPacket   *ebpf.VariableSpec `ebpf:"pods_by_packet"`
 	PolicyRevision *ebpf.VariableSpec `ebpf:"policy_revision"`
 	RecordType     *ebpf.VariableSpec `ebpf:"record_type"`
+	RecordsPart    *ebpf.VariableSpec `ebpf:"records_part"`
 	RecordsRate    *ebpf.VariableSpec `ebpf:"records_rate"`
+	RecordsUsed    *ebpf.VariableSpec `ebpf:"records_used"`
 	TakenOver      *ebpf.VariableSpec `ebpf:"taken_over"`
 }
 
@@ -639,7 +643,9 @@ type weftVariables struct {
 	PodsByPacket   *ebpf.Variable `ebpf:"pods_by_packet"`
 	PolicyRevision *ebpf.Variable `ebpf:"policy_revision"`
 	RecordType     *ebpf.Variable `ebpf:"record_type"`
+	RecordsPart    *ebpf.Variable `ebpf:"records_part"`
 	RecordsRate    *ebpf.Variable `ebpf:"records_rate"`
+	RecordsUsed    *ebpf.Variable `ebpf:"records_used"`
 	TakenOver      *ebpf.Variable `ebpf:"taken_over"`
 }
 

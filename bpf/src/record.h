@@ -61,7 +61,39 @@ struct {
 	__uint(max_entries, 1);
 } records_budget SEC(".maps");
 
-volatile const __u32 records_rate = 134; /* of a processor in each part; set before load */
+volatile const __u32 records_rate = 134; /* of the node in each part; set before load */
+
+/* The node's budget, which only those ask that their own lets: so a flood on all
+ * processors does not fight for it.
+ */
+__u64 records_part;
+__u32 records_used;
+
+/* The number of a record in its part of time, from 0; or records_rate: there may be no
+ * more. Two processors that begin a part at once may let a few more pass.
+ */
+static __always_inline __u32 number_record(void)
+{
+	__u64 part = bpf_ktime_get_coarse_ns() >> 27;
+	__u32 key = 0, n;
+	struct budget *own = bpf_map_lookup_elem(&records_budget, &key);
+
+	if (!own)
+		return records_rate;
+	if (own->part != part) {
+		own->part = part;
+		own->used = 0;
+	}
+	if (own->used >= records_rate)
+		return records_rate;
+	own->used++;
+	if (records_part != part) {
+		records_part = part;
+		records_used = 0;
+	}
+	n = __sync_fetch_and_add(&records_used, 1);
+	return n < records_rate ? n : records_rate;
+}
 
 /* In allowed.h: what was judged last on this processor. */
 __noinline int tell_judgement(struct judgement *by);
@@ -80,24 +112,13 @@ static __always_inline void lose_record(void)
  */
 __noinline int record_drop(struct __sk_buff *skb, __u32 why, bool judged)
 {
-	__u64 part = bpf_ktime_get_coarse_ns() >> 27;
-	struct budget *budget;
+	__u32 number = number_record(), len;
 	struct record *r;
-	__u32 key = 0, len;
-	__u64 flags;
 
-	budget = bpf_map_lookup_elem(&records_budget, &key);
-	if (!budget)
-		return 0;
-	if (budget->part != part) {
-		budget->part = part;
-		budget->used = 0;
-	}
-	if (budget->used >= records_rate) {
+	if (number >= records_rate) {
 		lose_record();
 		return 0;
 	}
-	flags = budget->used++ ? BPF_RB_NO_WAKEUP : BPF_RB_FORCE_WAKEUP;
 	r = bpf_ringbuf_reserve(&records, sizeof(*r), 0);
 	if (!r) {
 		lose_record();
@@ -115,6 +136,6 @@ __noinline int record_drop(struct __sk_buff *skb, __u32 why, bool judged)
 		len = RECORD_HEAD;
 	if (len > 0 && !bpf_skb_load_bytes(skb, ETH_HLEN, r->head, len))
 		r->len = len;
-	bpf_ringbuf_submit(r, flags);
+	bpf_ringbuf_submit(r, number ? BPF_RB_NO_WAKEUP : BPF_RB_FORCE_WAKEUP);
 	return 0;
 }
