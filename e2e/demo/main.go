@@ -66,7 +66,7 @@ func run(keep, clean bool) (err error) {
 	undo = append(undo, c.Close)
 	s := &story{c: c}
 	for _, act := range []func(context.Context) error{
-		s.nodes, s.daemons, s.pods, s.talk, s.mtu, s.kill, s.speed, s.services,
+		s.nodes, s.daemons, s.pods, s.talk, s.mtu, s.kill, s.speed, s.services, s.policy,
 	} {
 		if err := act(ctx); err != nil {
 			return err

@@ -36,7 +36,7 @@ func (s *story) services(ctx context.Context) (err error) {
 		if err != nil {
 			return err
 		}
-		defer l.Close()
+		s.shop = append(s.shop, l)
 		text += fmt.Sprintf("---\napiVersion: v1\nkind: Pod\nmetadata: {name: %s, namespace: default, labels: {app: shop}}\nspec: {nodeName: %s}\n",
 			p.Name, p.Node.Name)
 	}
@@ -140,13 +140,15 @@ func sayName(p *cluster.Pod) (l net.Listener, err error) {
 	return l, nil
 }
 
-func whoAnswers(from *cluster.Pod) (string, error) {
-	conn, err := traffic.Dial(from.NS, "tcp", shopAddr, 2*time.Second)
+func whoAnswers(from *cluster.Pod) (string, error) { return whoAnswersWithin(from, 2*time.Second) }
+
+func whoAnswersWithin(from *cluster.Pod, timeout time.Duration) (string, error) {
+	conn, err := traffic.Dial(from.NS, "tcp", shopAddr, timeout)
 	if err != nil {
 		return "", err
 	}
 	defer conn.Close()
-	conn.SetDeadline(time.Now().Add(2 * time.Second))
+	conn.SetDeadline(time.Now().Add(timeout))
 	line, err := bufio.NewReader(conn).ReadString('\n')
 	if err != nil {
 		return "", err
