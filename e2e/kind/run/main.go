@@ -28,7 +28,7 @@ func main() {
 	flag.StringVar((*string)(&o.spec.Family), "family", "dual", "address families of the cluster: dual, ipv4, ipv6")
 	flag.IntVar(&o.spec.Workers, "workers", 2, "nodes beside the control plane")
 	flag.IntVar(&o.spec.Zones, "zones", 0, "zones that the workers are spread over")
-	flag.StringVar(&o.focus, "focus", upstream.Conformance, "regular expression for upstream's specs; empty: none")
+	flag.StringVar(&o.focus, "focus", upstream.Short, "regular expression for upstream's specs; empty: none")
 	flag.IntVar(&o.procs, "procs", 4, "specs that run at a time")
 	flag.StringVar(&o.network, "network", "weft", "what to install: weft, by the checkout's manifest; another manifest of Weft's; or reference (ptp and kube-proxy)")
 	flag.StringVar(&o.image, "image", "", "archive of the image that the manifest names; empty: the checkout's bin/weft-image.tar")
