@@ -13,6 +13,7 @@ needs() {
 		demo,test,bench tc iproute2
 		demo,test,bench,e2e iptables iptables
 		demo,test,bench nft nftables
+		test,bench ipset ipset
 		test ethtool ethtool
 		test sysctl procps
 		test tcpdump tcpdump

@@ -199,21 +199,9 @@ func (l *serviceLabs) measure(ctx context.Context, o options, r *report, s servi
 	if s.name == "service_crr_cross_node" {
 		names, paths = append(names, "weft, the pod directly"), append(paths, l.cross)
 	}
-	values := make([][]float64, len(paths))
-	for i := range o.rounds {
-		for j := range paths {
-			if i%2 == 1 {
-				j = len(paths) - 1 - j
-			}
-			if ctx.Err() != nil {
-				return ctx.Err()
-			}
-			v, err := load.Measure(paths[j], s.kind, 1, o.time)
-			if err != nil {
-				return fmt.Errorf("%s: %w", names[j], err)
-			}
-			values[j] = append(values[j], v)
-		}
+	values, err := turns(ctx, o, s.kind, names, paths)
+	if err != nil {
+		return err
 	}
 	for j := 2; j < len(paths); j++ {
 		if err := r.add(s.name, "1/s", names[j], [parties][]float64{weft: values[0], limit: values[1], peer: values[j]}); err != nil {

@@ -4,115 +4,111 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
+	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/weftnet/weft/e2e/cluster"
+	"github.com/weftnet/weft/e2e/traffic"
+	"github.com/weftnet/weft/internal/api"
 	"github.com/weftnet/weft/internal/testnet"
 )
 
-const buyersOnly = `apiVersion: networking.k8s.io/v1
+// shopPolicy lets only pods of the role cashier reach the shop.
+const shopPolicy = `apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
-metadata: {name: buyers-only, namespace: default}
+metadata: {name: cashiers, namespace: default}
 spec:
   podSelector: {matchLabels: {app: shop}}
-  ingress:
-  - from: [{podSelector: {matchLabels: {role: buyer}}}]
-    ports: [{port: 8080}]
+  ingress: [{from: [{podSelector: {matchLabels: {role: cashier}}}], ports: [{port: 8080}]}]
 `
 
-// policy lets one pod into the shop and keeps another out, and asks Weft why.
+// policy cuts off the Service's client and lets it through again, and prints what Weft
+// says about it.
 func (s *story) policy(ctx context.Context) error {
-	title("A NetworkPolicy: only pods with the label role=buyer reach the shop")
-	shop, buyer, other := s.all[1], s.all[0], s.all[2]
-	l, err := sayName(shop)
-	if err != nil {
+	client, backend := s.all[0], s.all[1]
+	defer func() {
+		for _, l := range s.shop {
+			l.Close()
+		}
+	}()
+	title("A NetworkPolicy: only cashiers may reach the shop, and %s is none", client.Name)
+	for line := range strings.Lines(shopPolicy) {
+		fmt.Print("    " + line)
+	}
+	begin := time.Now()
+	if err := s.c.WriteObject("policy", shopPolicy); err != nil {
 		return err
 	}
-	defer l.Close()
-	text := fmt.Sprintf("%s---\napiVersion: v1\nkind: Pod\nmetadata: {name: %s, namespace: default, labels: {app: shop}}\nspec: {nodeName: %s}\n",
-		shopService, shop.Name, shop.Node.Name)
-	for _, p := range []struct {
-		pod  *cluster.Pod
-		role string
-	}{{buyer, "buyer"}, {other, "guest"}} {
-		text += fmt.Sprintf("---\napiVersion: v1\nkind: Pod\nmetadata: {name: %s, namespace: default, labels: {role: %s}}\nspec: {nodeName: %s}\n",
-			p.pod.Name, p.role, p.pod.Node.Name)
-	}
-	if err := s.c.WriteObject("shop", text); err != nil {
-		return err
-	}
-	until := func(what string, f func() error) (time.Duration, error) {
-		begin := time.Now()
-		wait, cancel := context.WithTimeout(ctx, 10*time.Second)
-		defer cancel()
-		if err := testnet.Wait(wait, f); err != nil {
-			return 0, fmt.Errorf("%s: %w", what, err)
-		}
-		return time.Since(begin), nil
-	}
-	const soon = 100 * time.Millisecond // a lost SYN is sent again after a second
-	served := func(p *cluster.Pod) func() error {
-		return func() error {
-			_, err := answersWithin(p, soon)
-			return err
-		}
-	}
-	kept := func() error {
-		if name, err := answersWithin(other, soon); err == nil {
-			return fmt.Errorf("%s still answers %s", name, other.Name)
+	if err := s.until(ctx, func() error {
+		if _, err := whoAnswersWithin(client, 100*time.Millisecond); err == nil {
+			return errors.New("the shop still answers")
 		}
 		return nil
+	}); err != nil {
+		return err
 	}
-	for _, p := range []*cluster.Pod{buyer, other} {
-		if _, err := until("before the policy", served(p)); err != nil {
-			return err
+	fmt.Printf("  %s gets no answer any more after %d ms\n", client.Name, time.Since(begin).Milliseconds())
+	// One to the backend on its own node, so that the drop is to be seen there.
+	node, at := backend.Node, netip.AddrPortFrom(backend.IP4, 8080)
+	if conn, err := traffic.Dial(client.NS, "tcp", at, 100*time.Millisecond); err == nil {
+		conn.Close()
+		return fmt.Errorf("%s reaches %s, which the policy forbids", client.Name, backend.Name)
+	}
+	if err := s.until(ctx, func() error {
+		drops, err := node.Client().Drops(ctx)
+		if err == nil && !slices.ContainsFunc(drops, func(d api.Drop) bool { return d.Dst.Addr == at.Addr() && len(d.Policies) > 0 }) {
+			err = errors.New("the drop is not recorded")
 		}
-	}
-	fmt.Printf("  before it, %s and %s both do\n", buyer.Name, other.Name)
-	if err := s.c.WriteObject("policy", buyersOnly); err != nil {
+		return err
+	}); err != nil {
 		return err
 	}
-	if _, err := until("after the policy", kept); err != nil {
+	if err := s.weft(node, "drops"); err != nil {
 		return err
 	}
-	if _, err := until("after the policy", served(buyer)); err != nil {
+	if err := s.weft(node, "explain", client.Name, at.String()); err != nil {
 		return err
 	}
-	fmt.Printf("  with it, %s (buyer) is served, %s (guest) is not; %s says why:\n", buyer.Name, other.Name, shop.Node.Name)
-	for _, args := range [][]string{
-		{"drops"},
-		{"explain", buyer.IP4.String(), shop.IP4.String() + ":8080"},
-		{"explain", other.IP4.String(), shop.IP4.String() + ":8080"},
-	} {
-		if err := s.weft(ctx, shop.Node, args...); err != nil {
-			return err
-		}
-	}
-	if err := s.c.WriteObject("shop", strings.ReplaceAll(text, "role: guest", "role: buyer")); err != nil {
+	begin = time.Now()
+	object := fmt.Sprintf("apiVersion: v1\nkind: Pod\nmetadata: {name: %s, namespace: default, labels: {role: cashier}}\nspec: {nodeName: %s}\n",
+		client.Name, client.Node.Name)
+	if err := s.c.WriteObject("cashier", object); err != nil {
 		return err
 	}
-	took, err := until("after the label", served(other))
-	if err != nil {
+	if err := s.until(ctx, func() error {
+		_, err := whoAnswersWithin(client, 100*time.Millisecond)
+		return err
+	}); err != nil {
 		return err
 	}
-	fmt.Printf("  %s gets the label, and is served after %d ms\n", other.Name, took.Milliseconds())
-	return s.c.DeleteObject("policy")
+	fmt.Printf("  %s becomes a cashier, by its label, and has its answers after %d ms\n", client.Name, time.Since(begin).Milliseconds())
+	return s.weft(node, "explain", client.Name, at.String())
 }
 
-// weft runs the CLI on a node and shows the last lines of what it says.
-func (s *story) weft(ctx context.Context, n *cluster.Node, args ...string) error {
-	const most = 6
-	out, err := exec.CommandContext(ctx, filepath.Join(place, "bin", "weft"), append(args, "--socket", n.Socket())...).CombinedOutput()
-	lines := strings.Split(strings.TrimSpace(string(out)), "\n")
+// until waits a few seconds at most.
+func (s *story) until(ctx context.Context, f func() error) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	return testnet.Wait(ctx, f)
+}
+
+// weft runs the command line tool on a node, and prints what it says: the last lines.
+func (s *story) weft(n *cluster.Node, args ...string) error {
+	fmt.Printf("  on %s: weft %s\n", n.Name, strings.Join(args, " "))
+	cmd := exec.Command(filepath.Join(place, "bin", "weft"), append(slices.Clone(args), "--socket", n.Socket())...)
+	cmd.Stderr = os.Stderr
+	out, err := cmd.Output()
 	if err != nil {
-		return errors.Join(fmt.Errorf("weft %s: %w", strings.Join(args, " "), err), errors.New(string(out)))
+		return fmt.Errorf("weft %s: %w", strings.Join(args, " "), err)
 	}
-	fmt.Printf("    $ weft %s\n", strings.Join(args, " "))
-	for _, line := range lines[max(0, len(lines)-most):] {
-		fmt.Printf("      %s\n", line)
+	lines := strings.Split(strings.TrimRight(string(out), "\n"), "\n")
+	for _, line := range lines[max(0, len(lines)-4):] {
+		fmt.Println("    " + line)
 	}
 	return nil
 }

@@ -18,7 +18,7 @@ import (
 	"github.com/weftnet/weft/internal/testnet"
 )
 
-const shopService = `apiVersion: v1
+const shop = `apiVersion: v1
 kind: Service
 metadata: {name: shop, namespace: default}
 spec: {selector: {app: shop}, clusterIP: 10.96.0.10, ports: [{port: 80, targetPort: 8080}]}
@@ -30,13 +30,13 @@ var shopAddr = netip.MustParseAddrPort("10.96.0.10:80")
 func (s *story) services(ctx context.Context) (err error) {
 	title("A Service over pods on three nodes, from YAML: %s", shopAddr)
 	backends := []*cluster.Pod{s.all[1], s.all[3], s.all[5]}
-	client, text := s.all[0], shopService
+	client, text := s.all[0], shop
 	for _, p := range backends {
 		l, err := sayName(p)
 		if err != nil {
 			return err
 		}
-		defer l.Close()
+		s.shop = append(s.shop, l)
 		text += fmt.Sprintf("---\napiVersion: v1\nkind: Pod\nmetadata: {name: %s, namespace: default, labels: {app: shop}}\nspec: {nodeName: %s}\n",
 			p.Name, p.Node.Name)
 	}
@@ -140,15 +140,15 @@ func sayName(p *cluster.Pod) (l net.Listener, err error) {
 	return l, nil
 }
 
-func whoAnswers(from *cluster.Pod) (string, error) { return answersWithin(from, 2*time.Second) }
+func whoAnswers(from *cluster.Pod) (string, error) { return whoAnswersWithin(from, 2*time.Second) }
 
-func answersWithin(from *cluster.Pod, wait time.Duration) (string, error) {
-	conn, err := traffic.Dial(from.NS, "tcp", shopAddr, wait)
+func whoAnswersWithin(from *cluster.Pod, timeout time.Duration) (string, error) {
+	conn, err := traffic.Dial(from.NS, "tcp", shopAddr, timeout)
 	if err != nil {
 		return "", err
 	}
 	defer conn.Close()
-	conn.SetDeadline(time.Now().Add(wait))
+	conn.SetDeadline(time.Now().Add(timeout))
 	line, err := bufio.NewReader(conn).ReadString('\n')
 	if err != nil {
 		return "", err

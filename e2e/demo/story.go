@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"strings"
@@ -21,6 +22,8 @@ import (
 type story struct {
 	c   *cluster.Cluster
 	all []*cluster.Pod // two on each node, in order
+
+	shop []net.Listener // of the Service's backends
 }
 
 const picture = `

@@ -50,6 +50,13 @@ func (o options) plans() ([]plan, error) {
 		return nil, fmt.Errorf("-scenarios: none of %s is called %q", byManifest.name, o.scenarios)
 	}
 	all := append(short, long...)
+	with := func(focus string) string { return focus + "|" + upstream.Policies }
+	if !byManifest.weft { // the reference knows no policies
+		with = func(focus string) string { return focus }
+		if o.focus == upstream.Short {
+			o.focus = upstream.Conformance
+		}
+	}
 	if !o.full {
 		if o.scenarios != "" {
 			short = all
@@ -57,9 +64,9 @@ func (o options) plans() ([]plan, error) {
 		return []plan{{string(o.spec.Family), o.spec, o.focus, byManifest, short, last}}, nil
 	}
 	return []plan{
-		{"dual", cluster.Spec{Family: cluster.Dual}, upstream.FullDual, byManifest, all, last},
-		{"ipv4", cluster.Spec{Family: cluster.IPv4}, upstream.Full, byCLI, all, last},
-		{"ipv6", cluster.Spec{Family: cluster.IPv6}, upstream.Full, byCLI, all, last},
+		{"dual", cluster.Spec{Family: cluster.Dual}, with(upstream.FullDual), byManifest, all, last},
+		{"ipv4", cluster.Spec{Family: cluster.IPv4}, with(upstream.Full), byCLI, all, last},
+		{"ipv6", cluster.Spec{Family: cluster.IPv6}, with(upstream.Full), byCLI, all, last},
 		{"zones", cluster.Spec{Family: cluster.Dual, Workers: 6, Zones: 3}, upstream.Zoned, byManifest, nil, nil},
 	}, nil
 }

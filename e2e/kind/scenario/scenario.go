@@ -30,6 +30,7 @@ func Short() []Scenario {
 		{"pods of all nodes reach each other, a Service and its name, in each family", talk, true},
 		{"weft status tells of all nodes, and a copy of a pod has addresses of its own", shown, false},
 		{"CNI files that vanish or are cut are back in ten seconds, whole at any time", installer, false},
+		{"a NetworkPolicy cuts off the pods of all nodes, is named for it, and lets through by a label", policed, false},
 	}
 }
 
