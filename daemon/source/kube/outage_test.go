@@ -34,7 +34,7 @@ func TestStateStaysWhileTheAPIIsAway(t *testing.T) {
 	p.servers(server.Addr)
 	p.Put(mkNode("node-a", 1), mkNode("node-b", 2))
 	p.start()
-	before := p.until("synced", nodes(2))
+	before := p.until("synced", func(s source.State) bool { return nodes(2)(s) && s.PoliciesComplete })
 	server.Stop()
 	s := p.until("the outage is shown", func(s source.State) bool { return hasProblem(s, ProblemAPI, server.Addr, "refused", "stays in force") })
 	if !s.Complete || !slices.Equal(s.Nodes, before.Nodes) {
