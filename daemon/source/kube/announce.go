@@ -307,6 +307,7 @@ func (a *announcer) announce(ctx context.Context, n name, w *announcement) {
 	} else if err == nil {
 		w.due, w.wait, w.after = false, 0, time.Now().Add(patience)
 		w.version = max(1, noteOf(pod).version)
+		a.judge(n) // the Pod may have changed again before the answer came
 	} else {
 		w.wait = min(max(2*w.wait, retryFirst), 3*retryMost)
 		w.after = time.Now().Add(w.wait/2 + rand.N(w.wait))
