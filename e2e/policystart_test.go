@@ -51,7 +51,6 @@ type starts struct {
 
 	mu      sync.Mutex
 	sprays  []*spray
-	last    []netip.Addr // that a pod got, of each family
 	count   int
 	sent    int64 // by pods
 	retries int   // of ADD
