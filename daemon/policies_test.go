@@ -194,6 +194,20 @@ func TestSilentSourceLeavesWhatWasKnownOfNamespaces(t *testing.T) {
 	})
 }
 
+func TestPoliciesThatWentWhileNobodyLookedAreForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newPolicyLab(t)
+		l.says(clusterOf(nil, lets("a", "cart", "web", 80)))
+		l.start()
+		l.says(clusterOf(nil))
+		l.start()
+		l.says(source.State{})
+		if i := l.add(l.pod("web", 1)); i != (endpoint.Isolation{}) {
+			t.Errorf("in a namespace that has none any more it has %v", i)
+		}
+	})
+}
+
 func TestSetWithoutRoomIsNotInForce(t *testing.T) {
 	l := newPolicyLab(t)
 	web, cart := l.pod("web", 1), l.pod("cart", 2)
