@@ -118,6 +118,7 @@ func (p *policies) take(state source.State) (changed bool, err error) {
 	p.late = time.Time{}
 	if !p.complete {
 		p.complete = true
+		p.last = nil // what a former daemon knew
 		p.rules.AllowPrune()
 		p.classes.AllowPrune()
 	}

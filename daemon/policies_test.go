@@ -3,6 +3,7 @@ package daemon
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -194,6 +195,20 @@ func TestSilentSourceLeavesWhatWasKnownOfNamespaces(t *testing.T) {
 	})
 }
 
+func TestPoliciesThatWentWhileNobodyLookedAreForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newPolicyLab(t)
+		l.says(clusterOf(nil, lets("a", "cart", "web", 80)))
+		l.start()
+		l.says(clusterOf(nil))
+		l.start()
+		l.says(source.State{})
+		if i := l.add(l.pod("web", 1)); i != (endpoint.Isolation{}) {
+			t.Errorf("in a namespace that has none any more it has %v", i)
+		}
+	})
+}
+
 func TestSetWithoutRoomIsNotInForce(t *testing.T) {
 	l := newPolicyLab(t)
 	web, cart := l.pod("web", 1), l.pod("cart", 2)
@@ -219,6 +234,31 @@ func TestSetWithoutRoomIsNotInForce(t *testing.T) {
 	}
 	if !l.isolated(l.row(web)) || l.row(web) == was || !l.isolated(l.row(cart)) || l.unfinished() || len(l.problems.all()) > 0 {
 		t.Errorf("with room the pods have %v and %v; problems are %v", l.row(web), l.row(cart), l.problems.all())
+	}
+}
+
+// An address without its class counts as of the block around it: that may be one that does
+// not except it, or one of IPv6 only.
+func TestExceptionsWithoutRoomCloseTheSet(t *testing.T) {
+	for _, block := range []source.PolicyBlock{
+		{CIDR: netip.MustParsePrefix("192.0.2.0/24"), Except: []netip.Prefix{netip.MustParsePrefix("192.0.2.8/29")}},
+		{CIDR: netip.MustParsePrefix("::/0")},
+	} {
+		l := newPolicyLab(t)
+		open := lets("a", "cart", "web", 80)
+		open.Ingress.Rules[0].Peers = []source.PolicyPeer{{Block: &block}}
+		l.says(clusterOf([]string{"web"}))
+		web := l.pod("web", 1)
+		l.add(web)
+		l.classless = fmt.Errorf("write map classes: %w", bpf.ErrFull)
+		l.says(clusterOf([]string{"web"}, open))
+		if got := l.row(web); got != (endpoint.Isolation{Ingress: bpf.RuleSetClosed}) {
+			t.Errorf("%v: without classes the pod has %v", block, got)
+		}
+		l.classless = nil
+		if _, err := l.follow(); err != nil || !l.isolated(l.row(web)) {
+			t.Errorf("%v: with room the pod has %v, error %v", block, l.row(web), err)
+		}
 	}
 }
 

@@ -23,12 +23,13 @@ import (
 // policyKernel is what [policies] writes to: tables that are maps, and a list of what was
 // done, in order.
 type policyKernel struct {
-	mu      sync.Mutex
-	state   source.State
-	done    []string
-	rows    map[api.Ref]endpoint.Isolation // the pods' endpoint rows
-	rules   map[bpf.RuleKey]bpf.RuleRow
-	classed map[netip.Prefix]bpf.Class
+	classless error // of writes of classes
+	mu        sync.Mutex
+	state     source.State
+	done      []string
+	rows      map[api.Ref]endpoint.Isolation // the pods' endpoint rows
+	rules     map[bpf.RuleKey]bpf.RuleRow
+	classed   map[netip.Prefix]bpf.Class
 	// full is why no rule can be written; nil: it can.
 	full error
 	bad  error // why flows cannot be judged again
@@ -88,6 +89,9 @@ func (f fakeClasses) Dump() (map[netip.Prefix]bpf.Class, error) {
 func (f fakeClasses) Set(p netip.Prefix, c bpf.Class) error {
 	f.k.mu.Lock()
 	defer f.k.mu.Unlock()
+	if f.k.classless != nil {
+		return f.k.classless
+	}
 	f.k.note("write classes")
 	f.k.classed[p] = c
 	return nil

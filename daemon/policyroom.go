@@ -16,7 +16,7 @@ import (
 //
 // Where a row is missing an address counts as one that no selector matches. That only denies
 // what is to be allowed, so a set that is in force already may stay; unless it denies some
-// peers by name, which might now pass.
+// peers by name, or excepts some from a block, which might now pass.
 func (p *policies) refuse() {
 	p.refused, p.short = map[bpf.RuleSet]error{}, map[bpf.RuleSet]error{}
 	missing := map[bpf.RuleSet]error{}
@@ -30,6 +30,11 @@ func (p *policies) refuse() {
 	for _, s := range p.compiler.Denying() {
 		if denying[s] = true; unclassed != nil {
 			missing[s] = errors.Join(missing[s], unclassed)
+		}
+	}
+	if unclassed != nil {
+		for _, s := range p.compiler.Excepting() {
+			denying[s], missing[s] = true, errors.Join(missing[s], unclassed)
 		}
 	}
 	used := p.used()

@@ -83,15 +83,30 @@ static __always_inline __u32 found(__u32 index, __u32 verdict)
 	return index << 8 | verdict;
 }
 
-/* The first rule of a row that matches; 0: none does, and another row may follow. */
+/* Whether a protocol is one of IPv6's headers before the one that has the ports, of which
+ * nobody looks behind it here: the packet may be what any rule is about.
+ */
+static __always_inline bool is_hidden(__u8 proto)
+{
+	return proto == IPPROTO_HOPOPTS || proto == IPPROTO_ROUTING || proto == IPPROTO_FRAGMENT ||
+	       proto == IPPROTO_DSTOPTS;
+}
+
+/* The first rule of a row that matches; 0: none does, and another row may follow. What is
+ * hidden matches all rules that deny.
+ */
 static __always_inline __u32 match(const struct rules *row, __u16 port, __u8 proto)
 {
+	bool hidden = is_hidden(proto);
+
 	for (int i = 0; i < RULES_PER_ROW; i++) {
 		const struct rule *r = &row->rule[i];
 
 		if (!r->verdict)
 			return found(RULE_NONE, VERDICT_DENY);
 		if ((!r->proto || r->proto == proto) && port >= r->first && port <= r->last)
+			return found(r->index, r->verdict);
+		if (unlikely(hidden) && r->verdict == VERDICT_DENY)
 			return found(r->index, r->verdict);
 	}
 	return 0;
