@@ -50,6 +50,11 @@ type Chain struct {
 	Odd bool
 }
 
+// masqueradePorts are the node's ports that pods' traffic may come from. The kernel would
+// take any from 1024 on, and what answers to one that is a node port of a Service, by
+// default 30000 to 32767, would be taken for a question to that.
+const masqueradePorts = "32768-65535"
+
 // SelfChains returns the chains that a node with the pod prefixes self needs in a
 // cluster with the pod prefixes cluster (its own among them; see
 // [ClusterPrefixes]). A family without a pod prefix has no chains; without
@@ -91,6 +96,9 @@ func SelfChains(self, cluster []netip.Prefix, masquerade bool, port uint16) map[
 			fmt.Fprintf(&b, "-A %s%s -j RETURN\n", k.chain(), match("-d", p))
 		}
 		for _, p := range own {
+			for _, protocol := range []string{"tcp", "udp", "sctp"} {
+				fmt.Fprintf(&b, "-A %s%s -p %s -j MASQUERADE --to-ports %s --random-fully\n", k.chain(), match("-s", p), protocol, masqueradePorts)
+			}
 			fmt.Fprintf(&b, "-A %s%s -j MASQUERADE --random-fully\n", k.chain(), match("-s", p))
 		}
 		chains[k] = Chain{Rules: b.String()}

@@ -44,6 +44,9 @@ func TestSelfChains(t *testing.T) {
 -A WEFT-POSTROUTING -o weft-vxlan -j MASQUERADE
 -A WEFT-POSTROUTING -d 10.244.0.0/23 -j RETURN
 -A WEFT-POSTROUTING -d 10.250.0.0/24 -j RETURN
+-A WEFT-POSTROUTING -s 10.244.1.0/24 -p tcp -j MASQUERADE --to-ports 32768-65535 --random-fully
+-A WEFT-POSTROUTING -s 10.244.1.0/24 -p udp -j MASQUERADE --to-ports 32768-65535 --random-fully
+-A WEFT-POSTROUTING -s 10.244.1.0/24 -p sctp -j MASQUERADE --to-ports 32768-65535 --random-fully
 -A WEFT-POSTROUTING -s 10.244.1.0/24 -j MASQUERADE --random-fully
 `}},
 		},
@@ -53,6 +56,9 @@ func TestSelfChains(t *testing.T) {
 -A WEFT-POSTROUTING -s fd00:244:1::/64 -o weft-vxlan -j RETURN
 -A WEFT-POSTROUTING -o weft-vxlan -j MASQUERADE
 -A WEFT-POSTROUTING -d fd00:244:1::/64 -j RETURN
+-A WEFT-POSTROUTING -s fd00:244:1::/64 -p tcp -j MASQUERADE --to-ports 32768-65535 --random-fully
+-A WEFT-POSTROUTING -s fd00:244:1::/64 -p udp -j MASQUERADE --to-ports 32768-65535 --random-fully
+-A WEFT-POSTROUTING -s fd00:244:1::/64 -p sctp -j MASQUERADE --to-ports 32768-65535 --random-fully
 -A WEFT-POSTROUTING -s fd00:244:1::/64 -j MASQUERADE --random-fully
 `}},
 		},

@@ -22,6 +22,7 @@ type Stream struct {
 	Name string
 
 	stop    chan struct{}
+	unsent  chan struct{} // closed when no datagram will be sent any more
 	wg      sync.WaitGroup
 	closers []io.Closer
 
@@ -37,7 +38,7 @@ const interval = time.Millisecond
 
 // Start starts a stream to an address of the namespace `to`.
 func Start(name string, from, to *testnet.NS, addr netip.Addr) (*Stream, error) {
-	s := &Stream{Name: name, stop: make(chan struct{}), got: map[uint64]bool{}}
+	s := &Stream{Name: name, stop: make(chan struct{}), unsent: make(chan struct{}), got: map[uint64]bool{}}
 	var udp *net.UDPConn
 	var tcp *net.TCPListener
 	err := to.Do(func() (err error) {
@@ -97,6 +98,7 @@ func (s *Stream) fail(err error) {
 }
 
 func (s *Stream) send(conn net.Conn) {
+	defer close(s.unsent)
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
 	var b [18]byte
@@ -204,6 +206,7 @@ func (r Result) String() string {
 // Stop ends the stream; what is still on its way has a second to arrive.
 func (s *Stream) Stop() Result {
 	close(s.stop)
+	<-s.unsent
 	arrived := func() bool {
 		s.mu.Lock()
 		defer s.mu.Unlock()
