@@ -237,11 +237,13 @@ func question(mode Mode, to netip.AddrPort, until time.Time) (string, error) {
 		if _, err := udp.WriteToUDPAddrPort([]byte("?"), to); err != nil {
 			return "", err
 		}
-		n, from, err := udp.ReadFromUDPAddrPort(b)
-		if err == nil && (from.Addr().Unmap() != to.Addr() || from.Port() != to.Port()) {
-			err = fmt.Errorf("answer from %s", from)
+		for {
+			n, from, err := udp.ReadFromUDPAddrPort(b)
+			// A late answer to a socket that had this port before is not ours.
+			if err != nil || from.Addr().Unmap() == to.Addr() && from.Port() == to.Port() {
+				return string(b[:n]), err
+			}
 		}
-		return string(b[:n]), err
 	}
 	defer conn.Close()
 	conn.SetReadDeadline(until)
