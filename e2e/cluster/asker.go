@@ -2,7 +2,6 @@ package cluster
 
 import (
 	"bufio"
-	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -238,19 +237,11 @@ func question(mode Mode, to netip.AddrPort, until time.Time) (string, error) {
 		if _, err := udp.WriteToUDPAddrPort([]byte("?"), to); err != nil {
 			return "", err
 		}
-		// A late answer to a socket that had this port before may come first. If no other
-		// does, it tells what went wrong.
-		var stray error
-		for {
-			n, from, err := udp.ReadFromUDPAddrPort(b)
-			if err != nil {
-				return "", cmp.Or(stray, err)
-			}
-			if from.Addr().Unmap() == to.Addr() && from.Port() == to.Port() {
-				return string(b[:n]), nil
-			}
-			stray = fmt.Errorf("answer from %s", from)
+		n, from, err := udp.ReadFromUDPAddrPort(b)
+		if err == nil && (from.Addr().Unmap() != to.Addr() || from.Port() != to.Port()) {
+			err = fmt.Errorf("answer from %s", from)
 		}
+		return string(b[:n]), err
 	}
 	defer conn.Close()
 	conn.SetReadDeadline(until)
