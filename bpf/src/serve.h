@@ -216,7 +216,7 @@ static __always_inline enum reason new_flow(const struct frontend *fe, const str
 	why = claim(t, f);
 	if (unlikely(why))
 		return why;
-	mark_client(&f->src);
+	mark_flow(&t->src, f);
 	return bpf_map_update_elem(&brief, t, f, BPF_ANY) ? DROP_FLOWS_FULL : OK;
 }
 
@@ -246,7 +246,7 @@ static __always_inline enum reason known_flow(const struct tuple *t, __u8 flags,
 		note_live(t, known, flags);
 		return OK;
 	}
-	mark_client(&f->src); /* the daemon may have cleared it a moment ago */
+	mark_flow(&t->src, f); /* the daemon may have cleared it a moment ago */
 	return note_client(t, known, flags);
 }
 
@@ -321,7 +321,7 @@ __noinline int flow_of(struct packet *p, struct flow *f)
 	if (t.proto == IPPROTO_UDP || p->l4.flags & TCP_SYN ||
 	    !is_alive(&f->dst, f->dport, t.proto, f->generation))
 		return NOT_OURS;
-	mark_client(&f->src); /* the daemon may have cleared it a moment ago */
+	mark_flow(&t.src, f); /* the daemon may have cleared it a moment ago */
 	return note_client(&t, known, p->l4.flags);
 }
 
