@@ -126,9 +126,9 @@ static __always_inline enum reason pick_backend(const struct frontend *fe, const
 }
 
 /* Whose address the backend sees: the client's, unless its answer would not come back
- * here.
+ * here. A pod that reaches itself does not do so from outside.
  */
-static __always_inline void pick_source(const struct tuple *t, bool outside, struct flow *f)
+static __always_inline enum reason pick_source(const struct tuple *t, bool outside, struct flow *f)
 {
 	__u32 kind = OWN_GATEWAY;
 	union addr *own_addr;
@@ -137,11 +137,11 @@ static __always_inline void pick_source(const struct tuple *t, bool outside, str
 	f->sport = t->sport;
 	if (outside) {
 		if (endpoint_of(&f->dst))
-			return;
+			return same_addr(&t->src, &f->dst) ? DROP_SPOOFED_ADDRESS : OK;
 		if (!peer_of(&f->dst))
 			kind = OWN_NODE;
 	} else if (likely(!same_addr(&t->src, &f->dst))) {
-		return;
+		return OK;
 	}
 	kind += !is_v4(&f->dst);
 	own_addr = bpf_map_lookup_elem(&own, &kind);
@@ -152,6 +152,7 @@ static __always_inline void pick_source(const struct tuple *t, bool outside, str
 	 * (ip_local_port_range) are fewer than PORTS, so none gets another's.
 	 */
 	f->sport = PORT_FIRST + (hash_of(t, true) % PORTS + t->sport) % PORTS;
+	return OK;
 }
 
 /* Whether a new flow may have the place of another one that is new or has ended: if it is
@@ -212,8 +213,9 @@ static __always_inline enum reason new_flow(const struct frontend *fe, const str
 	f->dport = to.port;
 	f->generation = to.generation;
 	f->seen = now();
-	pick_source(t, outside, f);
-	why = claim(t, f);
+	why = pick_source(t, outside, f);
+	if (likely(!why))
+		why = claim(t, f);
 	if (unlikely(why))
 		return why;
 	mark_flow(&t->src, f);

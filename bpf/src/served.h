@@ -37,7 +37,7 @@ __noinline int go_on(struct __sk_buff *skb, struct packet *p, __u32 way)
 	to = endpoint_of(&p->ip.dst);
 	if (to) {
 		if (unlikely(is_isolated(to))) {
-			why = judge_arriving(skb, p, !!(way & WAY_BACK));
+			why = judge_arriving(skb, p, (way & (WAY_BACK | WAY_OUTSIDE)) == WAY_BACK);
 			if (why)
 				return give_up(skb, why);
 		}
@@ -228,7 +228,7 @@ __noinline int from_pod_served(struct __sk_buff *skb, struct packet *p, __u32 wa
 /* From a device of the node: what is not of the overlay. */
 __noinline int from_outside_served(struct __sk_buff *skb)
 {
-	__u32 way = WAY_AROUND;
+	__u32 way = WAY_AROUND | WAY_OUTSIDE;
 	struct packet p;
 	int why;
 
@@ -245,7 +245,7 @@ __noinline int from_outside_served(struct __sk_buff *skb)
 		return give_up(skb, why);
 	if (unlikely(p.l4.unported))
 		return TCX_NEXT;
-	why = serve(skb, &p, way | WAY_OUTSIDE);
+	why = serve(skb, &p, way);
 	if (likely(why != NOT_OURS))
 		return why;
 	note_direct(&p);
