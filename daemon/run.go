@@ -28,12 +28,12 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	if err := openSysctls("/proc/sys"); err != nil {
 		return err
 	}
-	lock, err := acquire(cfg.StateDir)
+	lock, err := patient(ctx, lockPatience, log, acquire, cfg.StateDir)
 	if err != nil {
 		return err
 	}
 	defer lock.release()
-	pins, err := acquireDir(cfg.BPFDir)
+	pins, err := patient(ctx, pinsPatience, log, acquireDir, cfg.BPFDir)
 	if err != nil {
 		return err
 	}
