@@ -80,13 +80,7 @@ func apply(services []*source.Service, grants ...source.Grant) []*source.Service
 		} else {
 			i = slices.Index(out, g.Service)
 		}
-		s, b := *g.Service, *g.Service.Balancer
-		s.LoadBalancerIPs, b.Condition = nil, g.Condition
-		for _, ip := range g.IPs {
-			s.LoadBalancerIPs = append(s.LoadBalancerIPs, source.LoadBalancerIP{IP: ip})
-		}
-		s.Balancer = &b
-		out[i] = &s
+		out[i] = Applied(g)
 	}
 	return out
 }

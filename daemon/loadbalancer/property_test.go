@@ -80,7 +80,9 @@ func mutate(r *rand.Rand, services []*source.Service) []*source.Service {
 	s := service(namespace + "/" + name)
 	if there {
 		s.LoadBalancerIPs = services[i].LoadBalancerIPs
-		s.Balancer.Condition = services[i].Balancer.Condition
+		if b := services[i].Balancer; b != nil {
+			s.Balancer.Condition = b.Condition
+		}
 	}
 	maybe := func(n int, f func(*source.Service)) {
 		if r.IntN(n) == 0 {
@@ -146,6 +148,9 @@ func checkSettled(t *testing.T, w World) {
 	t.Helper()
 	usage, _ := Use(w)
 	for _, s := range w.Services {
+		if s.Balancer == nil {
+			continue
+		}
 		if c := s.Balancer.Condition; c.Reason == ReasonExhausted && len(familiesOf(s.Balancer)) == 1 && usage[0].Free > 0 {
 			t.Errorf("%s/%s: %s, but %v", s.Namespace, s.Name, c.Message, usage)
 		}

@@ -60,8 +60,8 @@ func exact(r Range) float64 {
 	return n
 }
 
-// Problems says what stands in the way of Services' addresses: why those that are ours have
-// none, or not those that they want, and which pools have addresses of pods.
+// Problems says what stands in the way of Services' addresses: which Services that are ours
+// do not have those that they want, and which pools have addresses of pods.
 func Problems(w World, nodes []*source.Node) []string {
 	var out []string
 	for _, p := range w.Pools {
@@ -74,7 +74,7 @@ func Problems(w World, nodes []*source.Node) []string {
 		}
 	}
 	for _, s := range w.Services {
-		if !Ours(s, w.Classless) {
+		if !Ours(s, w.Classless) || s.Balancer.Condition.Reason == "" { // nobody has decided yet
 			continue
 		}
 		if why := Why(s); why != "" {
@@ -82,6 +82,31 @@ func Problems(w World, nodes []*source.Node) []string {
 		}
 	}
 	return out
+}
+
+// Applied is a Service whose status is what was decided.
+func Applied(g source.Grant) *source.Service {
+	s, b := *g.Service, *g.Service.Balancer
+	s.LoadBalancerIPs, b.Condition, s.Balancer = nil, g.Condition, &b
+	for _, ip := range g.IPs {
+		s.LoadBalancerIPs = append(s.LoadBalancerIPs, source.LoadBalancerIP{IP: ip})
+	}
+	if s.Type != "LoadBalancer" {
+		s.LoadBalancerIPs = nil
+		if g.Condition.Reason == "" {
+			s.Balancer = nil
+		}
+	}
+	return &s
+}
+
+// Is says whether a Service's status is what was decided.
+func Is(s *source.Service, g source.Grant) bool {
+	var c source.Condition
+	if s.Balancer != nil {
+		c = s.Balancer.Condition
+	}
+	return c == g.Condition && (holds(s, g.IPs) || s.Type != "LoadBalancer")
 }
 
 // Why says why a Service that is ours has no address, or not those that it wants, by what
