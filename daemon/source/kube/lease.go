@@ -37,7 +37,7 @@ var usualLease = leaseTimes{valid: 15 * time.Second, safe: 10 * time.Second, ren
 // elector has one daemon of all be the holder of a Lease. Time is measured by each on its own
 // clock, from when it saw a change. The holder is named by its node: a daemon that comes
 // back in time goes on. It is not client-go's leaderelection, which brings the clients of all
-// kinds: docs/adr/010-load-balancer.md.
+// kinds: docs/adr/009-load-balancer.md.
 type elector struct {
 	client    rest.Interface
 	path      string // of the Leases of a namespace
