@@ -36,6 +36,7 @@ type Dir struct {
 	root    *folder
 	status  map[string]*folder // by node, without ourselves
 	watcher *fsnotify.Watcher  // nil: none
+	lost    chan error         // events were; one stands for all
 	noWatch error
 
 	mu     sync.Mutex
@@ -71,7 +72,7 @@ func Open(source string, o Options) (*Dir, error) {
 		return nil, fmt.Errorf("open source: %w", err)
 	}
 	return &Dir{
-		path: path, opts: o, changed: make(chan struct{}, 1),
+		path: path, opts: o, changed: make(chan struct{}, 1), lost: make(chan error, 1),
 		root:   &folder{path: path, files: map[string]*file{}},
 		status: map[string]*folder{},
 		since:  map[string]time.Time{},
@@ -141,6 +142,7 @@ func (d *Dir) Run(ctx context.Context) error {
 		d.opts.Log.Warn("no notification of changes in the source, polling", "err", d.noWatch)
 	} else {
 		defer d.watcher.Close()
+		go d.receive(d.watcher.Errors)
 	}
 	dirty := map[string]bool(nil) // nil: look at everything
 	for {
@@ -148,6 +150,17 @@ func (d *Dir) Run(ctx context.Context) error {
 		var ok bool
 		if dirty, ok = d.wait(ctx); !ok {
 			return nil
+		}
+	}
+}
+
+// receive takes the watcher's errors at once: it reports some with its lock held, for
+// which Add waits.
+func (d *Dir) receive(errs <-chan error) {
+	for err := range errs {
+		select {
+		case d.lost <- err:
+		default:
 		}
 	}
 }
@@ -160,9 +173,8 @@ func (d *Dir) wait(ctx context.Context) (map[string]bool, bool) {
 		poll = min(poll, hastyPoll)
 	}
 	var events <-chan fsnotify.Event
-	var errs <-chan error
 	if d.watcher != nil {
-		events, errs = d.watcher.Events, d.watcher.Errors
+		events = d.watcher.Events
 	}
 	var dirty map[string]bool
 	timer := time.NewTimer(poll)
@@ -176,7 +188,7 @@ func (d *Dir) wait(ctx context.Context) (map[string]bool, bool) {
 			return dirty, true
 		case <-latest:
 			return dirty, true
-		case err := <-errs: // events were lost
+		case err := <-d.lost:
 			d.opts.Log.Debug("watch source", "err", err)
 			return nil, true
 		case e := <-events:
