@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/weftnet/weft/daemon/loadbalancer"
 	"github.com/weftnet/weft/daemon/source/kube"
 	"github.com/weftnet/weft/internal/api"
 	"github.com/weftnet/weft/overlay"
@@ -48,6 +49,9 @@ type Config struct {
 	Services          bool
 	NodePortAddresses string // prefixes with commas between; empty: all
 	Cgroup            string // empty: the highest that there is; none
+
+	LoadBalancerPools   string // as loadbalancer.ParsePools reads them; empty: none
+	LoadBalancerDefault bool   // Services without a class are ours, too
 
 	ReuseDelay time.Duration
 	MaxPods    uint32
@@ -153,6 +157,11 @@ func (c Config) Validate() error {
 	}
 	if _, err := c.nodePortPrefixes(); err != nil {
 		bad("nodeport-addresses", "%w", err)
+	}
+	if pools, err := loadbalancer.ParsePools(c.LoadBalancerPools); err != nil {
+		bad("load-balancer-pools", "%w", err)
+	} else if len(pools) > 0 && !c.Services {
+		bad("load-balancer-pools", "there are pools, but services is false: who serves Services must announce their addresses, too; remove one of both")
 	}
 	if c.Cgroup != "" && c.Cgroup != noSockets && !filepath.IsAbs(c.Cgroup) {
 		bad("cgroup", "%q is neither none nor an absolute path: begin it with /", c.Cgroup)

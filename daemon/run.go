@@ -171,6 +171,7 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 		group.Go(func() error { return n.probe(ctx) })
 		group.Go(func() error { return n.serveProbes(ctx) })
 		group.Go(func() error { return n.services.serveHealth(ctx) })
+		group.Go(func() error { return n.allocator.run(ctx) })
 		group.Go(func() error { return n.collectFlows(ctx, dp) })
 		group.Go(func() error { return n.watchRoom(ctx, dp, counters) })
 		group.Go(func() error { return n.endSockets(ctx, dp, pods) })

@@ -35,6 +35,8 @@ func (c *Config) settings(fs *pflag.FlagSet) {
 	fs.BoolVar(&c.Masquerade, "masquerade", c.Masquerade, "give what leaves the cluster the node's address")
 	fs.BoolVar(&c.Services, "services", c.Services, "serve Services in the datapath; false: another program does (kube-proxy). Host ports are served anyway")
 	fs.StringVar(&c.NodePortAddresses, "nodeport-addresses", c.NodePortAddresses, "prefixes, separated by commas: node ports and host ports are served on the addresses of the Node object in them; empty: on all of them")
+	fs.StringVar(&c.LoadBalancerPools, "load-balancer-pools", c.LoadBalancerPools, "addresses for Services of type LoadBalancer: a JSON or YAML list of pools {name, addresses: [PREFIX or FIRST-LAST], namespaces: [NAME], class: weft.dev/l2 or none, auto: false}; the same on all nodes. Empty: none are given")
+	fs.BoolVar(&c.LoadBalancerDefault, "load-balancer-default", c.LoadBalancerDefault, "give addresses to Services without loadBalancerClass, too")
 	fs.StringVar(&c.Cgroup, "cgroup", c.Cgroup, "folder of the cgroup2 whose processes reach Services at the socket; empty: the highest; none: no sockets, only what pods and others send is translated, packet by packet")
 	fs.DurationVar(&c.ReuseDelay, "reuse-delay", c.ReuseDelay, "how long a released address is left alone")
 	fs.Uint32Var(&c.MaxPods, "max-pods", c.MaxPods, "most pods on this node (sizes a BPF map)")

@@ -71,6 +71,9 @@ func (s *services) showService(k serviceName, e *serviceEntry, whole bool) api.S
 	if e.svc.ProxyName != "" {
 		out.Problems = append(out.Problems, "not ours: it is to be served by "+e.svc.ProxyName)
 	}
+	if why := s.cfg.balancerProblem(e.svc); why != "" {
+		out.Problems = append(out.Problems, why)
+	}
 	if e.put {
 		for _, ip := range e.svc.ClusterIPs {
 			for _, p := range e.svc.Ports {

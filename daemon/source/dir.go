@@ -47,6 +47,10 @@ type Dir struct {
 	synced bool
 
 	own ownFiles
+
+	grants   grants
+	elected  *os.File // the lock, if it is ours; guarded by grants.lock
+	electErr error    // why we cannot have it; guarded by mu
 }
 
 // Open checks the setting ("dir:" and a path) and makes the source. The folder need
@@ -73,6 +77,7 @@ func Open(source string, o Options) (*Dir, error) {
 		status: map[string]*folder{},
 		since:  map[string]time.Time{},
 		own:    ownFiles{dir: filepath.Join(path, statusDir, o.Node), files: map[string]ownFile{}, gone: map[api.Ref]bool{}},
+		grants: grants{dir: filepath.Join(path, statusDir)},
 	}, nil
 }
 
@@ -102,7 +107,7 @@ func (d *Dir) rebuild() {
 		return
 	}
 	before := d.state
-	d.state, d.stale = build(d.view, d.own.pods()), false
+	d.state, d.stale = build(d.view, d.own.pods(), d.grants.status), false
 	keep(before.Nodes, d.state.Nodes, func(a, b *Node) int { return cmp.Compare(a.Name, b.Name) })
 	keep(before.Namespaces, d.state.Namespaces, func(a, b *Namespace) int { return cmp.Compare(a.Name, b.Name) })
 	keep(before.Pods, d.state.Pods, comparePods)
@@ -222,6 +227,7 @@ func (d *Dir) look(dirty map[string]bool) {
 	}
 	if d.root.err == nil && (all || dirs[above] != nil) {
 		changed = d.lookForNodes(above) || changed
+		changed = d.loadGrants() || changed
 	}
 	for node, f := range d.status {
 		if d.root.err == nil && (all || dirs[f.path] != nil || dirs[above][node]) {
@@ -314,6 +320,13 @@ func (d *Dir) newView() view {
 	if err := d.own.err(); err != nil {
 		problem(ProblemStatus, fmt.Sprintf("addresses of our pods are not written for the other nodes: %v", err), time.Time{})
 	}
+	d.mu.Lock()
+	for _, err := range []error{d.grants.err, d.electErr} {
+		if err != nil {
+			problem(ProblemStatus, "load balancers' addresses: "+err.Error(), time.Time{})
+		}
+	}
+	d.mu.Unlock()
 	add := func(f *folder, prefix, node string) (out []named) {
 		if f.err != nil && f != d.root && !errors.Is(f.err, os.ErrNotExist) {
 			problem(ProblemFile, f.err.Error(), time.Time{})
