@@ -83,7 +83,8 @@ export class Table {
         inner.setAttribute('href', c.href(row));
       }
       if (c.state) {
-        set(inner, 'className', 'state ' + c.state(row));
+        const state = c.state(row);
+        set(inner, 'className', state ? 'state ' + state : '');
       }
     });
   }

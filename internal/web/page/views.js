@@ -26,7 +26,7 @@ function isReady(fronts) {
   if (text === '') {
     return '';
   }
-  return ready === 0 ? 'bad' : ready < total ? 'warn' : 'good';
+  return total > 0 && ready === 0 ? 'bad' : ready < total || total === 0 ? 'warn' : 'good';
 }
 
 // ---- Overview
