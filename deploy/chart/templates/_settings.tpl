@@ -16,7 +16,6 @@ max-pods: {{ .Values.maxPods | int }}
 max-nodes: {{ .Values.maxNodes | int }}
 health-port: {{ .Values.healthPort | int }}
 metrics-address: {{ .Values.metricsAddress | quote }}
-web-address: {{ .Values.webAddress | quote }}
 log-level: {{ .Values.logLevel | quote }}
 cni-bin-dir: {{ .Values.cniBinDir | quote }}
 cni-conf-dir: {{ .Values.cniConfDir | quote }}
