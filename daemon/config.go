@@ -15,6 +15,7 @@ import (
 	"github.com/weftnet/weft/daemon/loadbalancer"
 	"github.com/weftnet/weft/daemon/source/kube"
 	"github.com/weftnet/weft/internal/api"
+	"github.com/weftnet/weft/internal/web"
 	"github.com/weftnet/weft/overlay"
 	"github.com/weftnet/weft/plugin"
 )
@@ -58,6 +59,7 @@ type Config struct {
 	MaxNodes   uint32
 
 	MetricsAddress string // empty: on the socket only
+	WebAddress     string // empty: nowhere
 	HealthPort     uint16 // on 127.0.0.1; 0: none
 	LogLevel       string
 }
@@ -178,6 +180,11 @@ func (c Config) Validate() error {
 	if c.MetricsAddress != "" {
 		if _, port, err := net.SplitHostPort(c.MetricsAddress); err != nil || port == "" {
 			bad("metrics-address", "%q is not ADDRESS:PORT, for example 127.0.0.1:9087 or [::1]:9087", c.MetricsAddress)
+		}
+	}
+	if c.WebAddress != "" {
+		if _, port, err := net.SplitHostPort(c.WebAddress); err != nil || port == "" {
+			bad("web-address", "%q is not ADDRESS:PORT, for example %s or [::1]:8087", c.WebAddress, web.DefaultAddress)
 		}
 	}
 	if _, err := c.Level(); err != nil {

@@ -123,6 +123,7 @@ func TestBadSettingsSayWhatToDo(t *testing.T) {
 		{"delay without unit", "reuse-delay: 30", nil, []string{"reuse-delay:", "30"}},
 		{"no pods", "max-pods: 0", nil, []string{"max-pods: 0 is not in"}},
 		{"metrics address", "metrics-address: nine", nil, []string{"ADDRESS:PORT"}},
+		{"web address", "web-address: \"8087\"", nil, []string{`web-address: "8087" is not ADDRESS:PORT`, "127.0.0.1:8087"}},
 		{"log level", "log-level: loud", nil, []string{"debug, info, warn, error"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

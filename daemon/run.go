@@ -110,6 +110,7 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	group.Go(func() error { return src.Run(ctx) })
 	group.Go(func() error { return n.serve(ctx, dp, pods) })
 	group.Go(func() error { return n.serveHealthPort(ctx) })
+	group.Go(func() error { return n.servePage(ctx) })
 	group.Go(func() error { return n.readDrops(ctx) })
 	group.Go(func() error { return n.writeStatuses(ctx) })
 	group.Go(func() error {

@@ -42,6 +42,7 @@ func (c *Config) settings(fs *pflag.FlagSet) {
 	fs.Uint32Var(&c.MaxPods, "max-pods", c.MaxPods, "most pods on this node (sizes a BPF map)")
 	fs.Uint32Var(&c.MaxNodes, "max-nodes", c.MaxNodes, "most other nodes (sizes a BPF map)")
 	fs.StringVar(&c.MetricsAddress, "metrics-address", c.MetricsAddress, "ADDRESS:PORT on which metrics are served besides the socket; empty: nowhere")
+	fs.StringVar(&c.WebAddress, "web-address", c.WebAddress, "ADDRESS:PORT on which the page of weft web is served, without a login: best one of loopback; empty: nowhere")
 	fs.Uint16Var(&c.HealthPort, "health-port", c.HealthPort, "TCP port of 127.0.0.1 that answers /livez and /readyz; 0: none")
 	fs.StringVar(&c.LogLevel, "log-level", c.LogLevel, "debug, info, warn or error")
 }
