@@ -62,6 +62,11 @@ func TestFlowsAreCollected(t *testing.T) {
 				t.Errorf("%d %s flows to the backend, want 1", n, p)
 			}
 		}
+		for p, want := range map[Protocol]uint64{TCP: 1, UDP: 1, SCTP: 0} {
+			if n, err := w.a.Begun(Place{vip.Addr(), vip.Port(), p}); n != want || err != nil {
+				t.Errorf("%d %s flows began (%v), want %d", n, p, err, want)
+			}
+		}
 		// The mark stays while there are flows, and goes with them.
 		must(t, w.a.Unmark())
 		if !marked(t, w.a.Datapath, client) {

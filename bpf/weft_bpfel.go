@@ -177,6 +177,7 @@ type weftFragmentKey struct {
 
 type weftFrontend struct {
 	_        structs.HostLayout
+	Begun    uint64
 	Inside   uint64
 	Outside  uint64
 	Ranges   uint64

@@ -116,6 +116,8 @@ static __always_inline enum reason pick_backend(const struct frontend *fe, const
 	struct affinity *stays;
 	enum reason why = find_backend(fe, t, outside, &key, &stays, to);
 
+	if (likely(!why))
+		count_begun(fe);
 	if (likely(why || !fe->affinity))
 		return why;
 	if (stays)
