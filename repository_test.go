@@ -69,7 +69,7 @@ func TestImportLaw(t *testing.T) {
 		"daemon/source/kube":  append([]string{"daemon/source"}, free...),
 		"daemon/loadbalancer": append([]string{"daemon/source"}, free...),
 		"daemon/policy":       append([]string{"bpf", "daemon/source", "overlay"}, free...),
-		"internal/web":        {"internal/api"},
+		"internal/web":        {"internal/api", "internal/api/server"},
 		// It judges the compiler, so that it must not share anything with it.
 		"daemon/policy/oracle": {"daemon/source"},
 		// Tests in kind see Weft as a user does: by its binaries, image and manifest.

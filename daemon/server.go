@@ -60,28 +60,7 @@ func (n *node) serve(ctx context.Context, dp *bpf.Datapath, pods *endpoint.Manag
 
 // serveOn serves until ctx is done, then lets calls under way finish.
 func serveOn(ctx context.Context, l net.Listener, h http.Handler) error {
-	s := &http.Server{
-		Handler: h, ReadTimeout: readTimeout, MaxHeaderBytes: 16 << 10,
-		ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelError), // a client that went away is no news
-	}
-	ended := make(chan error, 1)
-	stop := context.AfterFunc(ctx, func() {
-		soon, cancel := context.WithTimeout(context.Background(), grace)
-		defer cancel()
-		err := s.Shutdown(soon)
-		if err != nil {
-			err = s.Close()
-		}
-		ended <- err
-	})
-	err := s.Serve(l)
-	if !stop() {
-		err = <-ended
-	}
-	if err != nil && !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("serve on %s: %w", l.Addr(), err)
-	}
-	return nil
+	return server.Serve(ctx, l, &http.Server{Handler: h, ReadTimeout: readTimeout}, grace)
 }
 
 // listen makes the socket, for root alone, in the place of one that nobody serves any

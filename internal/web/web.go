@@ -14,7 +14,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"log/slog"
 	"net"
 	"net/http"
 	"net/url"
@@ -22,6 +21,7 @@ import (
 	"time"
 
 	"github.com/weftnet/weft/internal/api"
+	"github.com/weftnet/weft/internal/api/server"
 )
 
 // DefaultAddress is where the page is, if it is not said where.
@@ -40,29 +40,9 @@ var files embed.FS
 // Serve serves the page on l until ctx is done. It shows what the daemons at these
 // sockets know, of which there is at least one.
 func Serve(ctx context.Context, l net.Listener, sockets ...string) error {
-	s := &http.Server{
-		Handler: Handler(sockets...), ReadTimeout: askTimeout, WriteTimeout: 2 * askTimeout,
-		IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
-		ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelError), // a browser that went away is no news
-	}
-	ended := make(chan error, 1)
-	stop := context.AfterFunc(ctx, func() {
-		soon, cancel := context.WithTimeout(context.Background(), endTimeout)
-		defer cancel()
-		err := s.Shutdown(soon)
-		if err != nil {
-			err = s.Close()
-		}
-		ended <- err
-	})
-	err := s.Serve(l)
-	if !stop() {
-		err = <-ended
-	}
-	if err != nil && !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("serve the page on %s: %w", l.Addr(), err)
-	}
-	return nil
+	return server.Serve(ctx, l, &http.Server{
+		Handler: Handler(sockets...), ReadTimeout: askTimeout, WriteTimeout: 2 * askTimeout, IdleTimeout: time.Minute,
+	}, endTimeout)
 }
 
 // Handler is the page, and what it asks for.
