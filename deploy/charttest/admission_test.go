@@ -196,15 +196,19 @@ func TestPoliciesLetNobodyElseSayAPodsAddresses(t *testing.T) {
 		{"Weft adds an empty one", call{"pods", weft("n1"), pod(none), pod(map[string]string{"x": ""})}, account + "Weft's account may change nothing"},
 		{"Weft removes another annotation", call{"pods", weft("n1"), pod(other), pod(none)}, account + "Weft's account may change nothing"},
 	} {
-		t.Run(tc.name, func(t *testing.T) {
-			got := tc.call.denials(t, policies(t))
-			if tc.want == "" && len(got) > 0 {
-				t.Errorf("denied: %q", got)
-			}
-			if tc.want != "" && (len(got) != 1 || !strings.HasPrefix(got[0], tc.want)) {
-				t.Errorf("got %q, want one that begins with %q", got, tc.want)
-			}
-		})
+		t.Run(tc.name, func(t *testing.T) { tc.call.check(t, tc.want) })
+	}
+}
+
+// check fails unless the only denial begins with want; with an empty want there is none.
+func (c call) check(t *testing.T, want string) {
+	t.Helper()
+	got := c.denials(t, policies(t))
+	if want == "" && len(got) > 0 {
+		t.Errorf("denied: %q", got)
+	}
+	if want != "" && (len(got) != 1 || !strings.HasPrefix(got[0], want)) {
+		t.Errorf("got %q, want one that begins with %q", got, want)
 	}
 }
 
@@ -247,15 +251,7 @@ func TestWeftsAccountChangesOnlyItsOwnOfServices(t *testing.T) {
 		{"the spec", call{"services", weft, service(""), service("", func(s *corev1.Service) { s.Spec.ClusterIP = "10.96.0.2" })}, nothing},
 		{"others do as they may", call{"services/status", joe, service("other"), service("other", ip)}, ""},
 	} {
-		t.Run(tc.name, func(t *testing.T) {
-			got := tc.call.denials(t, policies(t))
-			if tc.want == "" && len(got) > 0 {
-				t.Errorf("denied: %q", got)
-			}
-			if tc.want != "" && (len(got) != 1 || !strings.HasPrefix(got[0], tc.want)) {
-				t.Errorf("got %q, want one that begins with %q", got, tc.want)
-			}
-		})
+		t.Run(tc.name, func(t *testing.T) { tc.call.check(t, tc.want) })
 	}
 }
 
