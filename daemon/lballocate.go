@@ -39,7 +39,7 @@ type allocator struct {
 	problems  *problems
 	log       *slog.Logger
 	changed   chan struct{} // of size 1: the state may be another
-	todo      chan struct{} // likewise, for the elected one
+	due       chan struct{} // likewise, for the elected one
 	leads     atomic.Bool
 
 	// Of the elected one alone: what was written that the state does not show yet.
@@ -58,7 +58,7 @@ func newAllocator(cfg Config, src granter, p *problems, log *slog.Logger) *alloc
 	}
 	return &allocator{
 		pools: pools, classless: cfg.LoadBalancerDefault, source: src, problems: p, log: log,
-		changed: make(chan struct{}, 1), todo: make(chan struct{}, 1),
+		changed: make(chan struct{}, 1), due: make(chan struct{}, 1),
 	}
 }
 
@@ -93,7 +93,7 @@ func (a *allocator) run(ctx context.Context) error {
 			start := time.Now()
 			state := a.source.Snapshot()
 			a.problems.sum(problemLoadBalancer, strings.Join(few(8, loadbalancer.Problems(a.world(state), state.Nodes)), "\n"))
-			offerLatest(a.todo, struct{}{})
+			offerLatest(a.due, struct{}{})
 			if !a.await(ctx, a.changed, start, 0) {
 				return nil
 			}
@@ -152,7 +152,7 @@ func (a *allocator) lead(ctx context.Context) {
 		default:
 			wait = retryFirst
 		}
-		if !a.await(ctx, a.todo, time.Now().Add(-took), retry) {
+		if !a.await(ctx, a.due, time.Now().Add(-took), retry) {
 			return
 		}
 	}
