@@ -45,7 +45,7 @@ func BenchmarkKube(b *testing.B) {
 				a.start()
 				a.until("all Services", func(s api.Status) bool { return s.Ready && rowsOf(s, "sets") == n })
 				b.ReportMetric(time.Since(begin).Seconds(), "cold-s")
-				time.Sleep(settled + time.Second) // what is measured comes by itself
+				time.Sleep(2*lookEvery + time.Second) // what is measured comes by itself
 				b.ReportMetric(a.pss(), "PSS-MiB")
 				if n > 0 {
 					a.changeSlices(b, c, slices, 50, 20*time.Second)

@@ -101,7 +101,7 @@ func BenchmarkKubePolicies(b *testing.B) {
 					return err
 				})
 				b.ReportMetric(time.Since(begin).Seconds(), "cold-s")
-				time.Sleep(settled + time.Second) // what is measured comes by itself
+				time.Sleep(2*lookEvery + time.Second) // what is measured comes by itself
 				b.ReportMetric(a.pss(), "PSS-MiB")
 				a.changeLabels(b, c, n.pods, 20*time.Second)
 				b.ReportMetric(a.pss(), "PSS-later-MiB")

@@ -47,34 +47,44 @@ func limitMemory() {
 	}
 }
 
-// settled is how long after the start its garbage (the parsed source above all) is
-// given back to the system.
-const settled = 5 * time.Second
+// The garbage of the start (the parsed source above all) and of a burst of pods is given
+// back to the system when there was little new for lookEvery.
+const (
+	lookEvery = 5 * time.Second
+	little    = 1 << 20 // bytes allocated in lookEvery
+	worth     = 8 << 20 // bytes allocated since it was last given back
+)
 
-// giveBack returns unused memory to the system once the node has settled. The runtime
-// would do it too, over minutes. From then on it looks once a minute what limit suits.
-func giveBack(ctx context.Context) error {
-	if !sleep(ctx, settled) {
-		return nil
-	}
-	debug.FreeOSMemory()
-	forgetProgram()
-	if os.Getenv("GOGC") != "" {
-		return nil
-	}
-	for now := gcPercent; ; {
-		if p := gcPercentFor(liveHeap()); p != now {
-			now = p
-			debug.SetGCPercent(now)
-		}
-		if !sleep(ctx, time.Minute) {
-			return nil
-		}
-	}
+// allocated is what was ever allocated, in bytes.
+func allocated() uint64 {
+	sample := []gometrics.Sample{{Name: "/gc/heap/allocs:bytes"}}
+	gometrics.Read(sample)
+	return sample[0].Value.Uint64()
 }
 
-// forgetProgram lets go of the pages of the program's own file. Much of it only the start
-// needs, and the kernel maps sixteen pages where one is touched; what runs comes back at
+// giveBack returns unused memory to the system whenever the node has settled, until ctx is
+// done. The runtime would do it too, over minutes. It also looks what limit suits.
+func giveBack(ctx context.Context) error {
+	limited := os.Getenv("GOGC") == ""
+	percent := gcPercent
+	for last, given := allocated(), uint64(0); sleep(ctx, lookEvery); {
+		now := allocated()
+		if now-last < little && now-given > worth {
+			debug.FreeOSMemory()
+			forgetProgram()
+			given = now
+		}
+		last = now
+		if p := gcPercentFor(liveHeap()); limited && p != percent {
+			percent = p
+			debug.SetGCPercent(percent)
+		}
+	}
+	return nil
+}
+
+// forgetProgram lets go of the pages of the program's own file. Much of it only the start,
+// or a burst, needs, and the kernel maps sixteen pages where one is touched; what runs comes back at
 // once from the page cache.
 func forgetProgram() {
 	exe, err := os.Readlink("/proc/self/exe")

@@ -141,7 +141,7 @@ func BenchmarkServicesMemory(b *testing.B) {
 				a.until("all Services", func(s api.Status) bool {
 					return s.Ready && slices.ContainsFunc(s.Tables, func(t api.Table) bool { return t.Name == "sets" && t.Rows == n })
 				})
-				time.Sleep(settled + time.Second) // what is measured comes by itself
+				time.Sleep(2*lookEvery + time.Second) // what is measured comes by itself
 				b.ReportMetric(a.pss(), "PSS-MiB")
 				time.Sleep(fullEvery)
 				b.ReportMetric(a.pss(), "PSS-after-resync-MiB")
