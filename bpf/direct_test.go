@@ -94,48 +94,119 @@ func TestFlowOutlivesDirectDatagrams(t *testing.T) {
 	}
 }
 
-// A connection or association that begins with the backend itself has its answers from the
-// first on, also where a new flow through a Service has been left with the same tuple.
-func TestDirectBeginningOnATakenTuple(t *testing.T) {
+// dialogues are what both ends of a connection send, from its beginning to its end.
+var dialogues = map[Protocol][]struct {
+	back    bool
+	flags   byte
+	payload []byte
+}{
+	TCP: {
+		{false, syn, nil}, {false, syn, nil}, {true, syn | ack, nil}, {false, ack, nil}, {false, ack, load}, {true, ack, load},
+		{true, ack, load}, {false, fin | ack, nil}, {true, fin | ack, nil}, {false, ack, nil},
+	},
+	SCTP: {{false, 0, sctpInit}, {true, 0, sctpData}, {false, 0, sctpData}, {true, 0, sctpData}, {false, 0, sctpData}},
+}
+
+// A connection to the backend itself from the port of one through a Service to it, whatever
+// has become of that: neither gets what is the other's, and the backend can tell the two
+// apart as long as there are two. It lives as long as it likes, also without the Service.
+func TestConnectionsShareNoTuple(t *testing.T) {
 	families(t, func(t *testing.T, p *lane) {
-		for i, c := range []struct {
-			proto         Protocol
-			begin, accept byte
-			first, other  []byte
-		}{
-			{TCP, syn, syn | ack, nil, nil},
-			{SCTP, 0, 0, sctpInit, sctpData},
-		} {
-			client := p.clientAt(20000 + i)
-			p.ask(t, c.proto, client, p.vip, c.begin, c.first)
-			p.answers(t, c.proto, client, client, p.vip, c.accept, c.other)
-
-			// A stray of a former connection changes nothing.
-			p.ask(t, c.proto, client, p.backend, ack, c.other)
-			p.answers(t, c.proto, client, client, p.vip, c.accept, c.other)
-
-			p.ask(t, c.proto, client, p.backend, c.begin, c.first)
-			for range 3 {
-				p.answers(t, c.proto, client, client, p.backend, c.accept, c.other)
-				p.ask(t, c.proto, client, p.backend, ack, c.other)
+		port := 20000
+		for proto, dialogue := range dialogues {
+			for served := range dialogue {
+				port++
+				client := p.clientAt(port)
+				first := dialogue[:served+1]
+				for _, s := range first {
+					if s.back {
+						p.answers(t, proto, client, client, p.vip, s.flags, s.payload)
+					} else if seen, _ := p.ask(t, proto, client, p.vip, s.flags, s.payload); seen != client {
+						t.Fatalf("%s through the Service has the source %s, want %s", proto, seen, client)
+					}
+				}
+				p.ask(t, proto, client, p.backend, ack, sctpData) // a stray one changes nothing
+				ended := p.where(t, client) == "ended"
+				var own netip.AddrPort
+				for i, s := range dialogue {
+					if s.back {
+						p.answers(t, proto, own, client, p.backend, s.flags, s.payload)
+					} else {
+						seen, dst := p.ask(t, proto, client, p.backend, s.flags, s.payload)
+						if dst != p.backend || seen.Addr() != client.Addr() || (seen == client) != ended || i > 0 && seen != own {
+							t.Fatalf("%s %d after %d through the Service came as %s → %s, it was %s", proto, i, served, seen, dst, own)
+						}
+						own = seen
+					}
+					if i == 2 { // of what is direct, nobody says when it ends
+						must(t, p.Services().Alive.Delete(Place{p.backend.Addr(), servePort, proto}))
+					}
+				}
+				must(t, p.Services().Alive.Set(Place{p.backend.Addr(), servePort, proto}, 1))
+				if !ended {
+					for range 2 {
+						p.answers(t, proto, client, client, p.vip, ack|first[len(first)-1].flags&syn, sctpData)
+						p.ask(t, proto, client, p.vip, ack, sctpData)
+					}
+				}
+				if t.Failed() {
+					t.Fatalf("%s, after %d of the flow", proto, served)
+				}
 			}
-			// And the other way round: its own latest beginning counts.
-			p.ask(t, c.proto, client, p.vip, c.begin, c.first)
-			p.answers(t, c.proto, client, client, p.vip, c.accept, c.other)
+		}
+		flows, err := p.BackendFlows()
+		must(t, err)
+		for at, n := range flows {
+			if n > len(dialogues[at.Protocol]) {
+				t.Errorf("%d flows to %v, want those through the Service only", n, at)
+			}
 		}
 	})
 }
 
-// What a former flow's backend says by an error about a direct packet is not turned.
+// The other way round: what the backend of a direct connection says to a SYN that came
+// through a Service, with the tuple of the connection, goes to that connection.
+func TestAnswerOfAConnectionThatWasThereBefore(t *testing.T) {
+	families(t, func(t *testing.T, p *lane) {
+		for _, says := range []struct {
+			flags   byte
+			payload []byte
+		}{{ack, nil}, {ack, load}, {fin | ack, nil}} {
+			p.ask(t, TCP, p.client, p.backend, ack, load)
+			p.ask(t, TCP, p.client, p.vip, syn, nil)
+			p.answers(t, TCP, p.client, p.client, p.backend, says.flags, says.payload)
+			p.ask(t, TCP, p.client, p.vip, syn, nil) // it comes again, until it is answered
+			p.answers(t, TCP, p.client, p.client, p.vip, syn|ack, nil)
+			p.ask(t, TCP, p.client, p.vip, ack, nil)
+			p.answers(t, TCP, p.client, p.client, p.vip, ack, load)
+			p.ask(t, TCP, p.client, p.vip, rst, nil)
+		}
+	})
+}
+
+// A flow that lost its row of replies, as others pushed it out, is known to have had an
+// answer by what its client sends.
+func TestAnswersOfARowThatWasPushedOut(t *testing.T) {
+	p := newLane(t, false, true)
+	p.ask(t, TCP, p.client, p.vip, syn, nil)
+	p.answers(t, TCP, p.client, p.client, p.vip, syn|ack, nil)
+	k := weftTuple{Src: toAddr(p.backend.Addr()), Dst: toAddr(p.client.Addr()), Sport: p.backend.Port(), Dport: p.client.Port(), Proto: uint8(TCP)}
+	must(t, p.maps[weftMapBrief].Delete(&k))
+	p.ask(t, TCP, p.client, p.vip, ack, load)
+	p.answers(t, TCP, p.client, p.client, p.vip, ack, nil)
+}
+
+// What the backend of another flow says by an error about a direct packet comes to who sent
+// that, as it was sent.
 func TestErrorsAboutDirectPackets(t *testing.T) {
 	families(t, func(t *testing.T, p *lane) {
 		for _, proto := range []Protocol{UDP, TCP} {
 			p.ask(t, proto, p.client, p.vip, syn, load)
 			p.answers(t, proto, p.client, p.client, p.vip, syn|ack, load)
-			p.ask(t, proto, p.client, p.backend, syn, load)
-			quoted := datagram(proto, p.client, p.backend, 60, syn, load)
+			seen, _ := p.ask(t, proto, p.client, p.backend, syn, load)
+			was, quoted := datagram(proto, seen, p.backend, 60, syn, load), datagram(proto, p.client, p.backend, 60, syn, load)
 			kind := errorKinds(p.client.Addr().Is6())[0]
-			sent := icmpError(p.backend.Addr(), p.client.Addr(), 64, byte(kind[0]), byte(kind[1]), kind[2], quoted)
+			sent := icmpError(p.backend.Addr(), p.client.Addr(), 64, byte(kind[0]), byte(kind[1]), kind[2], was)
 			_, got := p.answer(t, sent)
 			want := icmpError(p.backend.Addr(), p.client.Addr(), 63, byte(kind[0]), byte(kind[1]), kind[2], quoted)
 			if !slices.Equal(got, want) {
@@ -175,10 +246,11 @@ func TestHostAnswersComeFromWhomWasAskedLast(t *testing.T) {
 					for i, to := range []netip.AddrPort{c.via, backend, c.via, backend, backend, c.via} {
 						packet := datagram(proto, c.client, to, 64, syn, load)
 						verdict, got := p.run(t, c.there, ethernet(noMAC, c.mac, ethType(packet), packet), 0)
-						if src, dst := tupleOf(got[14:]); verdict != tcxNext || src != c.client || dst != backend {
-							t.Fatalf("%s, %s, packet %d: verdict %d, %s → %s", c.name, proto, i, int32(verdict), src, dst)
+						seen, dst := tupleOf(got[14:])
+						if verdict != tcxNext || seen.Addr() != c.client.Addr() || dst != backend || seen != c.client && proto == UDP {
+							t.Fatalf("%s, %s, packet %d: verdict %d, %s → %s", c.name, proto, i, int32(verdict), seen, dst)
 						}
-						packet = datagram(proto, backend, c.client, 64, syn|ack, load)
+						packet = datagram(proto, backend, seen, 64, syn|ack, load)
 						verdict, got = p.run(t, c.out, ethernet(noMAC, c.mac, ethType(packet), packet), 0)
 						if src, dst := tupleOf(got[14:]); verdict != tcxNext || src != to || dst != c.client {
 							t.Errorf("%s, %s, answer %d: verdict %d, %s → %s, want it from %s", c.name, proto, i, int32(verdict), src, dst, to)

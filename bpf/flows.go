@@ -57,7 +57,7 @@ func uptime() time.Duration {
 	return time.Duration(t.Nano())
 }
 
-// Collect tells f of every live flow and forgets those that have been silent too long.
+// Collect tells f of every live flow through a Service and forgets those that have been silent too long.
 // It reads the map in small batches, so that no packet waits for it. It returns how
 // many it has forgotten. f may be nil.
 func (d *Datapath) Collect(timeouts Timeouts, f func(Flow)) (int, error) {
@@ -68,7 +68,7 @@ func (d *Datapath) Collect(timeouts Timeouts, f func(Flow)) (int, error) {
 		silent := idle(v)
 		if silent > timeouts.of(k, v) {
 			dead = append(dead, *k)
-		} else if v.Flags&(flowReply|flowClosed) == 0 && !reserved(v) && f != nil {
+		} else if v.Flags&(flowReply|flowClosed) == 0 && !reserved(v) && !diverted(k, v) && f != nil {
 			f(flowOf(k, v, silent))
 		}
 	})
@@ -101,7 +101,7 @@ func (d *Datapath) FlowRoom() int { return int(d.maps[weftMapLive].MaxEntries())
 func (d *Datapath) BackendFlows() (map[Place]int, error) {
 	counts := map[Place]int{}
 	err := scan(d, weftMapLive, func(k *weftTuple, v *weftFlow) {
-		if v.Flags&(flowReply|flowClosed) == 0 && !reserved(v) {
+		if v.Flags&(flowReply|flowClosed) == 0 && !reserved(v) && !diverted(k, v) {
 			counts[Place{addrFrom(v.Dst), v.Dport, Protocol(k.Proto)}]++
 		}
 	})
@@ -130,6 +130,10 @@ func drop(m *ebpf.Map, k weftTuple) error {
 	return nil
 }
 
+// diverted says whether a row is of a connection to a backend itself, which got another
+// source port: see src/direct.h.
+func diverted(k *weftTuple, v *weftFlow) bool { return k.Dst == v.Dst && k.Dport == v.Dport }
+
 // otherOf is the key of a flow's other row.
 func otherOf(k weftTuple, v weftFlow) weftTuple {
 	return weftTuple{Src: v.Dst, Dst: v.Src, Sport: v.Dport, Dport: v.Sport, Proto: k.Proto}
@@ -152,6 +156,9 @@ func (d *Datapath) Unmark() error {
 	for _, name := range []string{weftMapLive, weftMapBrief} {
 		err := scan(d, name, func(k *weftTuple, v *weftFlow) {
 			if v.Flags&flowReply == 0 {
+				if diverted(k, v) {
+					clients[clientMark(k.Dst)] = true
+				}
 				return
 			}
 			clients[clientMark(k.Dst)] = true

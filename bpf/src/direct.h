@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
-/* What is not translated, but could be taken for it: a client that sends to a backend
- * itself, from a port that a translated flow to that backend has. (Or through a Service,
- * at the socket.)
+/* What a client sends to a backend itself (or through a Service, at its socket) from a port
+ * that a translated flow to that backend has: the backend cannot tell the two apart.
  */
 #pragma once
 #include "flow.h"
+#include "serve.h"
 
 enum {
 	SCTP_INIT = 1, /* RFC 9260 */
@@ -13,19 +13,15 @@ enum {
 /* Takes the tuple u of replies from the flow that has it. The flow is new again, without a
  * row of replies: it gets one with the next packet that its client sends (note_brief).
  */
-static __always_inline void part(const struct tuple *u)
+static __always_inline void part(const struct tuple *u, const struct flow *g, bool is_live)
 {
-	struct flow *f, *g = bpf_map_lookup_elem(&live, u);
 	struct tuple t;
+	struct flow *f;
 
-	if (!g) {
-		g = bpf_map_lookup_elem(&brief, u);
-		if (g && g->flags & FLOW_REPLY)
-			bpf_map_delete_elem(&brief, u);
+	if (!is_live) {
+		bpf_map_delete_elem(&brief, u);
 		return;
 	}
-	if (!(g->flags & FLOW_REPLY))
-		return;
 	other_of(g, u->proto, &t);
 	f = bpf_map_lookup_elem(&live, &t);
 	if (f && leads_to(f, u)) {
@@ -36,24 +32,62 @@ static __always_inline void part(const struct tuple *u)
 	bpf_map_delete_elem(&live, u);
 }
 
-/* A packet that is not translated: if it begins something, its answers are not either,
- * whatever flow had their tuple until now.
+/* Gives a connection of tuple t another source port, as g is the row of replies of one that
+ * has its tuple and has not ended: f. Else NOT_OURS.
  */
-__noinline int note_direct(struct packet *p)
+static __always_inline int divert(const struct tuple *t, const struct flow *g, struct flow *f)
 {
-	struct tuple u = {};
+	f->flags = t->proto == IPPROTO_TCP ? FLOW_BEGUN : 0;
+	f->src = t->src;
+	f->dst = t->dst;
+	f->sport = PORT_FIRST + bpf_get_prandom_u32() % PORTS;
+	f->dport = t->dport;
+	f->generation = g->generation;
+	f->seen = now();
+	if (claim(t, f) || bpf_map_update_elem(&brief, t, f, BPF_ANY))
+		return NOT_OURS;
+	mark_flow(&t->src, f);
+	mark_client(&f->dst); /* that flow_of looks for its row */
+	return OK;
+}
 
-	if (!p || likely(!is_pair(&p->ip.src, &p->ip.dst)) || p->l4.unported)
-		return 0;
+/* A packet that is not translated. If it is a datagram, its answers are not either, whatever
+ * flow had their tuple until now: who sends by UDP from one port is one socket, as a rule,
+ * and that port means something to the other end. Connections may have one port in common,
+ * if they go to different places; so one that begins here gets another than that which has
+ * the tuple, if that has not ended: f, by which the packet is to be translated. Else
+ * NOT_OURS.
+ */
+__noinline int direct_flow(struct packet *p, struct flow *f)
+{
+	bool is_live = true;
+	struct flow *g;
+	struct tuple t, u;
+
+	if (!p || !f || likely(!is_pair(&p->ip.src, &p->ip.dst)) || p->l4.unported)
+		return NOT_OURS;
 	if (p->l4.proto == IPPROTO_TCP && (p->l4.flags & (TCP_SYN | TCP_ACK)) != TCP_SYN)
-		return 0;
+		return NOT_OURS;
 	if (p->l4.proto == IPPROTO_SCTP && p->l4.kind != SCTP_INIT)
-		return 0;
-	u.src = p->ip.dst;
-	u.dst = p->ip.src;
-	u.sport = p->l4.dport;
-	u.dport = p->l4.sport;
-	u.proto = p->l4.proto;
-	part(&u);
-	return 0;
+		return NOT_OURS;
+	tuple_of(&p->ip, &p->l4, &t);
+	if (t.proto != IPPROTO_UDP && !known_flow(&t, p->l4.flags, f))
+		return OK; /* it begins once more */
+	__builtin_memset(&u, 0, sizeof(u));
+	u.src = t.dst;
+	u.dst = t.src;
+	u.sport = t.dport;
+	u.dport = t.sport;
+	u.proto = t.proto;
+	g = bpf_map_lookup_elem(&live, &u);
+	if (!g) {
+		is_live = false;
+		g = bpf_map_lookup_elem(&brief, &u);
+	}
+	if (!g || !(g->flags & FLOW_REPLY))
+		return NOT_OURS;
+	if (t.proto != IPPROTO_UDP && !(g->flags & FLOW_CLOSED))
+		return divert(&t, g, f);
+	part(&u, g, is_live);
+	return NOT_OURS;
 }

@@ -28,6 +28,7 @@ enum {
 	FLOW_FIN = 1 << 2,	/* this direction has ended (TCP) */
 	FLOW_CLOSED = 1 << 3,	/* both have, or one was reset */
 	FLOW_ADOPTED = 1 << 4,	/* its beginning was not seen here */
+	FLOW_BEGUN = 1 << 5,	/* made by a SYN */
 	FLOW_ENDED = 8,		/* in live, once closed: from this bit on, which end it was */
 };
 
@@ -196,7 +197,7 @@ static __always_inline struct flow *back_of(const struct tuple *t, const struct 
 	back->dport = t->sport;
 	back->generation = f->generation;
 	back->seen = f->seen;
-	back->flags = FLOW_REPLY;
+	back->flags = FLOW_REPLY | (f->flags & FLOW_BEGUN);
 	return back;
 }
 
@@ -301,6 +302,12 @@ static __always_inline void note_live(const struct tuple *t, struct flow *f, __u
 		end_flow(t, f, g);
 }
 
+/* Whether a row is of a flow that goes to its backend itself: see direct.h. */
+static __always_inline bool is_diverted(const struct tuple *t, const struct flow *f)
+{
+	return same_addr(&t->dst, &f->dst) && t->dport == f->dport;
+}
+
 /* Moves both rows of a new flow to `live`. */
 static __always_inline enum reason move_flow(const struct tuple *t, struct flow *f,
 					     const struct tuple *u, struct flow *g)
@@ -332,6 +339,8 @@ __noinline int note_brief(const struct tuple *t, struct flow *f, __u32 flags)
 	g = bpf_map_lookup_elem(&brief, &u);
 	if (unlikely(!g)) {
 		back = back_of(t, f);
+		if (back && !(flags & TCP_SYN)) /* it goes on: there was an answer */
+			back->flags = FLOW_REPLY;
 		if (!back || bpf_map_lookup_elem(&live, &u) ||
 		    bpf_map_update_elem(&brief, &u, back, BPF_NOEXIST))
 			return NOT_OURS;
@@ -363,14 +372,17 @@ static __always_inline int note_client(const struct tuple *t, struct flow *f, __
 
 /* Takes note of what a backend answers, by a packet of tuple t, in a new flow, or one that
  * has ended: NOT_OURS if it answers another one, of the same tuple, that is not translated,
- * the former is forgotten then.
+ * the former is forgotten then. So it is if the new one's SYN met another that was there
+ * before: what the backend says then is of that. The SYN comes again.
  */
 static __always_inline enum reason note_answer(const struct tuple *t, struct flow *f, __u8 flags)
 {
 	struct flow *g;
 	struct tuple u;
 
-	if (unlikely(f->flags & FLOW_CLOSED && flags & TCP_SYN)) {
+	if (unlikely(f->flags & FLOW_CLOSED && flags & TCP_SYN) ||
+	    unlikely((f->flags & (FLOW_BEGUN | FLOW_ANSWERED)) == FLOW_BEGUN &&
+		     !(flags & (TCP_SYN | TCP_RST)))) {
 		forget_flow(t, f);
 		return NOT_OURS;
 	}

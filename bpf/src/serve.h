@@ -200,7 +200,7 @@ static __always_inline enum reason claim(const struct tuple *t, struct flow *f)
 	return DROP_PORTS_FULL;
 }
 
-/* A new flow to a place of a Service. */
+/* A new flow to a place of a Service; of f the flags are set. */
 static __always_inline enum reason new_flow(const struct frontend *fe, const struct tuple *t,
 					    bool outside, struct flow *f)
 {
@@ -210,7 +210,6 @@ static __always_inline enum reason new_flow(const struct frontend *fe, const str
 	why = pick_backend(fe, t, outside, &to);
 	if (unlikely(why))
 		return why;
-	__builtin_memset(f, 0, sizeof(*f));
 	f->dst = to.addr;
 	f->dport = to.port;
 	f->generation = to.generation;
@@ -274,7 +273,14 @@ __noinline int service_of(struct packet *p, bool outside, struct flow *f)
 		return why;
 	if (by_netfilter() && (t.proto != IPPROTO_TCP || !(p->l4.flags & TCP_SYN)))
 		return NOT_OURS;
+	f->flags = p->l4.flags & TCP_SYN ? FLOW_BEGUN : 0;
 	return new_flow(fe, &t, outside, f);
+}
+
+/* Whether the flow of a tuple may go on: one to a backend itself always. */
+static __always_inline bool may_go_on(const struct tuple *t, const struct flow *f)
+{
+	return is_alive(&f->dst, f->dport, t->proto, f->generation) || is_diverted(t, f);
 }
 
 /* What becomes of a packet that is of a flow translated here, as far as that can be told
@@ -304,8 +310,7 @@ __noinline int flow_of(struct packet *p, struct flow *f)
 				return NOT_OURS;
 			}
 		} else {
-			if (unlikely(p->l4.flags & TCP_SYN) ||
-			    !is_alive(&f->dst, f->dport, t.proto, f->generation))
+			if (unlikely(p->l4.flags & TCP_SYN) || !may_go_on(&t, f))
 				return NOT_OURS;
 			/* Connections outlive their Service, datagrams do not. */
 			if (t.proto == IPPROTO_UDP && !frontend_of(&t.dst, t.dport, t.proto))
@@ -322,8 +327,7 @@ __noinline int flow_of(struct packet *p, struct flow *f)
 	*f = *known;
 	if (f->flags & FLOW_REPLY)
 		return note_answer(&t, known, p->l4.flags);
-	if (t.proto == IPPROTO_UDP || p->l4.flags & TCP_SYN ||
-	    !is_alive(&f->dst, f->dport, t.proto, f->generation))
+	if (t.proto == IPPROTO_UDP || p->l4.flags & TCP_SYN || !may_go_on(&t, f))
 		return NOT_OURS;
 	mark_flow(&t.src, f); /* the daemon may have cleared it a moment ago */
 	return note_client(&t, known, p->l4.flags);

@@ -154,6 +154,14 @@ static __always_inline int turn(struct __sk_buff *skb, struct packet *p, __u32 *
 	return unlikely(p->l4.unported) ? translate_error(skb, p, &f) : translate(skb, p, &f);
 }
 
+/* A packet to no Service: it stays as it is, unless it could be taken for one to such. */
+static __always_inline int go_direct(struct __sk_buff *skb, struct packet *p)
+{
+	struct flow f;
+
+	return likely(direct_flow(p, &f) == NOT_OURS) ? OK : translate(skb, p, &f);
+}
+
 /* A packet of a pod that is not translated, to what is no pod. */
 static __always_inline int leave_plain(struct __sk_buff *skb, struct packet *p, __u32 way)
 {
@@ -164,7 +172,9 @@ static __always_inline int leave_plain(struct __sk_buff *skb, struct packet *p, 
 		if (why)
 			return give_up(skb, why);
 	}
-	note_direct(p);
+	why = go_direct(skb, p);
+	if (unlikely(why))
+		return give_up(skb, why);
 	return way & WAY_HOST ? TCX_NEXT : to_outside(skb, &p->ip);
 }
 
@@ -179,10 +189,10 @@ static __always_inline int pass_plain(struct __sk_buff *skb, struct packet *p, _
 		why = judge_leaving(skb, p, NULL);
 	if (!why && to && unlikely(is_isolated(to)))
 		why = judge_arriving(skb, p, false);
+	if (!why)
+		why = go_direct(skb, p);
 	if (!why && way & WAY_LIMITED)
 		why = STACK_LIMITED;
-	if (!why || why == STACK_LIMITED)
-		note_direct(p);
 	if (unlikely(why))
 		return give_up(skb, why);
 	if (to)
@@ -248,8 +258,8 @@ __noinline int from_outside_served(struct __sk_buff *skb)
 	why = serve(skb, &p, way);
 	if (likely(why != NOT_OURS))
 		return why;
-	note_direct(&p);
-	return TCX_NEXT;
+	why = go_direct(skb, &p);
+	return unlikely(why) ? give_up(skb, why) : TCX_NEXT;
 }
 
 /* From another node, decapsulated by the kernel (at is ETH_HLEN) or not yet, and to an
