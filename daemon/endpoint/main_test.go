@@ -301,23 +301,13 @@ func connect(t *testing.T, fromPath, toPath string, to netip.Addr) error {
 		return err
 	})
 	defer listener.Close()
-	target := listener.Addr().(*net.TCPAddr).AddrPort()
+	target := listener.Addr()
 	var result error
 	within(t, fromPath, func() error {
-		fd, err := unix.Socket(int(family(to)), unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-		if err != nil {
-			return err
+		var c net.Conn
+		if c, result = net.DialTimeout("tcp", target.String(), 3*time.Second); result == nil {
+			result = c.Close()
 		}
-		defer unix.Close(fd)
-		// SO_SNDTIMEO bounds connect(2), too.
-		if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &unix.Timeval{Sec: 3}); err != nil {
-			return err
-		}
-		var sa unix.Sockaddr = &unix.SockaddrInet6{Port: int(target.Port()), Addr: to.As16()}
-		if to.Is4() {
-			sa = &unix.SockaddrInet4{Port: int(target.Port()), Addr: to.As4()}
-		}
-		result = unix.Connect(fd, sa)
 		return nil
 	})
 	return result
