@@ -30,15 +30,15 @@ func (t *Table[K, V]) writeBatches(b Batcher[K, V]) (errs []error) {
 	keys, values := make([]K, 0, batchMost), make([]V, 0, batchMost)
 	flush := func() {
 		setAll(b, keys, values, func(k K, err error) {
-			if err = t.wrote(k, t.rows[k], err); err != nil {
+			if err = t.wrote(k, t.rows.get(k), err); err != nil {
 				errs = append(errs, err)
 			}
 		})
 		keys, values = keys[:0], values[:0]
 	}
 	for k := range t.pending {
-		r, wanted := t.rows[k]
-		if !wanted {
+		r := t.rows.get(k)
+		if r == nil {
 			continue
 		}
 		if keys, values = append(keys, k), append(values, r.value); len(keys) == batchMost {

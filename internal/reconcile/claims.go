@@ -16,78 +16,97 @@ func (t *Table[K, V]) Put(name string, rows map[K]V) {
 		if len(rows) == 0 {
 			return
 		}
-		o = &owner[K]{name: name}
+		o = t.newOwner(name)
 	}
-	for _, k := range o.keys {
+	for _, place := range o.keys {
+		k := t.rows.at(place).key
 		if _, ok := rows[k]; ok {
 			kept++
 		} else {
 			t.drop(o, k)
 		}
 	}
-	for k, v := range rows {
-		if was, ok := t.claimed(o, k); !ok || was != v {
-			t.claim(o, k, v)
-		}
-	}
-	switch {
-	case len(rows) == 0:
-		delete(t.owners, name)
+	if len(rows) == 0 {
+		t.freeOwner(o)
 		return
-	case kept < len(o.keys) || kept < len(rows):
-		o.keys = make([]K, 0, len(rows))
-		for k := range rows {
-			o.keys = append(o.keys, k)
-		}
 	}
-	t.owners[name] = o
+	if kept < len(o.keys) || kept < len(rows) {
+		o.keys = make([]uint32, 0, len(rows))
+	} else {
+		o.keys = o.keys[:0]
+	}
+	for k, v := range rows {
+		place, was, ok := t.claimed(o, k)
+		if !ok || was != v {
+			place = t.claim(o, k, v)
+		}
+		o.keys = append(o.keys, place)
+	}
 }
 
-// claimed is what o wants k to be; ok is false if it does not want it.
-func (t *Table[K, V]) claimed(o *owner[K], k K) (v V, ok bool) {
-	r, there := t.rows[k]
-	switch {
-	case !there:
-		return v, false
-	case r.owner == o:
-		return r.value, true
+func (t *Table[K, V]) newOwner(name string) *owner {
+	o := &owner{name: name, id: uint32(len(t.names))}
+	if n := len(t.freeIDs); n > 0 {
+		o.id, t.freeIDs = t.freeIDs[n-1], t.freeIDs[:n-1]
+		t.names[o.id] = o
+	} else {
+		t.names = append(t.names, o)
+	}
+	t.owners[name] = o
+	return o
+}
+
+// freeOwner forgets an owner that has no rows any more.
+func (t *Table[K, V]) freeOwner(o *owner) {
+	delete(t.owners, o.name)
+	t.names[o.id] = nil
+	t.freeIDs = append(t.freeIDs, o.id)
+}
+
+// claimed is what o wants k to be, and the row's place; ok is false if it does not want it.
+func (t *Table[K, V]) claimed(o *owner, k K) (place uint32, v V, ok bool) {
+	place, there := t.rows.place(k)
+	if !there {
+		return 0, v, false
+	}
+	if r := t.rows.at(place); r.owner == o.id {
+		return place, r.value, true
 	}
 	for _, c := range t.shared[k] {
 		if c.owner == o {
-			return c.value, true
+			return place, c.value, true
 		}
 	}
-	return v, false
+	return 0, v, false
 }
 
-// claim records that o wants k to be v.
-func (t *Table[K, V]) claim(o *owner[K], k K, v V) {
+// claim records that o wants k to be v, and returns the row's place.
+func (t *Table[K, V]) claim(o *owner, k K, v V) (place uint32) {
 	cs := t.shared[k]
 	if cs == nil {
-		r, there := t.rows[k]
-		if !there || r.owner == o {
-			t.enforce(k, claim[K, V]{o, v})
-			return
+		r := t.rows.get(k)
+		if r == nil || r.owner == o.id {
+			return t.enforce(k, claim[V]{o, v})
 		}
-		cs = []claim[K, V]{{r.owner, r.value}}
+		cs = []claim[V]{{t.names[r.owner], r.value}}
 	}
-	i, found := slices.BinarySearchFunc(cs, o.name, func(c claim[K, V], name string) int { return cmp.Compare(c.owner.name, name) })
+	i, found := slices.BinarySearchFunc(cs, o.name, func(c claim[V], name string) int { return cmp.Compare(c.owner.name, name) })
 	if found {
 		cs[i].value = v
 	} else {
-		cs = slices.Insert(cs, i, claim[K, V]{o, v})
+		cs = slices.Insert(cs, i, claim[V]{o, v})
 	}
-	t.share(k, cs)
+	return t.share(k, cs)
 }
 
 // drop records that o no longer wants k.
-func (t *Table[K, V]) drop(o *owner[K], k K) {
+func (t *Table[K, V]) drop(o *owner, k K) {
 	if cs := t.shared[k]; cs != nil {
-		t.share(k, slices.DeleteFunc(cs, func(c claim[K, V]) bool { return c.owner == o }))
+		t.share(k, slices.DeleteFunc(cs, func(c claim[V]) bool { return c.owner == o }))
 		return
 	}
 	t.unsettle(k)
-	delete(t.rows, k)
+	t.rows.remove(k)
 	t.await(k)
 	if t.gone[o.name] == nil {
 		t.gone[o.name] = map[K]struct{}{}
@@ -96,8 +115,8 @@ func (t *Table[K, V]) drop(o *owner[K], k K) {
 	t.goneBy[k] = o.name
 }
 
-// share records the claims of a key that has or had several.
-func (t *Table[K, V]) share(k K, cs []claim[K, V]) {
+// share records the claims of a key that has or had several, and returns its row's place.
+func (t *Table[K, V]) share(k K, cs []claim[V]) (place uint32) {
 	delete(t.clash, k)
 	if len(cs) > 1 {
 		t.shared[k] = cs
@@ -109,29 +128,30 @@ func (t *Table[K, V]) share(k K, cs []claim[K, V]) {
 			t.clash[k] = struct{}{}
 		}
 	}
-	t.enforce(k, cs[0])
+	return t.enforce(k, cs[0])
 }
 
 // unsettle moves what the target is believed to hold of a row that is as it is wanted to
 // where it is kept of a pending one.
 func (t *Table[K, V]) unsettle(k K) {
-	r, wanted := t.rows[k]
-	if _, pending := t.pending[k]; wanted && !pending {
+	r := t.rows.get(k)
+	if _, pending := t.pending[k]; r != nil && !pending {
 		t.have[k] = held[V]{r.value, r.round}
 	}
 }
 
-// enforce makes a claim the row that is in force.
-func (t *Table[K, V]) enforce(k K, c claim[K, V]) {
+// enforce makes a claim the row that is in force, and returns its place.
+func (t *Table[K, V]) enforce(k K, c claim[V]) (place uint32) {
 	t.unsettle(k)
 	t.forgetGone(k)
 	h, held := t.have[k]
-	t.rows[k] = row[K, V]{c.value, c.owner, h.round}
+	place = t.rows.put(row[K, V]{k, c.value, c.owner.id, h.round})
 	if held && h.value == c.value {
 		t.settle(k)
-		return
+	} else {
+		t.await(k)
 	}
-	t.await(k)
+	return place
 }
 
 // Conflicts returns the keys that owners disagree about, in the order of key

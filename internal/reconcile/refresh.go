@@ -13,15 +13,12 @@ func (t *Table[K, V]) Refresh() error {
 	defer t.mu.Unlock()
 	t.round++
 	err := t.read(func(k K, v V) {
-		r, wanted := t.rows[k]
-		if _, pending := t.pending[k]; !wanted || pending || r.value != v {
+		r := t.rows.get(k)
+		if _, pending := t.pending[k]; r == nil || pending || r.value != v {
 			t.found(k, v, true)
 			return
 		}
-		if r.round != t.round { // all is as it was
-			r.round = t.round
-			t.rows[k] = r
-		}
+		r.round = t.round // all is as it was
 	})
 	if err != nil {
 		t.dumpErr = fmt.Errorf("dump: %w", err)
@@ -33,14 +30,13 @@ func (t *Table[K, V]) Refresh() error {
 			t.found(k, *new(V), false)
 		}
 	}
-	for k, r := range t.rows {
-		if _, pending := t.pending[k]; !pending && r.round != t.round {
-			t.found(k, *new(V), false)
+	t.rows.all(func(r *row[K, V]) {
+		if _, pending := t.pending[r.key]; !pending && r.round != t.round {
+			t.found(r.key, *new(V), false)
 		}
-	}
+	})
 	for k := range t.pending { // what nobody wants and is not there after all
-		_, held := t.have[k]
-		if _, wanted := t.rows[k]; !held && !wanted {
+		if _, held := t.have[k]; !held && t.rows.get(k) == nil {
 			t.settle(k)
 		}
 	}
@@ -75,7 +71,8 @@ func (t *Table[K, V]) RefreshOwner(owner string) error {
 	}
 	get, ok := t.target.(Getter[K, V])
 	var errs []error
-	for _, k := range o.keys {
+	for _, place := range o.keys {
+		k := t.rows.at(place).key
 		if !ok {
 			delete(t.have, k)
 			t.await(k)
@@ -95,22 +92,19 @@ func (t *Table[K, V]) RefreshOwner(owner string) error {
 // if it is not what was believed.
 func (t *Table[K, V]) found(k K, v V, there bool) {
 	_, pending := t.pending[k]
-	r, wanted := t.rows[k]
+	r := t.rows.get(k)
 	switch {
-	case wanted && there && v == r.value:
-		if r.round != t.round {
-			r.round = t.round
-			t.rows[k] = r
-		}
+	case r != nil && there && v == r.value:
+		r.round = t.round
 		t.settle(k)
 		return
-	case !wanted && !there:
+	case r == nil && !there:
 		t.settle(k)
 		return
 	}
 	// Wrong, missing or left over. If that was known already it is no news; and
 	// what the first dump finds unwanted is a former life's, not damage.
-	if !pending && (wanted || t.dumped) {
+	if !pending && (r != nil || t.dumped) {
 		t.repairs++
 	}
 	if there {

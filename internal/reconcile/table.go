@@ -17,15 +17,17 @@ type Table[K, V comparable] struct {
 	target Target[K, V]
 
 	mu      sync.Mutex
-	owners  map[string]*owner[K]
-	rows    map[K]row[K, V]     // what is in force: of several owners the smallest name's
-	shared  map[K][]claim[K, V] // all claims of the keys that have several, sorted by owner
-	clash   map[K]struct{}      // of these, keys whose claims differ
-	round   uint32              // of Refresh
-	pending map[K]struct{}      // keys to be set, or deleted if nobody wants them
-	peak    int                 // the most keys that were in pending
-	have    map[K]held[V]       // of these, what the target is believed to hold
-	failed  map[K]error         // pending keys whose last try failed
+	owners  map[string]*owner
+	names   []*owner         // by owner.id; nil: free
+	freeIDs []uint32         // of names
+	rows    store[K, V]      // what is in force: of several owners the smallest name's
+	shared  map[K][]claim[V] // all claims of the keys that have several, sorted by owner
+	clash   map[K]struct{}   // of these, keys whose claims differ
+	round   uint32           // of Refresh
+	pending map[K]struct{}   // keys to be set, or deleted if nobody wants them
+	peak    int              // the most keys that were in pending
+	have    map[K]held[V]    // of these, what the target is believed to hold
+	failed  map[K]error      // pending keys whose last try failed
 	gone    map[string]map[K]struct{}
 	goneBy  map[K]string // unwanted pending key → its last owner; index of gone
 	dumped  bool         // Refresh succeeded at least once
@@ -35,21 +37,14 @@ type Table[K, V comparable] struct {
 }
 
 // owner is who wants rows.
-type owner[K comparable] struct {
+type owner struct {
 	name string
-	keys []K
+	id   uint32   // index in Table.names
+	keys []uint32 // places of its rows in Table.rows
 }
 
-// row is a row that is wanted. If it is not pending the target is believed to hold it,
-// and Refresh saw it last in that round.
-type row[K, V comparable] struct {
-	value V
-	owner *owner[K]
-	round uint32
-}
-
-type claim[K, V comparable] struct {
-	owner *owner[K]
+type claim[V comparable] struct {
+	owner *owner
 	value V
 }
 
@@ -64,9 +59,10 @@ func New[K, V comparable](name string, t Target[K, V]) *Table[K, V] {
 	return &Table[K, V]{
 		name:    name,
 		target:  t,
-		owners:  map[string]*owner[K]{},
-		rows:    map[K]row[K, V]{},
-		shared:  map[K][]claim[K, V]{},
+		owners:  map[string]*owner{},
+		names:   make([]*owner, 1),
+		rows:    newStore[K, V](),
+		shared:  map[K][]claim[V]{},
 		clash:   map[K]struct{}{},
 		pending: map[K]struct{}{},
 		have:    map[K]held[V]{},
@@ -91,8 +87,11 @@ func (t *Table[K, V]) AllowPrune() {
 func (t *Table[K, V]) Wanted(k K) (v V, ok bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	r, ok := t.rows[k]
-	return r.value, ok
+	r := t.rows.get(k)
+	if r == nil {
+		return v, false
+	}
+	return r.value, true
 }
 
 // settle records that the target holds what is wanted of k.
@@ -154,8 +153,8 @@ func (t *Table[K, V]) WriteOwner(owner string) error {
 		return nil
 	}
 	var errs []error
-	for _, k := range o.keys {
-		if err := t.set(k); err != nil {
+	for _, place := range o.keys {
+		if err := t.set(t.rows.at(place).key); err != nil {
 			errs = append(errs, err)
 		}
 	}
@@ -200,24 +199,21 @@ func (t *Table[K, V]) set(k K) error {
 	if _, ok := t.pending[k]; !ok {
 		return nil
 	}
-	r, ok := t.rows[k]
-	if !ok {
+	r := t.rows.get(k)
+	if r == nil {
 		return nil
 	}
 	return t.wrote(k, r, t.target.Set(k, r.value))
 }
 
 // wrote records that the row was set, or why not; it returns err.
-func (t *Table[K, V]) wrote(k K, r row[K, V], err error) error {
+func (t *Table[K, V]) wrote(k K, r *row[K, V], err error) error {
 	if err != nil {
 		delete(t.have, k) // half written, or not: unknown
 		t.failed[k] = err
 		return err
 	}
-	if r.round != t.round {
-		r.round = t.round
-		t.rows[k] = r
-	}
+	r.round = t.round
 	t.settle(k)
 	return nil
 }
@@ -228,7 +224,7 @@ func (t *Table[K, V]) del(k K) error {
 	if _, ok := t.pending[k]; !ok {
 		return nil
 	}
-	if _, wanted := t.rows[k]; wanted {
+	if t.rows.get(k) != nil {
 		return nil
 	}
 	if err := t.target.Delete(k); err != nil {
@@ -247,7 +243,7 @@ func (t *Table[K, V]) Stats() Stats {
 	for _, err := range t.failed {
 		errs = append(errs, err)
 	}
-	return Stats{Name: t.name, Rows: len(t.rows), Repairs: t.repairs, Err: t.join(errs)}
+	return Stats{Name: t.name, Rows: t.rows.count, Repairs: t.repairs, Err: t.join(errs)}
 }
 
 // maxErrors bounds an error's text; the rest is counted.
