@@ -7,19 +7,21 @@ const (
 	batchMost = 512
 )
 
-// setAll has b set rows, and calls done with each and the error of its try. It goes on
-// past rows that fail.
-func setAll[K, V comparable](b Batcher[K, V], keys []K, values []V, done func(K, error)) {
-	for len(keys) > 0 {
+// setAll has b set rows, and calls done with the index of each and the error of its try. It
+// goes on past rows that fail.
+func setAll[K, V comparable](b Batcher[K, V], keys []K, values []V, done func(int, error)) {
+	for at := 0; len(keys) > 0; {
 		n, err := b.SetAll(keys, values)
 		if err == nil {
 			n = len(keys)
 		}
-		for _, k := range keys[:n] {
-			done(k, nil)
+		for range n {
+			done(at, nil)
+			at++
 		}
 		if keys, values = keys[n:], values[n:]; err != nil {
-			done(keys[0], err)
+			done(at, err)
+			at++
 			keys, values = keys[1:], values[1:]
 		}
 	}
@@ -27,21 +29,22 @@ func setAll[K, V comparable](b Batcher[K, V], keys []K, values []V, done func(K,
 
 // writeBatches is Write by a [Batcher].
 func (t *Table[K, V]) writeBatches(b Batcher[K, V]) (errs []error) {
-	keys, values := make([]K, 0, batchMost), make([]V, 0, batchMost)
+	keys, values, rows := make([]K, 0, batchMost), make([]V, 0, batchMost), make([]*row[K, V], 0, batchMost)
 	flush := func() {
-		setAll(b, keys, values, func(k K, err error) {
-			if err = t.wrote(k, t.rows.get(k), err); err != nil {
+		setAll(b, keys, values, func(i int, err error) {
+			if err = t.wrote(rows[i], err); err != nil {
 				errs = append(errs, err)
 			}
 		})
-		keys, values = keys[:0], values[:0]
+		keys, values, rows = keys[:0], values[:0], rows[:0]
 	}
 	for k := range t.pending {
 		r := t.rows.get(k)
 		if r == nil {
 			continue
 		}
-		if keys, values = append(keys, k), append(values, r.value); len(keys) == batchMost {
+		keys, values, rows = append(keys, k), append(values, r.value), append(rows, r)
+		if len(keys) == batchMost {
 			flush()
 		}
 	}

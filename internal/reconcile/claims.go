@@ -36,9 +36,11 @@ func (t *Table[K, V]) Put(name string, rows map[K]V) {
 		o.keys = o.keys[:0]
 	}
 	for k, v := range rows {
-		place, was, ok := t.claimed(o, k)
-		if !ok || was != v {
-			place = t.claim(o, k, v)
+		place, there := t.rows.place(k)
+		if !there {
+			place = t.enforce(k, claim[V]{o, v})
+		} else if was, ok := t.claimed(o, t.rows.at(place)); !ok || was != v {
+			t.claim(o, t.rows.at(place), v)
 		}
 		o.keys = append(o.keys, place)
 	}
@@ -63,30 +65,27 @@ func (t *Table[K, V]) freeOwner(o *owner) {
 	t.freeIDs = append(t.freeIDs, o.id)
 }
 
-// claimed is what o wants k to be, and the row's place; ok is false if it does not want it.
-func (t *Table[K, V]) claimed(o *owner, k K) (place uint32, v V, ok bool) {
-	place, there := t.rows.place(k)
-	if !there {
-		return 0, v, false
+// claimed is what o wants of a row's key; ok is false if it does not want it.
+func (t *Table[K, V]) claimed(o *owner, r *row[K, V]) (v V, ok bool) {
+	if r.owner == o.id {
+		return r.value, true
 	}
-	if r := t.rows.at(place); r.owner == o.id {
-		return place, r.value, true
-	}
-	for _, c := range t.shared[k] {
+	for _, c := range t.shared[r.key] {
 		if c.owner == o {
-			return place, c.value, true
+			return c.value, true
 		}
 	}
-	return 0, v, false
+	return v, false
 }
 
-// claim records that o wants k to be v, and returns the row's place.
-func (t *Table[K, V]) claim(o *owner, k K, v V) (place uint32) {
-	cs := t.shared[k]
+// claim records that o wants v of the key of a row that there is.
+func (t *Table[K, V]) claim(o *owner, r *row[K, V], v V) {
+	cs := t.shared[r.key]
 	if cs == nil {
-		r := t.rows.get(k)
-		if r == nil || r.owner == o.id {
-			return t.enforce(k, claim[V]{o, v})
+		if r.owner == o.id {
+			t.unsettle(r)
+			t.enforce(r.key, claim[V]{o, v})
+			return
 		}
 		cs = []claim[V]{{t.names[r.owner], r.value}}
 	}
@@ -96,16 +95,17 @@ func (t *Table[K, V]) claim(o *owner, k K, v V) (place uint32) {
 	} else {
 		cs = slices.Insert(cs, i, claim[V]{o, v})
 	}
-	return t.share(k, cs)
+	t.share(r, cs)
 }
 
 // drop records that o no longer wants k.
 func (t *Table[K, V]) drop(o *owner, k K) {
+	r := t.rows.get(k)
 	if cs := t.shared[k]; cs != nil {
-		t.share(k, slices.DeleteFunc(cs, func(c claim[V]) bool { return c.owner == o }))
+		t.share(r, slices.DeleteFunc(cs, func(c claim[V]) bool { return c.owner == o }))
 		return
 	}
-	t.unsettle(k)
+	t.unsettle(r)
 	t.rows.remove(k)
 	t.await(k)
 	if t.gone[o.name] == nil {
@@ -115,8 +115,9 @@ func (t *Table[K, V]) drop(o *owner, k K) {
 	t.goneBy[k] = o.name
 }
 
-// share records the claims of a key that has or had several, and returns its row's place.
-func (t *Table[K, V]) share(k K, cs []claim[V]) (place uint32) {
+// share records the claims of the key of a row, which has or had several.
+func (t *Table[K, V]) share(r *row[K, V], cs []claim[V]) {
+	k := r.key
 	delete(t.clash, k)
 	if len(cs) > 1 {
 		t.shared[k] = cs
@@ -128,21 +129,21 @@ func (t *Table[K, V]) share(k K, cs []claim[V]) (place uint32) {
 			t.clash[k] = struct{}{}
 		}
 	}
-	return t.enforce(k, cs[0])
+	t.unsettle(r)
+	t.enforce(k, cs[0])
 }
 
 // unsettle moves what the target is believed to hold of a row that is as it is wanted to
-// where it is kept of a pending one.
-func (t *Table[K, V]) unsettle(k K) {
-	r := t.rows.get(k)
-	if _, pending := t.pending[k]; r != nil && !pending {
-		t.have[k] = held[V]{r.value, r.round}
+// where it is kept of a pending one. What is wanted of it is about to change.
+func (t *Table[K, V]) unsettle(r *row[K, V]) {
+	if _, pending := t.pending[r.key]; !pending {
+		t.have[r.key] = held[V]{r.value, r.round}
 	}
 }
 
-// enforce makes a claim the row that is in force, and returns its place.
+// enforce makes a claim the row that is in force, and returns its place. If there is a row,
+// unsettle was called.
 func (t *Table[K, V]) enforce(k K, c claim[V]) (place uint32) {
-	t.unsettle(k)
 	t.forgetGone(k)
 	h, held := t.have[k]
 	place = t.rows.put(row[K, V]{k, c.value, c.owner.id, h.round})

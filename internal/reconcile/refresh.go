@@ -35,8 +35,8 @@ func (t *Table[K, V]) Refresh() error {
 			t.found(r.key, *new(V), false)
 		}
 	})
-	for k := range t.pending { // what nobody wants and is not there after all
-		if _, held := t.have[k]; !held && t.rows.get(k) == nil {
+	for k := range t.goneBy { // what nobody wants and is not there after all
+		if _, held := t.have[k]; !held {
 			t.settle(k)
 		}
 	}

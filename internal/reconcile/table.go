@@ -203,18 +203,18 @@ func (t *Table[K, V]) set(k K) error {
 	if r == nil {
 		return nil
 	}
-	return t.wrote(k, r, t.target.Set(k, r.value))
+	return t.wrote(r, t.target.Set(k, r.value))
 }
 
 // wrote records that the row was set, or why not; it returns err.
-func (t *Table[K, V]) wrote(k K, r *row[K, V], err error) error {
+func (t *Table[K, V]) wrote(r *row[K, V], err error) error {
 	if err != nil {
-		delete(t.have, k) // half written, or not: unknown
-		t.failed[k] = err
+		delete(t.have, r.key) // half written, or not: unknown
+		t.failed[r.key] = err
 		return err
 	}
 	r.round = t.round
-	t.settle(k)
+	t.settle(r.key)
 	return nil
 }
 
