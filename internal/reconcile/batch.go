@@ -28,7 +28,7 @@ func setAll[K, V comparable](b Batcher[K, V], keys []K, values []V, done func(in
 }
 
 // writeBatches is Write by a [Batcher].
-func (t *Table[K, V]) writeBatches(b Batcher[K, V]) (errs []error) {
+func (t *Table[K, V]) writeBatches(b Batcher[K, V], waits map[string]struct{}) (errs []error) {
 	keys, values, rows := make([]K, 0, batchMost), make([]V, 0, batchMost), make([]*row[K, V], 0, batchMost)
 	flush := func() {
 		setAll(b, keys, values, func(i int, err error) {
@@ -40,7 +40,7 @@ func (t *Table[K, V]) writeBatches(b Batcher[K, V]) (errs []error) {
 	}
 	for k := range t.pending {
 		r := t.rows.get(k)
-		if r == nil {
+		if r == nil || t.waits(r, waits) {
 			continue
 		}
 		keys, values, rows = append(keys, k), append(values, r.value), append(rows, r)

@@ -16,6 +16,8 @@ type Table[K, V comparable] struct {
 	name   string
 	target Target[K, V]
 
+	after, holdFor []Unwritten
+
 	mu      sync.Mutex
 	owners  map[string]*owner
 	names   []*owner         // by owner.id; nil: free
@@ -135,17 +137,19 @@ func (t *Table[K, V]) forgetGone(k K) {
 // Write sets what is wanted and not there. It goes on past rows that fail and
 // returns their errors; they are tried again by the next Write.
 func (t *Table[K, V]) Write() error {
+	waits := waiting(t.after)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	defer t.rest()
 	if b, ok := t.target.(Batcher[K, V]); ok && len(t.pending) >= batchLeast {
-		return t.join(t.writeBatches(b))
+		return t.join(t.writeBatches(b, waits))
 	}
-	return t.each(t.pending, t.set)
+	return t.each(t.pending, func(k K) error { return t.set(k, waits) })
 }
 
 // WriteOwner is Write for the rows of one owner. Its cost follows their number.
 func (t *Table[K, V]) WriteOwner(owner string) error {
+	waits := waiting(t.after)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	o := t.owners[owner]
@@ -154,7 +158,7 @@ func (t *Table[K, V]) WriteOwner(owner string) error {
 	}
 	var errs []error
 	for _, place := range o.keys {
-		if err := t.set(t.rows.at(place).key); err != nil {
+		if err := t.set(t.rows.at(place).key, waits); err != nil {
 			errs = append(errs, err)
 		}
 	}
@@ -165,19 +169,28 @@ func (t *Table[K, V]) WriteOwner(owner string) error {
 // Prune deletes the rows of ours that nobody wants. Before AllowPrune it does
 // nothing. It goes on past rows that fail, like Write.
 func (t *Table[K, V]) Prune() error {
+	waits := waiting(t.holdFor)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if !t.prune {
 		return nil
 	}
 	defer t.rest()
-	return t.each(t.pending, t.del)
+	return t.each(t.pending, func(k K) error {
+		if _, wait := waits[t.goneBy[k]]; wait {
+			return nil
+		}
+		return t.del(k)
+	})
 }
 
 // PruneOwner deletes the rows that owner was the last to want, which a Put has
 // since withdrawn. It is allowed before AllowPrune: that the owner is gone is
 // known, whatever the others will say.
 func (t *Table[K, V]) PruneOwner(owner string) error {
+	if _, wait := waiting(t.holdFor)[owner]; wait {
+		return nil
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.each(t.gone[owner], t.del)
@@ -194,13 +207,13 @@ func (t *Table[K, V]) each(set map[K]struct{}, f func(K) error) error {
 	return t.join(errs)
 }
 
-// set writes k if it is pending and wanted.
-func (t *Table[K, V]) set(k K) error {
+// set writes k if it is pending and wanted, and its owner need not wait.
+func (t *Table[K, V]) set(k K, waits map[string]struct{}) error {
 	if _, ok := t.pending[k]; !ok {
 		return nil
 	}
 	r := t.rows.get(k)
-	if r == nil {
+	if r == nil || t.waits(r, waits) {
 		return nil
 	}
 	return t.wrote(r, t.target.Set(k, r.value))
