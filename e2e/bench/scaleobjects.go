@@ -50,7 +50,7 @@ func managed(by string, fields int) []metav1.ManagedFieldsEntry {
 	}
 	return []metav1.ManagedFieldsEntry{{
 		Manager: by, Operation: metav1.ManagedFieldsOperationUpdate, APIVersion: "v1", FieldsType: "FieldsV1",
-		FieldsV1: &metav1.FieldsV1{Raw: []byte("{" + strings.TrimSuffix(b.String(), ",") + "}")},
+		FieldsV1: metav1.NewFieldsV1("{" + strings.TrimSuffix(b.String(), ",") + "}"),
 	}}
 }
 
