@@ -73,7 +73,7 @@ func TestManyServiceRowsAtOnce(t *testing.T) {
 	setMany(t, s.Frontends, places, frontends, wantPlaces)
 	setMany(t, s.Backends, slots, backends, wantSlots)
 	for _, p := range places {
-		hash := mixAddr(toAddr(p.Addr))
+		hash := mix(words(toAddr(p.Addr)))
 		if d.places.words[uint32(hash>>50)]>>(hash>>44&63)&1 == 0 {
 			t.Fatalf("%v has a row and its address is not marked", p)
 		}
