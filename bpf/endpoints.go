@@ -114,14 +114,35 @@ func get[K, V comparable](d *Datapath, name string, key K) (V, bool, error) {
 }
 
 func set[K, V comparable](d *Datapath, name string, key K, value V) error {
-	err := d.maps[name].Put(&key, &value)
-	if errors.Is(err, unix.E2BIG) || errors.Is(err, unix.ENOSPC) {
-		return fmt.Errorf("write map %s: %w (%d rows)", name, ErrFull, d.maps[name].MaxEntries())
-	} else if err != nil {
-		return fmt.Errorf("write map %s: %w", name, err)
+	if err := d.maps[name].Put(&key, &value); err != nil {
+		return d.notSet(name, err)
 	}
 	crash.Point("bpf set " + name)
 	return nil
+}
+
+// setAll sets rows until one fails, and returns how many are set and why the next is not.
+// With a kernel that cannot take many at once none is set: [ebpf.ErrNotSupported].
+func setAll[K, V comparable](d *Datapath, name string, keys []K, values []V) (int, error) {
+	n, err := d.maps[name].BatchUpdate(keys, values, nil)
+	if errors.Is(err, ebpf.ErrNotSupported) {
+		return 0, err
+	} else if err != nil {
+		if n == len(keys) { // refused as a whole: the kernel has not counted
+			n = 0
+		}
+		return n, d.notSet(name, err)
+	}
+	crash.Point("bpf set " + name)
+	return n, nil
+}
+
+// notSet says why a row is not set.
+func (d *Datapath) notSet(name string, err error) error {
+	if errors.Is(err, unix.E2BIG) || errors.Is(err, unix.ENOSPC) {
+		return fmt.Errorf("write map %s: %w (%d rows)", name, ErrFull, d.maps[name].MaxEntries())
+	}
+	return fmt.Errorf("write map %s: %w", name, err)
 }
 
 func remove[K comparable](d *Datapath, name string, key K) error {

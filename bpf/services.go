@@ -1,8 +1,12 @@
 package bpf
 
 import (
+	"cmp"
+	"errors"
 	"fmt"
 	"net/netip"
+
+	"github.com/cilium/ebpf"
 
 	"github.com/weftnet/weft/internal/reconcile"
 )
@@ -207,6 +211,25 @@ func (t table[K, V, RowK, RowV]) Set(k RowK, v RowV) error {
 	return set(t.d, t.name, t.key(k), t.value(v))
 }
 
+// SetAll sets many rows at once (BPF_MAP_UPDATE_BATCH, Linux 5.6; one by one where the
+// kernel or the map's type has it not).
+func (t table[K, V, RowK, RowV]) SetAll(keys []RowK, values []RowV) (int, error) {
+	ks, vs := make([]K, len(keys)), make([]V, len(keys))
+	for i := range keys {
+		ks[i], vs[i] = t.key(keys[i]), t.value(values[i])
+	}
+	n, err := setAll(t.d, t.name, ks, vs)
+	if !errors.Is(err, ebpf.ErrNotSupported) {
+		return n, err
+	}
+	for i := range ks {
+		if err := set(t.d, t.name, ks[i], vs[i]); err != nil {
+			return i, err
+		}
+	}
+	return len(ks), nil
+}
+
 func (t table[K, V, RowK, RowV]) Delete(k RowK) error { return remove(t.d, t.name, t.key(k)) }
 
 // frontends marks the address of each row it writes.
@@ -220,4 +243,14 @@ func (t frontends) Set(k Place, v Frontend) error {
 		return err
 	}
 	return t.table.Set(k, v)
+}
+
+func (t frontends) SetAll(keys []Place, values []Frontend) (int, error) {
+	for i, k := range keys {
+		if err := t.d.markPlace(toAddr(k.Addr)); err != nil {
+			n, setErr := t.table.SetAll(keys[:i], values[:i])
+			return n, cmp.Or(setErr, err)
+		}
+	}
+	return t.table.SetAll(keys, values)
 }

@@ -1,6 +1,7 @@
 package bpf
 
 import (
+	"errors"
 	"math"
 	"net/netip"
 	"testing"
@@ -52,5 +53,60 @@ func testTable[K, V comparable](t *testing.T, table reconcile.Target[K, V], rows
 	}
 	if got, err := table.Dump(); err != nil || len(got) > 0 {
 		t.Errorf("after deletes: got %v, %v, want no rows", got, err)
+	}
+}
+
+// Rows that are set together are as those that are set alone, and a full map takes what
+// there is room for and no more; what it had stays.
+func TestManyServiceRowsAtOnce(t *testing.T) {
+	d := open(t, Options{})
+	s := d.Services()
+	places, backends := make([]Place, 300), make([]Backend, 300)
+	frontends, slots := make([]Frontend, 300), make([]Slot, 300)
+	wantPlaces, wantSlots := map[Place]Frontend{}, map[Slot]Backend{}
+	for i := range places {
+		a := netip.AddrFrom4([4]byte{10, 96, byte(i >> 8), byte(i)})
+		places[i], frontends[i] = Place{a, 80, TCP}, Frontend{Inside: SetID(i + 1)}
+		slots[i], backends[i] = Slot{Set: SetID(i + 1)}, Backend{a, 8080, uint32(i)}
+		wantPlaces[places[i]], wantSlots[slots[i]] = frontends[i], backends[i]
+	}
+	setMany(t, s.Frontends, places, frontends, wantPlaces)
+	setMany(t, s.Backends, slots, backends, wantSlots)
+	for _, p := range places {
+		hash := mix(words(toAddr(p.Addr)))
+		if d.places.words[uint32(hash>>50)]>>(hash>>44&63)&1 == 0 {
+			t.Fatalf("%v has a row and its address is not marked", p)
+		}
+	}
+
+	prefixes, nothing, wantRanges := make([]Range, 20), make([]struct{}, 20), map[Range]struct{}{}
+	for i := range prefixes {
+		prefixes[i] = Range{7, netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i)}), 16)}
+		wantRanges[prefixes[i]] = struct{}{}
+	}
+	setMany(t, s.Ranges, prefixes, nothing, wantRanges)
+
+	const room = 2
+	small := open(t, Options{MaxEndpoints: room})
+	keys, values := make([]weftAddr, 5), make([]weftEndpoint, 5)
+	for i := range keys {
+		keys[i] = toAddr(netip.AddrFrom4([4]byte{10, 0, 0, byte(i)}))
+	}
+	n, err := setAll(small, weftMapEndpoints, keys, values)
+	if n != room || !errors.Is(err, ErrFull) {
+		t.Errorf("5 rows into a map of %d: set %d, %v, want %d and ErrFull", room, n, err, room)
+	}
+}
+
+func setMany[K, V comparable](t *testing.T, table reconcile.Target[K, V], keys []K, values []V, want map[K]V) {
+	t.Helper()
+	n, err := table.(reconcile.Batcher[K, V]).SetAll(keys, values)
+	if n != len(keys) || err != nil {
+		t.Fatalf("set %d of %d rows: %v", n, len(keys), err)
+	}
+	got, err := table.Dump()
+	must(t, err)
+	if d := cmp.Diff(got, want, cmp.Comparer(func(a, b netip.Addr) bool { return a == b }), cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); d != "" {
+		t.Errorf("dump (-got +want):\n%s", d)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/weftnet/weft/internal/reconcile"
@@ -109,6 +110,9 @@ func (n *node) review() (failed bool) {
 		if err := t.Stats().Err; err != nil {
 			errs = append(errs, tableText(t.Stats().Name, err))
 		}
+	}
+	if names := n.tables.noRoom(); len(names) > 0 {
+		errs = append(errs, "not served as they want, because rows of theirs cannot be written; what they had stays: "+strings.Join(few(8, names), ", "))
 	}
 	for _, c := range n.tables.clashes() {
 		clashes = append(clashes, fmt.Sprintf("table %s: %s and %s disagree about %s, %s has its way",

@@ -20,17 +20,19 @@ import (
 	"github.com/weftnet/weft/overlay"
 )
 
-// manyServices is n Services with five endpoints each, every tenth with a node port.
-func manyServices(n int) source.State {
+// manyServices is n Services with so many endpoints in all, spread evenly; 2,500 of them,
+// or every tenth if there are fewer, have a node port.
+func manyServices(n, endpoints int) source.State {
 	var s source.State
+	every := max(10, n/2500)
 	for i := range n {
 		svc := mkService("default", fmt.Sprintf("service-%05d", i), fmt.Sprintf("10.96.%d.%d", i/256, i%256))
-		if i%10 == 0 {
-			svc.Type, svc.Ports[0].NodePort = "NodePort", uint16(30000+i/10)
+		if i%every == 0 {
+			svc.Type, svc.Ports[0].NodePort = "NodePort", uint16(30000+i/every)
 		}
 		s.Services = append(s.Services, svc)
 		var ips []string
-		for e := range 5 {
+		for e := range (i+1)*endpoints/n - i*endpoints/n {
 			ips = append(ips, fmt.Sprintf("10.%d.%d.%d", 128+e, i/256, i%256))
 		}
 		s.Slices = append(s.Slices, mkSlice("default", svc.Name+"-abcde", svc.Name, ips...))
@@ -38,11 +40,16 @@ func manyServices(n int) source.State {
 	return s
 }
 
-// BenchmarkServices is 10,000 Services with 50,000 endpoints: all of them into the maps
-// of the kernel, then one at a time, which loses or wins an endpoint.
+// BenchmarkServices is 10,000 Services with 50,000 endpoints, and 30,000 with 250,000: all
+// of them into the maps of the kernel, then one at a time, which loses or wins an endpoint.
 func BenchmarkServices(b *testing.B) {
 	testnet.Require(b)
-	state, self := manyServices(10000), overlay.Node{Name: "a", Addrs: []netip.Addr{addr("192.0.2.1")}}
+	b.Run("10k", func(b *testing.B) { benchmarkServices(b, manyServices(10000, 50000)) })
+	b.Run("30k", func(b *testing.B) { benchmarkServices(b, manyServices(30000, 250000)) })
+}
+
+func benchmarkServices(b *testing.B, state source.State) {
+	self := overlay.Node{Name: "a", Addrs: []netip.Addr{addr("192.0.2.1")}}
 	begin := func(b *testing.B) *services {
 		dir, unmount, err := testnet.BPFFS(b.TempDir())
 		if err != nil {

@@ -111,6 +111,23 @@ func (t *tables) serve(s bpf.Services) {
 	t.ranges = reconcile.New("ranges", s.Ranges)
 	t.sets = reconcile.New("sets", s.Sets)
 	t.frontends = reconcile.New("frontends", s.Frontends)
+	// A Service whose backends find no room stays as it was, or is not served, rather than
+	// have sets that count backends which are not there. One without a whole Maglev table is
+	// served, but not by every node alike.
+	t.backends.After(t.alive)
+	t.sets.After(t.alive, t.backends)
+	t.frontends.After(t.alive, t.backends, t.sets)
+	t.alive.HoldFor(t.alive, t.backends)
+	t.backends.HoldFor(t.alive, t.backends)
+}
+
+// noRoom is the owners of rows of Services that cannot be written.
+func (t *tables) noRoom() []string {
+	names := map[string]struct{}{}
+	for _, table := range []reconcile.Unwritten{t.alive, t.backends, t.maglev, t.ranges, t.sets, t.frontends} {
+		maps.Copy(names, table.Unwritten())
+	}
+	return slices.Sorted(maps.Keys(names))
 }
 
 // heldIsolation is what the kernel's row of an address says of policies; false: there is no

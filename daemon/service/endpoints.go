@@ -75,8 +75,8 @@ func compareSame(a, b endpoint) int {
 		trueFirst(a.Serving, b.Serving),
 		trueFirst(b.Terminating, a.Terminating),
 		cmp.Compare(a.TargetUID, b.TargetUID),
-		slices.Compare(a.ForNodes, b.ForNodes),
-		slices.Compare(a.ForZones, b.ForZones),
+		slices.Compare(a.ForNodes(), b.ForNodes()),
+		slices.Compare(a.ForZones(), b.ForZones()),
 	)
 }
 
@@ -128,16 +128,16 @@ func (c *compiler) chooseLocal() uint32 {
 // count only if every ready endpoint has some and one has ours; those of nodes go first.
 // spec.trafficDistribution is not asked: who makes the slices did that.
 func (c *compiler) preference() func(endpoint) bool {
-	forNode := func(e endpoint) bool { return c.node.Name != "" && slices.Contains(e.ForNodes, c.node.Name) }
-	forZone := func(e endpoint) bool { return c.node.Zone != "" && slices.Contains(e.ForZones, c.node.Zone) }
+	forNode := func(e endpoint) bool { return c.node.Name != "" && slices.Contains(e.ForNodes(), c.node.Name) }
+	forZone := func(e endpoint) bool { return c.node.Zone != "" && slices.Contains(e.ForZones(), c.node.Zone) }
 	nodeHints, zoneHints := true, true
 	node, zone := false, false
 	for _, e := range c.ends {
 		if !e.Ready {
 			continue
 		}
-		nodeHints = nodeHints && len(e.ForNodes) > 0
-		zoneHints = zoneHints && len(e.ForZones) > 0
+		nodeHints = nodeHints && len(e.ForNodes()) > 0
+		zoneHints = zoneHints && len(e.ForZones()) > 0
 		if !nodeHints && !zoneHints {
 			return nil
 		}

@@ -102,6 +102,14 @@ func prefixes(s ...string) []netip.Prefix {
 	return out
 }
 
+// hints is an endpoint's, to be filled.
+func hints(e *source.SliceEndpoint) *source.Hints {
+	if e.Hints == nil {
+		e.Hints = &source.Hints{}
+	}
+	return e.Hints
+}
+
 // slice makes an EndpointSlice. ports: "name protocol number, …". An endpoint is
 // "address node [unready|leaving|dying] [zones=…] [nodes=…] [uid=…]".
 func slice(t testing.TB, ports string, ends ...string) *source.EndpointSlice {
@@ -130,9 +138,9 @@ func slice(t testing.TB, ports string, ends ...string) *source.EndpointSlice {
 			case "dying":
 				e.Ready, e.Serving, e.Terminating = false, false, true
 			case "zones":
-				e.ForZones = strings.Split(value, ",")
+				hints(&e).ForZones = strings.Split(value, ",")
 			case "nodes":
-				e.ForNodes = strings.Split(value, ",")
+				hints(&e).ForNodes = strings.Split(value, ",")
 			case "uid":
 				e.TargetUID = value
 			default:

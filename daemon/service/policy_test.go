@@ -123,7 +123,7 @@ func TestPolicies(t *testing.T) {
 // Nothing is Local to a node without a name, nor in the zone of one without a zone.
 func TestNamelessNode(t *testing.T) {
 	ends := slice(t, "http TCP 8080", "10.1.0.1 x zones=z1 nodes=x")
-	ends.Endpoints[0].Node, ends.Endpoints[0].ForNodes, ends.Endpoints[0].ForZones = "", []string{""}, []string{""}
+	ends.Endpoints[0].Node, ends.Endpoints[0].Hints = "", &source.Hints{ForZones: []string{""}, ForNodes: []string{""}}
 	other := slice(t, "http TCP 8080", "10.1.0.2 x zones=z1 nodes=x")
 	compileCase{name: "nameless", node: func(n *Node) { n.Name, n.Zone = "", "" },
 		with:   func(s *source.Service) { nodePort(s); s.ExternalLocal = true },

@@ -145,10 +145,10 @@ func random(rnd *rand.Rand) (*source.Service, []*source.EndpointSlice) {
 				end.IP = ip(fmt.Sprint("fd00::", rnd.IntN(6)))
 			}
 			if yes() {
-				end.ForZones = []string{pick("z1", "z2")}
+				hints(&end).ForZones = []string{pick("z1", "z2")}
 			}
 			if yes() {
-				end.ForNodes = []string{pick("here", "there")}
+				hints(&end).ForNodes = []string{pick("here", "there")}
 			}
 			e.Endpoints = append(e.Endpoints, end)
 		}

@@ -305,7 +305,7 @@ func intern(s string) string {
 	if s == "" {
 		return ""
 	}
-	return unique.Make(strings.Clone(s)).Value()
+	return unique.Make(s).Value() // which copies what it does not have
 }
 
 func internLabels(in map[string]string) map[string]string {

@@ -148,7 +148,7 @@ func deriveFor(v *Service, pods []*Pod, nodes map[string]*Node) []*EndpointSlice
 			if end.TargetUID == "" {
 				end.TargetUID = end.TargetPod
 			}
-			end.ForZones, end.ForNodes = hintsOf(v, &end)
+			end.Hints = newHints(hintsOf(v, &end))
 			e.Endpoints = append(e.Endpoints, end)
 		}
 		out = append(out, family...)

@@ -116,8 +116,8 @@ func text(s State) string {
 					fmt.Fprint(&b, " ", is.text)
 				}
 			}
-			if len(end.ForZones)+len(end.ForNodes) > 0 {
-				fmt.Fprint(&b, " for ", end.ForZones, end.ForNodes)
+			if end.Hints != nil {
+				fmt.Fprint(&b, " for ", end.ForZones(), end.ForNodes())
 			}
 		}
 		fmt.Fprintln(&b)

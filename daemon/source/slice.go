@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"net/netip"
+	"reflect"
 	"strings"
 )
 
@@ -34,11 +35,30 @@ type SliceEndpoint struct {
 	IP                          netip.Addr // the first; all addresses of an endpoint are equally good
 	Ready, Serving, Terminating bool
 	Node, Zone                  string // "": not known
-	ForZones, ForNodes          []string
+	Hints                       *Hints // nil: none; slices' endpoints share equal ones
 	// TargetUID tells this receiver from a later one with the same address: its UID,
 	// or namespace/name if it has none; "" without a targetRef.
 	TargetUID string
 	TargetPod string // namespace/name, if it is a Pod
+}
+
+// Hints are for whom an endpoint is, if everybody follows them.
+type Hints struct{ ForZones, ForNodes []string }
+
+// ForZones is the zones that an endpoint is for, by its hints.
+func (e *SliceEndpoint) ForZones() []string {
+	if e.Hints == nil {
+		return nil
+	}
+	return e.Hints.ForZones
+}
+
+// ForNodes is the nodes that an endpoint is for, by its hints.
+func (e *SliceEndpoint) ForNodes() []string {
+	if e.Hints == nil {
+		return nil
+	}
+	return e.Hints.ForNodes
 }
 
 type sliceObject struct {
@@ -129,6 +149,9 @@ func newSlice(in sliceObject) (*EndpointSlice, error) {
 	s.Endpoints = make([]SliceEndpoint, 0, len(in.Endpoints))
 	for i := range in.Endpoints {
 		e, err := newEndpoint(s, &in.Endpoints[i])
+		if n := len(s.Endpoints); n > 0 && e.Hints != nil && reflect.DeepEqual(e.Hints, s.Endpoints[n-1].Hints) {
+			e.Hints = s.Endpoints[n-1].Hints
+		}
 		if err != nil {
 			return wrong("endpoints[%d].%w", i, err)
 		}
@@ -159,7 +182,7 @@ func newEndpoint(s *EndpointSlice, in *endpointObject) (SliceEndpoint, error) {
 		Ready:       *cmp.Or(in.Conditions.Ready, &yes),
 		Terminating: *cmp.Or(in.Conditions.Terminating, &no),
 		Node:        intern(in.NodeName), Zone: intern(in.Zone),
-		ForZones: hints(in.Hints.ForZones), ForNodes: hints(in.Hints.ForNodes),
+		Hints: newHints(hints(in.Hints.ForZones), hints(in.Hints.ForNodes)),
 	}
 	e.Serving = *cmp.Or(in.Conditions.Serving, &e.Ready)
 	if to := in.TargetRef; to != nil {
@@ -173,6 +196,13 @@ func newEndpoint(s *EndpointSlice, in *endpointObject) (SliceEndpoint, error) {
 		}
 	}
 	return e, nil
+}
+
+func newHints(zones, nodes []string) *Hints {
+	if len(zones)+len(nodes) == 0 {
+		return nil
+	}
+	return &Hints{zones, nodes}
 }
 
 func hints(in []hintObject) []string {

@@ -60,7 +60,7 @@ endpoints:
 		Ports: []SlicePort{{"http", TCP, 8080}, {"sig", SCTP, 2905}, {"dns", UDP, 53}},
 		Endpoints: []SliceEndpoint{
 			{IP: ips("10.0.1.2")[0], Ready: true, Serving: true, Node: "node-a", Zone: "z1",
-				ForZones: []string{"z1", "z2"}, ForNodes: []string{"node-a"}, TargetUID: "5f3c", TargetPod: "shop/web-1"},
+				Hints: &Hints{[]string{"z1", "z2"}, []string{"node-a"}}, TargetUID: "5f3c", TargetPod: "shop/web-1"},
 			{IP: ips("10.0.1.4")[0], Serving: true, Terminating: true, TargetUID: "shop/web-2", TargetPod: "shop/web-2"},
 			{IP: ips("10.0.1.5")[0]},
 			{IP: ips("10.0.1.6")[0], Ready: true, Serving: true, TargetUID: "shop/m"},

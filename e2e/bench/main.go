@@ -78,7 +78,7 @@ func bench(ctx context.Context) (err error) {
 	}
 	defer func() { err = errors.Join(err, r.close()) }()
 	for _, part := range []func(context.Context, options, *report) error{
-		trafficMetrics, cniMetrics, daemonMetrics, serviceTraffic, serviceDaemon, policyTraffic, policyDaemon, policyPeer,
+		trafficMetrics, cniMetrics, daemonMetrics, serviceTraffic, serviceDaemon, scaleDaemon, policyTraffic, policyDaemon, policyPeer,
 	} {
 		if err := part(ctx, o, r); err != nil {
 			return err

@@ -99,3 +99,19 @@ func (r ranger) Range(f func(int, string)) error {
 }
 
 func (r ranger) Dump() (map[int]string, error) { return nil, errors.New("Range is there to be used") }
+
+// batcher is a fake that can set many rows at once.
+type batcher struct {
+	*fake
+	most int // rows in one call
+}
+
+func (b *batcher) SetAll(keys []int, values []string) (int, error) {
+	b.most = max(b.most, len(keys))
+	for i, k := range keys {
+		if err := b.Set(k, values[i]); err != nil {
+			return i, err
+		}
+	}
+	return len(keys), nil
+}

@@ -12,10 +12,10 @@ import (
 // TestConverges does anything in any order, and then checks that one full sync
 // ends in exactly the rows that the owners want, whatever happened before.
 func TestConverges(t *testing.T) {
-	const rounds, steps, keys = 300, 60, 12
+	const rounds, steps = 400, 60
 	for seed := range uint64(rounds) {
 		r := rand.New(rand.NewPCG(seed, 1))
-		f := newFake()
+		f, keys := newFake(), 12
 		f.half = seed%2 == 0
 		for k := range keys {
 			if r.IntN(3) == 0 {
@@ -23,11 +23,13 @@ func TestConverges(t *testing.T) {
 			}
 		}
 		var target Target[int, string] = f
-		switch seed % 3 {
+		switch seed % 4 {
 		case 0:
 			target = &getter{fake: f}
 		case 1:
 			target = ranger{f}
+		case 2:
+			target, keys = &batcher{fake: f}, 60 // enough for batches
 		}
 		m := &model{Table: New("t", target), f: f, wants: map[string]rows{}}
 		for range steps {
@@ -60,7 +62,7 @@ func (m *model) step(t *testing.T, r *rand.Rand, keys int) {
 	switch r.IntN(12) {
 	case 0, 1, 2:
 		want := rows{}
-		for range r.IntN(4) {
+		for range r.IntN(1 + keys/3) {
 			want[r.IntN(keys)] = string(rune('a' + r.IntN(3)))
 		}
 		m.wants[owner] = maps.Clone(want)

@@ -34,6 +34,14 @@ type Ranger[K, V comparable] interface {
 	Range(f func(K, V)) error
 }
 
+// Batcher is a [Target] that can set many rows at once. [Table.Write] uses it when there are
+// many.
+type Batcher[K, V comparable] interface {
+	// SetAll sets these rows, one after the other, until one fails: n, less than their
+	// number, is how many are set then, err why the next one is not.
+	SetAll(keys []K, values []V) (n int, err error)
+}
+
 // Stats is what a table tells about itself.
 type Stats struct {
 	Name    string

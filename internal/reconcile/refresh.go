@@ -1,9 +1,7 @@
 package reconcile
 
 import (
-	"cmp"
 	"fmt"
-	"slices"
 	"strings"
 )
 
@@ -14,32 +12,31 @@ func (t *Table[K, V]) Refresh() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.round++
-	seen := 0 // rows, each counted once
 	err := t.read(func(k K, v V) {
-		h, known := t.have[k]
-		if !known || h.round != t.round {
-			seen++
-		}
-		if _, pending := t.pending[k]; known && !pending && h.value == v {
-			t.have[k] = held[V]{v, t.round} // all is as it was
+		r := t.rows.get(k)
+		if _, pending := t.pending[k]; r == nil || pending || r.value != v {
+			t.found(k, v, true)
 			return
 		}
-		t.found(k, v, true)
+		r.round = t.round // all is as it was
 	})
 	if err != nil {
 		t.dumpErr = fmt.Errorf("dump: %w", err)
 		return t.join([]error{t.dumpErr})
 	}
 	t.dumpErr = nil
-	if seen < len(t.have) {
-		for k, h := range t.have { // what vanished
-			if h.round != t.round {
-				t.found(k, *new(V), false)
-			}
+	for k, h := range t.have { // what vanished
+		if h.round != t.round {
+			t.found(k, *new(V), false)
 		}
 	}
-	for k := range t.pending { // what nobody wants and is not there after all
-		if _, ok := t.have[k]; !ok && len(t.want[k]) == 0 {
+	t.rows.all(func(r *row[K, V]) {
+		if _, pending := t.pending[r.key]; !pending && r.round != t.round {
+			t.found(r.key, *new(V), false)
+		}
+	})
+	for k := range t.goneBy { // what nobody wants and is not there after all
+		if _, held := t.have[k]; !held {
 			t.settle(k)
 		}
 	}
@@ -68,12 +65,17 @@ func (t *Table[K, V]) read(f func(K, V)) error {
 func (t *Table[K, V]) RefreshOwner(owner string) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	o := t.owners[owner]
+	if o == nil {
+		return nil
+	}
 	get, ok := t.target.(Getter[K, V])
 	var errs []error
-	for _, k := range t.owners[owner] {
+	for _, place := range o.keys {
+		k := t.rows.at(place).key
 		if !ok {
 			delete(t.have, k)
-			t.pending[k] = struct{}{}
+			t.await(k)
 			continue
 		}
 		v, there, err := get.Get(k)
@@ -90,46 +92,27 @@ func (t *Table[K, V]) RefreshOwner(owner string) error {
 // if it is not what was believed.
 func (t *Table[K, V]) found(k K, v V, there bool) {
 	_, pending := t.pending[k]
-	cs := t.want[k]
-	if there {
-		t.have[k] = held[V]{v, t.round}
-	} else {
-		delete(t.have, k)
-	}
+	r := t.rows.get(k)
 	switch {
-	case len(cs) > 0 && there && v == cs[0].value:
+	case r != nil && there && v == r.value:
+		r.round = t.round
 		t.settle(k)
 		return
-	case len(cs) == 0 && !there:
+	case r == nil && !there:
 		t.settle(k)
 		return
 	}
 	// Wrong, missing or left over. If that was known already it is no news; and
 	// what the first dump finds unwanted is a former life's, not damage.
-	if !pending && (len(cs) > 0 || t.dumped) {
+	if !pending && (r != nil || t.dumped) {
 		t.repairs++
 	}
-	t.pending[k] = struct{}{}
-}
-
-// Conflicts returns the keys that owners disagree about, in the order of key
-// and loser. One key with n losers gives n conflicts.
-func (t *Table[K, V]) Conflicts() []Conflict {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	var out []Conflict
-	for k := range t.clash {
-		cs := t.want[k]
-		for _, c := range cs[1:] {
-			if c.value != cs[0].value {
-				out = append(out, Conflict{Table: t.name, Key: fmt.Sprint(k), Winner: cs[0].owner, Loser: c.owner})
-			}
-		}
+	if there {
+		t.have[k] = held[V]{v, t.round}
+	} else {
+		delete(t.have, k)
 	}
-	slices.SortFunc(out, func(a, b Conflict) int {
-		return cmp.Or(cmp.Compare(a.Key, b.Key), cmp.Compare(a.Loser, b.Loser))
-	})
-	return out
+	t.await(k)
 }
 
 func compareErrors(a, b error) int { return strings.Compare(a.Error(), b.Error()) }

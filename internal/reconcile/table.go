@@ -3,7 +3,6 @@ package reconcile
 import (
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"sync"
 )
@@ -11,18 +10,25 @@ import (
 // Table keeps one [Target] at what its owners want. It locks itself.
 //
 // The invariant behind all of it: a key is in pending, or the target is
-// believed to hold what is wanted of it.
+// believed to hold what is wanted of it. Of a row that is as it is wanted, and that one
+// owner wants, it keeps the row once: there may be hundreds of thousands.
 type Table[K, V comparable] struct {
 	name   string
 	target Target[K, V]
 
+	after, holdFor []Unwritten
+
 	mu      sync.Mutex
-	owners  map[string][]K
-	want    map[K][]claim[V] // sorted by owner; the first is in force
-	clash   map[K]struct{}   // keys whose claims differ
-	have    map[K]held[V]    // what the target is believed to hold
-	round   uint64           // of Refresh
+	owners  map[string]*owner
+	names   []*owner         // by owner.id; nil: free
+	freeIDs []uint32         // of names
+	rows    store[K, V]      // what is in force: of several owners the smallest name's
+	shared  map[K][]claim[V] // all claims of the keys that have several, sorted by owner
+	clash   map[K]struct{}   // of these, keys whose claims differ
+	round   uint32           // of Refresh
 	pending map[K]struct{}   // keys to be set, or deleted if nobody wants them
+	peak    int              // the most keys that were in pending
+	have    map[K]held[V]    // of these, what the target is believed to hold
 	failed  map[K]error      // pending keys whose last try failed
 	gone    map[string]map[K]struct{}
 	goneBy  map[K]string // unwanted pending key → its last owner; index of gone
@@ -32,15 +38,22 @@ type Table[K, V comparable] struct {
 	dumpErr error
 }
 
+// owner is who wants rows.
+type owner struct {
+	name string
+	id   uint32   // index in Table.names
+	keys []uint32 // places of its rows in Table.rows
+}
+
 type claim[V comparable] struct {
-	owner string
+	owner *owner
 	value V
 }
 
 // held is a row of the target, and the round in which Refresh saw it last.
 type held[V comparable] struct {
 	value V
-	round uint64
+	round uint32
 }
 
 // New returns a table for t, of which nothing is known yet and nothing wanted.
@@ -48,11 +61,13 @@ func New[K, V comparable](name string, t Target[K, V]) *Table[K, V] {
 	return &Table[K, V]{
 		name:    name,
 		target:  t,
-		owners:  map[string][]K{},
-		want:    map[K][]claim[V]{},
+		owners:  map[string]*owner{},
+		names:   make([]*owner, 1),
+		rows:    newStore[K, V](),
+		shared:  map[K][]claim[V]{},
 		clash:   map[K]struct{}{},
-		have:    map[K]held[V]{},
 		pending: map[K]struct{}{},
+		have:    map[K]held[V]{},
 		failed:  map[K]error{},
 		gone:    map[string]map[K]struct{}{},
 		goneBy:  map[K]string{},
@@ -70,113 +85,41 @@ func (t *Table[K, V]) AllowPrune() {
 	t.prune = true
 }
 
-// Put says that owner wants exactly these rows; nil or empty: none. It only
-// marks what changed. The map is not kept. Its cost follows the owner's rows.
-func (t *Table[K, V]) Put(owner string, rows map[K]V) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	old, kept := t.owners[owner], 0
-	for _, k := range old {
-		if _, ok := rows[k]; ok {
-			kept++
-		} else {
-			t.drop(owner, k)
-		}
-	}
-	for k, v := range rows {
-		if was, ok := t.claimed(owner, k); !ok || was != v {
-			t.claim(owner, k, v)
-		}
-	}
-	switch {
-	case len(rows) == 0:
-		delete(t.owners, owner)
-	case kept < len(old) || kept < len(rows):
-		t.owners[owner] = slices.AppendSeq(make([]K, 0, len(rows)), maps.Keys(rows))
-	}
-}
-
 // Wanted returns the row that is wanted for a key; ok is false if nobody wants one.
 func (t *Table[K, V]) Wanted(k K) (v V, ok bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if cs := t.want[k]; len(cs) > 0 {
-		return cs[0].value, true
+	r := t.rows.get(k)
+	if r == nil {
+		return v, false
 	}
-	return v, false
-}
-
-// claimed is what owner wants k to be; ok is false if it does not want it.
-func (t *Table[K, V]) claimed(owner string, k K) (v V, ok bool) {
-	for _, c := range t.want[k] {
-		if c.owner == owner {
-			return c.value, true
-		}
-	}
-	return v, false
-}
-
-// claim records that owner wants k to be v.
-func (t *Table[K, V]) claim(owner string, k K, v V) {
-	cs := t.want[k]
-	i, found := slices.BinarySearchFunc(cs, owner, func(c claim[V], o string) int {
-		switch {
-		case c.owner < o:
-			return -1
-		case c.owner > o:
-			return 1
-		}
-		return 0
-	})
-	if found {
-		cs[i].value = v
-	} else {
-		cs = slices.Insert(cs, i, claim[V]{owner, v})
-	}
-	t.want[k] = cs
-	t.mark(k)
-}
-
-// drop records that owner no longer wants k.
-func (t *Table[K, V]) drop(owner string, k K) {
-	cs := slices.DeleteFunc(t.want[k], func(c claim[V]) bool { return c.owner == owner })
-	if len(cs) > 0 {
-		t.want[k] = cs
-		t.mark(k)
-		return
-	}
-	delete(t.want, k)
-	delete(t.clash, k)
-	t.pending[k] = struct{}{}
-	if t.gone[owner] == nil {
-		t.gone[owner] = map[K]struct{}{}
-	}
-	t.gone[owner][k] = struct{}{}
-	t.goneBy[k] = owner
-}
-
-// mark puts a wanted key where it belongs after its claims have changed.
-func (t *Table[K, V]) mark(k K) {
-	t.forgetGone(k)
-	cs := t.want[k]
-	delete(t.clash, k)
-	for _, c := range cs[1:] {
-		if c.value != cs[0].value {
-			t.clash[k] = struct{}{}
-		}
-	}
-	if h, ok := t.have[k]; ok && h.value == cs[0].value {
-		t.settle(k)
-		return
-	}
-	t.pending[k] = struct{}{}
+	return r.value, true
 }
 
 // settle records that the target holds what is wanted of k.
 func (t *Table[K, V]) settle(k K) {
 	delete(t.pending, k)
+	delete(t.have, k)
 	delete(t.failed, k)
 	t.forgetGone(k)
+}
+
+// await puts k into pending.
+func (t *Table[K, V]) await(k K) {
+	t.pending[k] = struct{}{}
+	t.peak = max(t.peak, len(t.pending))
+}
+
+// bigPeak is how many keys pending may have had before its room is given back.
+const bigPeak = 1024
+
+// rest gives back the room of what is not pending any more: a map keeps what it had at
+// its greatest, which is all rows at the start.
+func (t *Table[K, V]) rest() {
+	if len(t.pending) > 0 || t.peak < bigPeak {
+		return
+	}
+	t.pending, t.have, t.failed, t.peak = map[K]struct{}{}, map[K]held[V]{}, map[K]error{}, 0
 }
 
 func (t *Table[K, V]) forgetGone(k K) {
@@ -194,37 +137,60 @@ func (t *Table[K, V]) forgetGone(k K) {
 // Write sets what is wanted and not there. It goes on past rows that fail and
 // returns their errors; they are tried again by the next Write.
 func (t *Table[K, V]) Write() error {
+	waits := waiting(t.after)
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.each(t.pending, t.set)
+	defer t.rest()
+	if b, ok := t.target.(Batcher[K, V]); ok && len(t.pending) >= batchLeast {
+		return t.join(t.writeBatches(b, waits))
+	}
+	return t.each(t.pending, func(k K) error { return t.set(k, waits) })
 }
 
 // WriteOwner is Write for the rows of one owner. Its cost follows their number.
 func (t *Table[K, V]) WriteOwner(owner string) error {
+	waits := waiting(t.after)
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	var errs []error
-	for _, k := range t.owners[owner] {
-		errs = append(errs, t.set(k))
+	o := t.owners[owner]
+	if o == nil || len(t.pending) == 0 {
+		return nil
 	}
+	var errs []error
+	for _, place := range o.keys {
+		if err := t.set(t.rows.at(place).key, waits); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	t.rest()
 	return t.join(errs)
 }
 
 // Prune deletes the rows of ours that nobody wants. Before AllowPrune it does
 // nothing. It goes on past rows that fail, like Write.
 func (t *Table[K, V]) Prune() error {
+	waits := waiting(t.holdFor)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if !t.prune {
 		return nil
 	}
-	return t.each(t.pending, t.del)
+	defer t.rest()
+	return t.each(t.pending, func(k K) error {
+		if _, wait := waits[t.goneBy[k]]; wait {
+			return nil
+		}
+		return t.del(k)
+	})
 }
 
 // PruneOwner deletes the rows that owner was the last to want, which a Put has
 // since withdrawn. It is allowed before AllowPrune: that the owner is gone is
 // known, whatever the others will say.
 func (t *Table[K, V]) PruneOwner(owner string) error {
+	if _, wait := waiting(t.holdFor)[owner]; wait {
+		return nil
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.each(t.gone[owner], t.del)
@@ -234,41 +200,50 @@ func (t *Table[K, V]) PruneOwner(owner string) error {
 func (t *Table[K, V]) each(set map[K]struct{}, f func(K) error) error {
 	var errs []error
 	for k := range set {
-		errs = append(errs, f(k))
+		if err := f(k); err != nil {
+			errs = append(errs, err)
+		}
 	}
 	return t.join(errs)
 }
 
-// set writes k if it is pending and wanted.
-func (t *Table[K, V]) set(k K) error {
+// set writes k if it is pending and wanted, and its owner need not wait.
+func (t *Table[K, V]) set(k K, waits map[string]struct{}) error {
 	if _, ok := t.pending[k]; !ok {
 		return nil
 	}
-	cs := t.want[k]
-	if len(cs) == 0 {
+	r := t.rows.get(k)
+	if r == nil || t.waits(r, waits) {
 		return nil
 	}
-	if err := t.target.Set(k, cs[0].value); err != nil {
-		delete(t.have, k) // half written, or not: unknown
-		t.failed[k] = err
+	return t.wrote(r, t.target.Set(k, r.value))
+}
+
+// wrote records that the row was set, or why not; it returns err.
+func (t *Table[K, V]) wrote(r *row[K, V], err error) error {
+	if err != nil {
+		delete(t.have, r.key) // half written, or not: unknown
+		t.failed[r.key] = err
 		return err
 	}
-	t.have[k] = held[V]{cs[0].value, t.round}
-	t.settle(k)
+	r.round = t.round
+	t.settle(r.key)
 	return nil
 }
 
 // del deletes k if it is pending and unwanted. It does not trust have: before
 // the first Refresh the row may be there without being known.
 func (t *Table[K, V]) del(k K) error {
-	if _, ok := t.pending[k]; !ok || len(t.want[k]) > 0 {
+	if _, ok := t.pending[k]; !ok {
+		return nil
+	}
+	if t.rows.get(k) != nil {
 		return nil
 	}
 	if err := t.target.Delete(k); err != nil {
 		t.failed[k] = err
 		return err
 	}
-	delete(t.have, k)
 	t.settle(k)
 	return nil
 }
@@ -281,7 +256,7 @@ func (t *Table[K, V]) Stats() Stats {
 	for _, err := range t.failed {
 		errs = append(errs, err)
 	}
-	return Stats{Name: t.name, Rows: len(t.want), Repairs: t.repairs, Err: t.join(errs)}
+	return Stats{Name: t.name, Rows: t.rows.count, Repairs: t.repairs, Err: t.join(errs)}
 }
 
 // maxErrors bounds an error's text; the rest is counted.

@@ -9,7 +9,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"testing"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -22,6 +21,13 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 )
 
+// TB is what of a [testing.TB] a cluster needs; a benchmark that is no test brings its own.
+type TB interface {
+	Helper()
+	Fatal(args ...any) // does not return
+	Cleanup(func())
+}
+
 // Object is one of *corev1.Node, Pod, Namespace, Service, *discoveryv1.EndpointSlice,
 // *networkingv1.NetworkPolicy, *[ClusterPolicy], *coordinationv1.Lease and *corev1.Event.
 type Object interface {
@@ -32,7 +38,7 @@ type Object interface {
 // Cluster is what all API servers of a cluster have in common: objects, their history and
 // who may ask. It is safe for concurrent use.
 type Cluster struct {
-	t      testing.TB
+	t      TB
 	codecs codecs
 	pki    *pki
 
@@ -76,7 +82,7 @@ type event struct {
 }
 
 // NewCluster makes a cluster without objects and without servers.
-func NewCluster(t testing.TB) *Cluster {
+func NewCluster(t TB) *Cluster {
 	t.Helper()
 	c := &Cluster{
 		t: t, codecs: newCodecs(), pki: newPKI(t), version: 100, kept: 100,

@@ -10,7 +10,6 @@ import (
 	"encoding/pem"
 	"math/big"
 	"net"
-	"testing"
 	"time"
 )
 
@@ -21,7 +20,7 @@ type pki struct {
 	pem  []byte
 }
 
-func newPKI(t testing.TB) *pki {
+func newPKI(t TB) *pki {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -50,7 +49,7 @@ func (p *pki) pool() *x509.CertPool {
 }
 
 // issue signs a certificate for names and addresses, which serves servers and clients.
-func (p *pki) issue(t testing.TB, names ...string) tls.Certificate {
+func (p *pki) issue(t TB, names ...string) tls.Certificate {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -77,7 +76,7 @@ func (p *pki) issue(t testing.TB, names ...string) tls.Certificate {
 }
 
 // issuePEM is issue as PEM: the certificate and its key.
-func (p *pki) issuePEM(t testing.TB, names ...string) (cert, key []byte) {
+func (p *pki) issuePEM(t TB, names ...string) (cert, key []byte) {
 	t.Helper()
 	pair := p.issue(t, names...)
 	der, err := x509.MarshalPKCS8PrivateKey(pair.PrivateKey)

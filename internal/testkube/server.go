@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 )
 
 // apiName is the name that all API servers have.
@@ -23,6 +24,7 @@ type Server struct {
 	Addr string // with its port
 
 	http   *http.Server
+	sent   atomic.Uint64
 	mu     sync.Mutex
 	frozen chan struct{} // not nil: nothing gets in or out until it is closed
 	conns  map[net.Conn]bool
@@ -114,6 +116,9 @@ func (s *Server) Conns() int {
 	return len(s.conns)
 }
 
+// Sent is how many bytes clients were sent so far, as TLS has them.
+func (s *Server) Sent() uint64 { return s.sent.Load() }
+
 type listener struct {
 	net.Listener
 	s *Server
@@ -153,7 +158,9 @@ func (c *conn) Read(b []byte) (int, error) {
 
 func (c *conn) Write(b []byte) (int, error) {
 	c.wait()
-	return c.Conn.Write(b)
+	n, err := c.Conn.Write(b)
+	c.s.sent.Add(uint64(n))
+	return n, err
 }
 
 func (c *conn) Close() error {
