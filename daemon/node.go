@@ -23,17 +23,18 @@ import (
 
 // node is this node: what is known, and what is made of it.
 type node struct {
-	cfg      Config
-	log      *slog.Logger
-	tables   *tables
-	pools    *ipam.Manager
-	source   stateSource
-	problems *problems
-	services *services
-	policies *policies
-	drops    *drops
-	records  *bpf.Records // that drops are made of
-	since    time.Time
+	cfg       Config
+	log       *slog.Logger
+	tables    *tables
+	pools     *ipam.Manager
+	source    stateSource
+	problems  *problems
+	services  *services
+	policies  *policies
+	announcer *announcer // nil: Services are not ours to serve
+	drops     *drops
+	records   *bpf.Records // that drops are made of
+	since     time.Time
 	// programmed is how long changes of Services took from the source to the kernel.
 	programmed prometheus.Histogram
 
@@ -156,6 +157,7 @@ func (n *node) changeServices(at time.Time) (more bool, err error) {
 	if !state.Complete && !n.begun() { // a former daemon may have known more
 		return more, nil
 	}
+	n.announcer.poke()
 	owners := n.services.update(state, self)
 	if len(owners) == 0 {
 		return more, nil

@@ -34,6 +34,8 @@ func (c *Config) settings(fs *pflag.FlagSet) {
 	fs.IntVar(&c.MTU, "mtu", c.MTU, "MTU of the pods in bytes; 0 follows the uplinks")
 	fs.BoolVar(&c.Masquerade, "masquerade", c.Masquerade, "give what leaves the cluster the node's address")
 	fs.BoolVar(&c.Services, "services", c.Services, "serve Services in the datapath; false: another program does (kube-proxy). Host ports are served anyway")
+	fs.BoolVar(&c.LoadBalancerDefault, "load-balancer-default", c.LoadBalancerDefault, "be the load balancer of Services without a loadBalancerClass, too")
+	fs.Uint16Var(&c.AnnouncePort, "announce-port", c.AnnouncePort, "UDP port of the nodes' probes by which they agree who announces a load balancer's address; the same on all nodes")
 	fs.StringVar(&c.NodePortAddresses, "nodeport-addresses", c.NodePortAddresses, "prefixes, separated by commas: node ports and host ports are served on the addresses of the Node object in them; empty: on all of them")
 	fs.StringVar(&c.Cgroup, "cgroup", c.Cgroup, "folder of the cgroup2 whose processes reach Services at the socket; empty: the highest; none: no sockets, only what pods and others send is translated, packet by packet")
 	fs.DurationVar(&c.ReuseDelay, "reuse-delay", c.ReuseDelay, "how long a released address is left alone")

@@ -48,6 +48,18 @@ func clean(s string) string {
 	}, s)
 }
 
+// announcements says which of the load balancers' addresses the node announces.
+func announcements(a api.Announcements) string {
+	if a.Addresses == 0 {
+		return ""
+	}
+	text := fmt.Sprintf("%d of %d of load balancers are announced by this node", a.Own, a.Addresses)
+	if len(a.Dead) > 0 {
+		text += "; no answer from " + strings.Join(a.Dead, ", ")
+	}
+	return text
+}
+
 func (c *cli) status(s api.Status) error {
 	state := "ready"
 	if !s.Ready {
@@ -64,6 +76,7 @@ func (c *cli) status(s api.Status) error {
 		[]string{"Overlay", fmt.Sprintf("%s, pod MTU %d, map layout %s", s.Overlay, s.MTU, cmp.Or(s.Layout, "-"))},
 		[]string{"Peers", fmt.Sprint(s.Peers)},
 		[]string{"Pods", fmt.Sprint(s.Pods)},
+		[]string{"Addresses", announcements(s.Announce)},
 	); err != nil {
 		return err
 	}

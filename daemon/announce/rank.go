@@ -2,7 +2,9 @@ package announce
 
 import (
 	"cmp"
+	"encoding/binary"
 	"hash/fnv"
+	"math/bits"
 	"net/netip"
 	"slices"
 )
@@ -70,21 +72,21 @@ func Near(a netip.Addr, links []netip.Prefix, nodes []Node) []Node {
 	var out []Node
 	most := 0
 	for _, n := range nodes {
-		has, within, bits := false, false, 0
+		has, within, shared := false, false, 0
 		for _, x := range n.Addrs {
 			if x.BitLen() != a.BitLen() {
 				continue
 			}
 			has, within = true, within || link.IsValid() && link.Contains(x)
-			bits = max(bits, common(a, x))
+			shared = max(shared, common(a, x))
 		}
 		switch {
 		case link.IsValid() && (within || !has):
 			out = append(out, n)
 		case link.IsValid():
-		case bits > most:
-			most, out = bits, append(out[:0], n)
-		case bits == most:
+		case shared > most:
+			most, out = shared, append(out[:0], n)
+		case shared == most:
 			out = append(out, n)
 		}
 	}
@@ -93,10 +95,22 @@ func Near(a netip.Addr, links []netip.Prefix, nodes []Node) []Node {
 
 // common is how many leading bits two addresses of one family share.
 func common(a, b netip.Addr) int {
-	for bits := a.BitLen(); ; bits-- {
-		p, err := a.Prefix(bits)
-		if err != nil || p.Contains(b) {
-			return bits
+	x, y := a.As16(), b.As16()
+	n := bits.LeadingZeros64(binary.BigEndian.Uint64(x[:8]) ^ binary.BigEndian.Uint64(y[:8]))
+	if n == 64 {
+		n += bits.LeadingZeros64(binary.BigEndian.Uint64(x[8:]) ^ binary.BigEndian.Uint64(y[8:]))
+	}
+	return n - (128 - a.BitLen())
+}
+
+// First is the best of the nodes for an address; empty: there is none.
+func First(a netip.Addr, nodes []Node) string {
+	at, best, first := hash(string(a.AsSlice())), uint64(0), ""
+	for _, n := range nodes {
+		s := mix(at ^ hash(n.Name))
+		if first == "" || s > best || s == best && n.Name < first {
+			best, first = s, n.Name
 		}
 	}
+	return first
 }

@@ -40,6 +40,9 @@ func TestAllNodesSeeOneOrder(t *testing.T) {
 	all := nodes(7)
 	a := netip.MustParseAddr("2001:db8::5")
 	want := order(t, a, all)
+	if got := First(a, all); got != want[0] {
+		t.Errorf("the first is %s, want %s", got, want[0])
+	}
 	slices.Reverse(all)
 	if got := order(t, a, all); !slices.Equal(got, want) {
 		t.Errorf("order %v, want %v as in another order of the nodes", got, want)
