@@ -10,6 +10,7 @@ import (
 	"maps"
 	"net"
 	"net/netip"
+	"path/filepath"
 	"slices"
 	"sync"
 	"time"
@@ -57,6 +58,7 @@ type announcer struct {
 	self     func() overlay.Node
 	changed  chan struct{} // what the addresses are made of may be other than before
 	sockets  *announceSockets
+	groups   *overlay.Groups
 
 	// Of run alone.
 	links     []overlay.Link
@@ -86,6 +88,7 @@ func newAnnouncer(cfg Config, n *node, dp *bpf.Datapath) *announcer {
 	a := &announcer{
 		cfg: cfg, log: n.log, dp: dp, rows: n.tables.announced, hooks: n.tables.links, problems: n.problems,
 		source: n.source.Snapshot, changed: make(chan struct{}, 1), sockets: newAnnounceSockets(cfg.AnnouncePort),
+		groups: overlay.NewGroups(filepath.Join(cfg.StateDir, groupsFile)),
 		places: map[netip.Addr]place{},
 	}
 	a.self = func() overlay.Node {
@@ -241,7 +244,7 @@ func (a *announcer) step(now time.Time) (busy bool) {
 		errs = append(errs, a.dp.Beat())
 	}
 	if len(do.Began)+len(do.Ended) > 0 {
-		errs = append(errs, a.write(), a.join())
+		errs = append(errs, a.write())
 	}
 	for _, at := range do.Began {
 		a.log.Info("announce address", "ip", at)
@@ -258,6 +261,9 @@ func (a *announcer) step(now time.Time) (busy bool) {
 		if from, ok := a.from[m.To]; ok {
 			a.sockets.send(from, m.To, m.Datagram)
 		}
+	}
+	if len(do.Began)+len(do.Ended) > 0 {
+		errs = append(errs, a.join())
 	}
 	if busy && now.Sub(a.read) >= claimsEvery {
 		a.read = now
@@ -287,15 +293,20 @@ func (a *announcer) write() error {
 	return errors.Join(a.hooks.WriteOwner(ownerAnnounce), a.rows.Write(), a.rows.Prune(), a.hooks.PruneOwner(ownerAnnounce))
 }
 
-// join lets neighbours' questions for the announced IPv6 addresses through to this node.
+// join lets neighbours' questions for the announced IPv6 addresses through to this node: by
+// membership, of which switches are told, and in the devices' filters also while no daemon
+// runs.
 func (a *announcer) join() error {
 	want := map[linkGroup]bool{}
+	var filters []overlay.Group
 	for at, on := range a.machine.Held() {
 		if l := a.places[at].link; on && at.Is6() && l.Index != 0 {
-			want[linkGroup{l.Index, announce.Group(at)}] = true
+			group := announce.Group(at)
+			want[linkGroup{l.Index, group}] = true
+			filters = append(filters, overlay.Group{Link: l.Name, MAC: announce.GroupMAC(group)})
 		}
 	}
-	return a.sockets.join(want)
+	return errors.Join(a.groups.Keep(filters), a.sockets.join(want))
 }
 
 // dispute finds out whether somebody else has an address that this node announces.

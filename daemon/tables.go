@@ -68,6 +68,7 @@ func ownerPorts(r api.Ref) string { return "hostport:" + r.String() }
 const (
 	sysctlFile   = "sysctls.json"
 	offloadFile  = "offload.json"
+	groupsFile   = "groups.json"
 	nodeFile     = "node.json"
 	nodesFile    = "nodes.json"
 	policiesFile = "policies.json"

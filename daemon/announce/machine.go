@@ -44,6 +44,7 @@ type Machine struct {
 	addrs map[netip.Addr]*address
 	order []netip.Addr // of addrs
 	peers map[string]*peer
+	asked map[string]bool // those of peers that are asked now
 	byIP  map[netip.Addr]string
 
 	takeovers uint64
@@ -199,8 +200,10 @@ type Ended struct {
 // [Every]/2 as long as there are addresses, after Hear was called for all that has come.
 func (m *Machine) Step(now time.Time) Do {
 	var do Do
-	for _, p := range m.peers {
-		p.expire(now)
+	for name := range m.asked {
+		if p := m.peers[name]; p != nil {
+			p.expire(now)
+		}
 	}
 	for _, a := range m.order {
 		m.decide(now, a, m.addrs[a], &do)
@@ -267,14 +270,17 @@ func (m *Machine) decide(now time.Time, a netip.Addr, x *address, do *Do) {
 	}
 }
 
-// probe asks the nodes that must be asked now: for each address the first few of those
-// before this one, often; and of the rest, seldom, those next before this one until one is
-// alive, so that somebody always notices, or all of them while this node announces.
+// probe asks the nodes that must be asked now. If few stand before this one for an address,
+// all of them, often. If many do, seldom those next before it until one is alive, so that
+// somebody notices whoever dies. While it announces, the first few often, and all others.
 func (m *Machine) probe(now time.Time, do *Do) {
 	often, rarely := map[string][]netip.Addr{}, map[string][]netip.Addr{}
 	for _, a := range m.order {
 		x := m.addrs[a]
-		first := min(prompt, len(x.ahead))
+		first := 0
+		if len(x.ahead) <= prompt || x.on {
+			first = min(prompt, len(x.ahead))
+		}
 		for _, name := range x.ahead[:first] {
 			often[name] = append(often[name], a)
 		}
@@ -286,15 +292,26 @@ func (m *Machine) probe(now time.Time, do *Do) {
 		}
 	}
 	wait := max(seldom, time.Duration(len(rarely))*time.Second/seldomBudget)
-	for _, name := range slices.Sorted(maps.Keys(m.peers)) {
+	asked := make(map[string]bool, len(often)+len(rarely))
+	for _, of := range []map[string][]netip.Addr{often, rarely} {
+		for name := range of {
+			asked[name] = m.peers[name] != nil
+		}
+	}
+	for name := range m.asked { // what was known of others is void until they are asked again
+		if p := m.peers[name]; p != nil && !asked[name] {
+			*p = peer{addr: p.addr, life: p.life}
+		}
+	}
+	m.asked = asked
+	for _, name := range slices.Sorted(maps.Keys(asked)) {
 		p := m.peers[name]
+		if p == nil {
+			continue
+		}
 		about, every := append(often[name], rarely[name]...), Every
 		if len(often[name]) == 0 && (p.missed == 0 || p.state == dead) {
 			every = wait
-		}
-		if len(about) == 0 { // what was known of it is void until it is asked again
-			*p = peer{addr: p.addr, life: p.life}
-			continue
 		}
 		if p.next.After(now.Add(every)) { // it was asked less often
 			p.next = now
