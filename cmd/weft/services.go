@@ -10,7 +10,8 @@ import (
 	"github.com/weftnet/weft/internal/api"
 )
 
-// services shows Services, a line for each place, and the backends where they are there.
+// services shows Services, a line for each place, and the backends where they are there. Who
+// announces addresses has a column if there are such.
 func (c *cli) services(list []api.Service) error {
 	slices.SortStableFunc(list, func(a, b api.Service) int {
 		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
@@ -33,6 +34,12 @@ func (c *cli) services(list []api.Service) error {
 		}
 		for _, b := range s.Backends {
 			backends = append(backends, []string{b.Addr, b.Protocol, b.Port, b.State, fmt.Sprint(b.Flows), b.Node, b.Zone, b.Pod})
+		}
+	}
+	const announcedBy = 7
+	if !slices.ContainsFunc(rows[1:], func(row []string) bool { return row[announcedBy] != "" }) {
+		for i, row := range rows {
+			rows[i] = slices.Delete(row, announcedBy, announcedBy+1)
 		}
 	}
 	if err := c.rows(rows...); err != nil || len(backends) == 1 {
