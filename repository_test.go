@@ -61,7 +61,7 @@ func TestImportLaw(t *testing.T) {
 		"deploy/image":        {},
 		"deploy/mkimage":      {"deploy/image"},
 		"deploy/mkmanifest":   {"deploy"},
-		"cmd/weft":            {"deploy", "internal/api"},
+		"cmd/weft":            {"deploy", "internal/api", "internal/web"},
 		"cmd/weft-cni":        {"plugin"},
 		"cmd/weftd":           {"daemon"},
 		"examples":            {},
@@ -70,6 +70,7 @@ func TestImportLaw(t *testing.T) {
 		"daemon/announce":     append([]string{"daemon/source"}, free...),
 		"daemon/loadbalancer": append([]string{"daemon/source"}, free...),
 		"daemon/policy":       append([]string{"bpf", "daemon/source", "overlay"}, free...),
+		"internal/web":        {"internal/api"},
 		// It judges the compiler, so that it must not share anything with it.
 		"daemon/policy/oracle": {"daemon/source"},
 		// Tests in kind see Weft as a user does: by its binaries, image and manifest.

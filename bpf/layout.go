@@ -31,7 +31,7 @@ var pinnedMaps = []string{
 // its own form.
 var lastingMaps = []string{
 	weftMapSockets, weftMapDatagrams, weftMapAffinity,
-	weftMapLive, weftMapBrief, weftMapClients, weftMapFragments,
+	weftMapLive, weftMapBrief, weftMapClients, weftMapPairs, weftMapFragments,
 	weftMapAllowed, weftMapAllowedNew,
 	weftMapAnnounced, weftMapHeartbeat, weftMapClaims,
 }

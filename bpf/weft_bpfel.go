@@ -199,6 +199,7 @@ type weftFragmentKey struct {
 
 type weftFrontend struct {
 	_        structs.HostLayout
+	Begun    uint64
 	Inside   uint64
 	Outside  uint64
 	Ranges   uint64
@@ -425,6 +426,7 @@ const (
 	weftMapMaglev         = "maglev"
 	weftMapMaking         = "making"
 	weftMapOwn            = "own"
+	weftMapPairs          = "pairs"
 	weftMapPeers          = "peers"
 	weftMapPlaces         = "places"
 	weftMapRanges         = "ranges"
@@ -549,6 +551,7 @@ type weftMapSpecs struct {
 	Maglev        *ebpf.MapSpec `ebpf:"maglev"`
 	Making        *ebpf.MapSpec `ebpf:"making"`
 	Own           *ebpf.MapSpec `ebpf:"own"`
+	Pairs         *ebpf.MapSpec `ebpf:"pairs"`
 	Peers         *ebpf.MapSpec `ebpf:"peers"`
 	Places        *ebpf.MapSpec `ebpf:"places"`
 	Ranges        *ebpf.MapSpec `ebpf:"ranges"`
@@ -619,6 +622,7 @@ type weftMaps struct {
 	Maglev        *ebpf.Map `ebpf:"maglev"`
 	Making        *ebpf.Map `ebpf:"making"`
 	Own           *ebpf.Map `ebpf:"own"`
+	Pairs         *ebpf.Map `ebpf:"pairs"`
 	Peers         *ebpf.Map `ebpf:"peers"`
 	Places        *ebpf.Map `ebpf:"places"`
 	Ranges        *ebpf.Map `ebpf:"ranges"`
@@ -654,6 +658,7 @@ func (m *weftMaps) Close() error {
 		m.Maglev,
 		m.Making,
 		m.Own,
+		m.Pairs,
 		m.Peers,
 		m.Places,
 		m.Ranges,

@@ -71,11 +71,11 @@ var (
 	descServers   = desc("service_backends", "Backends in the sets of Services.")
 	descFlows     = desc("flows", "Live flows that are translated per packet, at the last look.")
 	descRoom      = desc("flows_limit", "Flows that there is room for in the map of live ones; new ones are refused when it is full.")
-	descAnnounced = desc("announced_addresses", "Load balancers' addresses that this node announces.")
-	descAddresses = desc("load_balancer_addresses", "Load balancers' addresses of the cluster that are Weft's to announce.")
-	descTakeovers = desc("announce_takeovers_total", "Addresses that this node began to announce because those before it did not.")
-	descDeadPeers = desc("announce_dead_nodes", "Nodes that do not answer, of those that this node probes.")
 	descTrouble   = desc("service_problems", "Services and host ports that cannot be served as they want.")
+	descLBUsed    = desc("load_balancer_used", "Addresses of a load balancer pool that Services have.", "pool", "family")
+	descLBFree    = desc("load_balancer_free", "Addresses of a load balancer pool that can be given.", "pool", "family")
+	descLBLacks   = desc("load_balancer_refused", "Services that do not have the load balancer's addresses that they want.")
+	descLBLeads   = desc("load_balancer_leader", "1 if this daemon gives load balancers' addresses.")
 	descPolicy    = desc("policy_policies", "Policies of the cluster.", "kind")
 	descPolSets   = desc("policy_sets", "Different sets of rules that pods of this node have.")
 	descPolPods   = desc("policy_pods", "Pods of this node: open, isolated in a direction or both, or closed because it is not known what applies.", "state")
@@ -87,6 +87,10 @@ var (
 	descSize      = desc("pool_size", "Addresses that can be leased.", "pool")
 	descEarly     = desc("pool_reused_early_total", "Addresses leased within the reuse delay because no other was left.", "pool")
 	descProblem   = desc("problems", "Things that a person should look at, see `weft status`.", "what")
+	descAnnounced = desc("announced_addresses", "Load balancers' addresses that this node announces.")
+	descAddresses = desc("load_balancer_addresses", "Load balancers' addresses of the cluster that are Weft's to announce.")
+	descTakeovers = desc("announce_takeovers_total", "Addresses that this node began to announce because those before it did not.")
+	descDeadPeers = desc("announce_dead_nodes", "Nodes that do not answer, of those that this node probes.")
 )
 
 func desc(name, help string, labels ...string) *prometheus.Desc {
@@ -134,6 +138,15 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	gauge(descAddresses, float64(announced.Addresses))
 	count(descTakeovers, takeovers)
 	gauge(descDeadPeers, float64(len(announced.Dead)))
+	if a := c.n.allocator; a != nil {
+		usage, refused := a.use()
+		for _, u := range usage {
+			gauge(descLBUsed, float64(u.Used), u.Pool, u.Family)
+			gauge(descLBFree, u.Free, u.Pool, u.Family)
+		}
+		gauge(descLBLacks, float64(refused))
+		gauge(descLBLeads, truth(a.leads.Load()))
+	}
 	p := c.n.policies.count()
 	gauge(descPolicy, float64(p.network), kindNetworkPolicy)
 	gauge(descPolicy, float64(p.cluster), kindClusterPolicy)
