@@ -87,7 +87,7 @@ func TestBadSettingsSayWhatToDo(t *testing.T) {
 	}{
 		{"unknown key", "prot: 1", nil, []string{`unknown setting "prot"`, `did you mean "port"?`}},
 		{"key of another style", "stateDir: /x", nil, []string{`did you mean "state-dir"?`}},
-		{"nothing near", "zzzzzzzzzzzz: 1", nil, []string{`unknown setting "zzzzzzzzzzzz": there are api-servers, bpf-dir, `}},
+		{"nothing near", "zzzzzzzzzzzz: 1", nil, []string{`unknown setting "zzzzzzzzzzzz": there are announce-port, api-servers, bpf-dir, `}},
 		{"all bad keys at once", "aa: 1\nvni: x\n", nil, []string{`unknown setting "aa"`, "vni:"}},
 		{"file cut in half", "port: 87\nsource: \"dir", nil, []string{"weftd.yaml", "parse YAML"}},
 		{"key twice", "port: 1\nport: 2\n", nil, []string{"already set"}},
