@@ -87,7 +87,7 @@ func TestDeathOfTheAnnouncingNodeIsOverInTwoSeconds(t *testing.T) {
 		a := lbAddrs(1)[i%2]
 		victim := announcers(t, 1, c.Nodes...)[a]
 		if victim == c.Nodes[3] { // it has the backend
-			i, a = i+1, lbAddrs(1)[(i+1)%2]
+			a = lbAddrs(1)[(i+1)%2]
 			victim = announcers(t, 1, c.Nodes...)[a]
 		}
 		testnet.Until(t, 10*time.Second, func() error { return answered(c, a) })
