@@ -14,6 +14,8 @@ const (
 	// after somebody has said so.
 	askEvery = time.Minute
 	askAgain = 6 * time.Second
+	// sameClaim is how far the times may be apart by which one claim is known.
+	sameClaim = time.Second
 	// believedFor is how long a claim counts.
 	believedFor = 150 * time.Second
 )
@@ -61,7 +63,7 @@ func (c *Conflicts) Take(now time.Time, announced map[netip.Addr]time.Time, clai
 			d = &dispute{ask: began.Add(handover + time.Second)}
 			c.of[a] = d
 		}
-		if said, ok := claims[a]; ok && said.At.Sub(began) > handover && said.At.After(d.last) && now.Sub(said.At) < believedFor {
+		if said, ok := claims[a]; ok && said.At.Sub(began) > handover && said.At.Sub(d.last) > sameClaim && now.Sub(said.At) < believedFor {
 			if d.mac != said.MAC || now.Sub(d.last) > believedFor {
 				d.mac, d.first = said.MAC, said.At
 			}
