@@ -88,8 +88,13 @@ func addAddr6(t testing.TB, ns netns.NsHandle, a netip.Prefix, device string) {
 // newHost makes a node whose uplink is one end of a veth to the segment.
 func newHost(t testing.TB, n byte, segment netns.NsHandle) *host {
 	t.Helper()
+	return newHostWith(t, n, segment, Options{})
+}
+
+func newHostWith(t testing.TB, n byte, segment netns.NsHandle, o Options) *host {
+	t.Helper()
 	h := bare(t, n, segment)
-	h.Datapath = open(t, Options{})
+	h.Datapath = open(t, o)
 	h.gw4, h.gw6 = hostAddr(n, 1)
 	v := nodeMAC(h.outer4)
 	ip(t, h.ns, "link add weft-vxlan address %s mtu 1450 type vxlan external dstport 8872 udp6zerocsumtx udp6zerocsumrx", net.HardwareAddr(v[:]))

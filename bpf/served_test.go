@@ -114,8 +114,13 @@ type town struct {
 
 func newTown(t *testing.T, outer6 bool) town {
 	t.Helper()
+	return newTownWith(t, outer6, Options{})
+}
+
+func newTownWith(t *testing.T, outer6 bool, o Options) town {
+	t.Helper()
 	segment := newSegment(t)
-	w := town{a: newHost(t, 1, segment), b: newHost(t, 2, segment), outside: bare(t, 9, segment)}
+	w := town{a: newHostWith(t, 1, segment, o), b: newHostWith(t, 2, segment, o), outside: bare(t, 9, segment)}
 	w.a.knows(w.b, outer6, false)
 	w.b.knows(w.a, outer6, false)
 	for _, h := range []*host{w.a, w.b} {

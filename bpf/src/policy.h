@@ -231,6 +231,17 @@ static __always_inline bool is_netfilters(const union addr *addr, __u16 port, __
 	return by_netfilter() && frontend_of(addr, port, proto) && frontend_of(addr, 0, 0);
 }
 
+/* Whether the node itself sends what the stack does. It came in by no device, then; but the
+ * stack also forgets by which when it takes apart again what it has put together of IPv6
+ * fragments. What the node sends in fragments is of a socket.
+ */
+static __always_inline bool is_nodes(struct __sk_buff *skb, const struct ip *ip)
+{
+	if (skb->ingress_ifindex)
+		return false;
+	return likely(!ip->v6 || ip->proto != IPPROTO_FRAGMENT) || skb->sk;
+}
+
 /* Whether the stack has it from a pod of this node whose Services netfilter serves: what
  * such a pod sends is judged where its backend is known.
  */
@@ -238,7 +249,7 @@ static __always_inline bool is_forwarded(struct __sk_buff *skb, const struct pac
 {
 	struct endpoint *from;
 
-	if (likely(!by_netfilter()) || !skb->ingress_ifindex)
+	if (likely(!by_netfilter()) || is_nodes(skb, &p->ip))
 		return false;
 	from = endpoint_of(&p->ip.src);
 	return from && is_isolated(from);
@@ -250,11 +261,12 @@ static __always_inline bool is_forwarded(struct __sk_buff *skb, const struct pac
  */
 __noinline int judge_delivered(struct __sk_buff *skb, struct packet *p)
 {
-	bool always = !skb->ingress_ifindex || skb->ingress_ifindex == skb->ifindex;
+	bool always;
 	int why;
 
 	if (!p)
 		return DROP_INTERNAL;
+	always = is_nodes(skb, &p->ip) || skb->ingress_ifindex == skb->ifindex;
 	why = read_asked(skb, ETH_HLEN, p);
 	if (unlikely(why))
 		return always ? OK : why;
