@@ -67,6 +67,7 @@ func TestImportLaw(t *testing.T) {
 		"examples":            {},
 		"daemon/source":       free,
 		"daemon/source/kube":  append([]string{"daemon/source"}, free...),
+		"daemon/announce":     append([]string{"daemon/source"}, free...),
 		"daemon/loadbalancer": append([]string{"daemon/source"}, free...),
 		"daemon/policy":       append([]string{"bpf", "daemon/source", "overlay"}, free...),
 		"internal/web":        {"internal/api", "internal/api/server"},

@@ -27,11 +27,13 @@ var pinnedMaps = []string{
 }
 
 // lastingMaps outlive a layout too: the programs write them, and nobody could fill
-// them again. Each is pinned by its own form.
+// them again; or, of announced addresses, two layouts must say the same. Each is pinned by
+// its own form.
 var lastingMaps = []string{
 	weftMapSockets, weftMapDatagrams, weftMapAffinity,
 	weftMapLive, weftMapBrief, weftMapClients, weftMapPairs, weftMapFragments,
 	weftMapAllowed, weftMapAllowedNew,
+	weftMapAnnounced, weftMapHeartbeat, weftMapClaims,
 }
 
 // loadedMaps are not pinned: each daemon reads what its own programs tell.
@@ -83,7 +85,8 @@ func specs(o Options) (*ebpf.CollectionSpec, error) {
 	spec.Maps[weftMapRules].MaxEntries = cmp.Or(o.MaxRules, DefaultMaxRules)
 	spec.Maps[weftMapAllowed].MaxEntries = cmp.Or(o.MaxAllowed, DefaultMaxAllowed)
 	spec.Maps[weftMapAllowedNew].MaxEntries = cmp.Or(o.MaxAllowedNew, DefaultMaxAllowedNew)
-	config := weftConfig{Vni: o.Config.VNI, Port: o.Config.Port, NetnsCookie: o.Config.NetnsCookie, Ended: ended}
+	config := weftConfig{Vni: o.Config.VNI, Port: o.Config.Port, NetnsCookie: o.Config.NetnsCookie, Ended: ended,
+		AnnouncePort: cmp.Or(o.Config.AnnouncePort, DefaultAnnouncePort)}
 	if o.Config.Netfilter {
 		config.Netfilter = true
 	}

@@ -82,6 +82,8 @@ type Hook struct {
 type Config struct {
 	VNI  uint32 // of the overlay, 24 bits
 	Port uint16 // UDP port of the overlay
+	// AnnouncePort is the UDP port of the nodes' probes; 0: DefaultAnnouncePort.
+	AnnouncePort uint16
 	// Netfilter says that another program serves Services by the node's netfilter
 	// (kube-proxy), or did before this daemon: until [Datapath.TakeOver] pods' packets
 	// pass the node's stack, so that it sees whole flows, and its flows go on there.
@@ -90,6 +92,9 @@ type Config struct {
 	// one that the caller of Open is in.
 	NetnsCookie uint64
 }
+
+// DefaultAnnouncePort is the UDP port of probes between nodes; see src/announce.h.
+const DefaultAnnouncePort = 8874
 
 // Counter is a number of packets since the layout was created.
 type Counter struct {

@@ -51,6 +51,17 @@ type weftAllowed struct {
 	Pad      uint32
 }
 
+type weftAnnounced struct {
+	_       structs.HostLayout
+	Ifindex uint32
+	Flags   uint32
+	Mac     struct {
+		_ structs.HostLayout
+		B [6]uint8
+	}
+	Pad uint16
+}
+
 type weftBackend struct {
 	_          structs.HostLayout
 	Addr       weftAddr
@@ -73,15 +84,26 @@ type weftBudget struct {
 	Pad  uint32
 }
 
+type weftClaim struct {
+	_   structs.HostLayout
+	At  uint64
+	Mac struct {
+		_ structs.HostLayout
+		B [6]uint8
+	}
+	Pad uint16
+}
+
 type weftConfig struct {
-	_           structs.HostLayout
-	Vni         uint32
-	Port        uint16
-	Netfilter   bool
-	Pad         uint8
-	NetnsCookie uint64
-	Ended       uint32
-	Pad2        uint32
+	_            structs.HostLayout
+	Vni          uint32
+	Port         uint16
+	Netfilter    bool
+	Pad          uint8
+	NetnsCookie  uint64
+	Ended        uint32
+	AnnouncePort uint16
+	Pad2         uint16
 }
 
 type weftConnected struct {
@@ -386,8 +408,10 @@ const (
 	weftMapAlive          = "alive"
 	weftMapAllowed        = "allowed"
 	weftMapAllowedNew     = "allowed_new"
+	weftMapAnnounced      = "announced"
 	weftMapBackends       = "backends"
 	weftMapBrief          = "brief"
+	weftMapClaims         = "claims"
 	weftMapClasses        = "classes"
 	weftMapClients        = "clients"
 	weftMapCounters       = "counters"
@@ -396,6 +420,7 @@ const (
 	weftMapEndpoints      = "endpoints"
 	weftMapFragments      = "fragments"
 	weftMapFrontends      = "frontends"
+	weftMapHeartbeat      = "heartbeat"
 	weftMapJudging        = "judging"
 	weftMapLive           = "live"
 	weftMapMaglev         = "maglev"
@@ -508,8 +533,10 @@ type weftMapSpecs struct {
 	Alive         *ebpf.MapSpec `ebpf:"alive"`
 	Allowed       *ebpf.MapSpec `ebpf:"allowed"`
 	AllowedNew    *ebpf.MapSpec `ebpf:"allowed_new"`
+	Announced     *ebpf.MapSpec `ebpf:"announced"`
 	Backends      *ebpf.MapSpec `ebpf:"backends"`
 	Brief         *ebpf.MapSpec `ebpf:"brief"`
+	Claims        *ebpf.MapSpec `ebpf:"claims"`
 	Classes       *ebpf.MapSpec `ebpf:"classes"`
 	Clients       *ebpf.MapSpec `ebpf:"clients"`
 	Counters      *ebpf.MapSpec `ebpf:"counters"`
@@ -518,6 +545,7 @@ type weftMapSpecs struct {
 	Endpoints     *ebpf.MapSpec `ebpf:"endpoints"`
 	Fragments     *ebpf.MapSpec `ebpf:"fragments"`
 	Frontends     *ebpf.MapSpec `ebpf:"frontends"`
+	Heartbeat     *ebpf.MapSpec `ebpf:"heartbeat"`
 	Judging       *ebpf.MapSpec `ebpf:"judging"`
 	Live          *ebpf.MapSpec `ebpf:"live"`
 	Maglev        *ebpf.MapSpec `ebpf:"maglev"`
@@ -576,8 +604,10 @@ type weftMaps struct {
 	Alive         *ebpf.Map `ebpf:"alive"`
 	Allowed       *ebpf.Map `ebpf:"allowed"`
 	AllowedNew    *ebpf.Map `ebpf:"allowed_new"`
+	Announced     *ebpf.Map `ebpf:"announced"`
 	Backends      *ebpf.Map `ebpf:"backends"`
 	Brief         *ebpf.Map `ebpf:"brief"`
+	Claims        *ebpf.Map `ebpf:"claims"`
 	Classes       *ebpf.Map `ebpf:"classes"`
 	Clients       *ebpf.Map `ebpf:"clients"`
 	Counters      *ebpf.Map `ebpf:"counters"`
@@ -586,6 +616,7 @@ type weftMaps struct {
 	Endpoints     *ebpf.Map `ebpf:"endpoints"`
 	Fragments     *ebpf.Map `ebpf:"fragments"`
 	Frontends     *ebpf.Map `ebpf:"frontends"`
+	Heartbeat     *ebpf.Map `ebpf:"heartbeat"`
 	Judging       *ebpf.Map `ebpf:"judging"`
 	Live          *ebpf.Map `ebpf:"live"`
 	Maglev        *ebpf.Map `ebpf:"maglev"`
@@ -609,8 +640,10 @@ func (m *weftMaps) Close() error {
 		m.Alive,
 		m.Allowed,
 		m.AllowedNew,
+		m.Announced,
 		m.Backends,
 		m.Brief,
+		m.Claims,
 		m.Classes,
 		m.Clients,
 		m.Counters,
@@ -619,6 +652,7 @@ func (m *weftMaps) Close() error {
 		m.Endpoints,
 		m.Fragments,
 		m.Frontends,
+		m.Heartbeat,
 		m.Judging,
 		m.Live,
 		m.Maglev,

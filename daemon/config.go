@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/weftnet/weft/bpf"
 	"github.com/weftnet/weft/daemon/loadbalancer"
 	"github.com/weftnet/weft/daemon/source/kube"
 	"github.com/weftnet/weft/internal/api"
@@ -53,6 +54,7 @@ type Config struct {
 
 	LoadBalancerPools   string // as loadbalancer.ParsePools reads them; empty: none
 	LoadBalancerDefault bool   // Services without a class are ours, too
+	AnnouncePort        uint16 // UDP, of probes
 
 	ReuseDelay time.Duration
 	MaxPods    uint32
@@ -77,20 +79,21 @@ func DefaultConfig() Config {
 
 		KubeletKubeconfig: kube.DefaultKubelet,
 
-		Socket:     api.DefaultSocket,
-		StateDir:   api.DefaultStateDir,
-		BPFDir:     "/sys/fs/bpf/weft",
-		ConfDir:    "/etc/cni/net.d",
-		BinDir:     "/opt/cni/bin",
-		Overlay:    string(overlay.ModeVXLAN),
-		VNI:        overlay.DefaultVNI,
-		Port:       overlay.DefaultPort,
-		Masquerade: true,
-		Services:   true,
-		ReuseDelay: 30 * time.Second,
-		MaxPods:    1024,
-		MaxNodes:   4096,
-		LogLevel:   "info",
+		Socket:       api.DefaultSocket,
+		StateDir:     api.DefaultStateDir,
+		BPFDir:       "/sys/fs/bpf/weft",
+		ConfDir:      "/etc/cni/net.d",
+		BinDir:       "/opt/cni/bin",
+		Overlay:      string(overlay.ModeVXLAN),
+		VNI:          overlay.DefaultVNI,
+		Port:         overlay.DefaultPort,
+		AnnouncePort: bpf.DefaultAnnouncePort,
+		Masquerade:   true,
+		Services:     true,
+		ReuseDelay:   30 * time.Second,
+		MaxPods:      1024,
+		MaxNodes:     4096,
+		LogLevel:     "info",
 	}
 }
 
@@ -153,6 +156,10 @@ func (c Config) Validate() error {
 	}
 	if c.Port == 0 {
 		bad("port", "0 is no UDP port: use %d, or another that is the same on all nodes", overlay.DefaultPort)
+	}
+	if c.AnnouncePort == 0 || c.AnnouncePort == c.Port || c.AnnouncePort == overlay.ProbePort {
+		bad("announce-port", "%d is no UDP port, or that of the overlay or of its probes (%d, %d): use %d, or another that is the same on all nodes",
+			c.AnnouncePort, c.Port, overlay.ProbePort, bpf.DefaultAnnouncePort)
 	}
 	if c.MTU != 0 && (c.MTU < minMTU || c.MTU > maxMTU) {
 		bad("mtu", "%d is not in %d…%d: use 0 to follow the uplinks", c.MTU, minMTU, maxMTU)

@@ -87,7 +87,7 @@ func TestBadSettingsSayWhatToDo(t *testing.T) {
 	}{
 		{"unknown key", "prot: 1", nil, []string{`unknown setting "prot"`, `did you mean "port"?`}},
 		{"key of another style", "stateDir: /x", nil, []string{`did you mean "state-dir"?`}},
-		{"nothing near", "zzzzzzzzzzzz: 1", nil, []string{`unknown setting "zzzzzzzzzzzz": there are api-servers, bpf-dir, `}},
+		{"nothing near", "zzzzzzzzzzzz: 1", nil, []string{`unknown setting "zzzzzzzzzzzz": there are announce-port, api-servers, bpf-dir, `}},
 		{"all bad keys at once", "aa: 1\nvni: x\n", nil, []string{`unknown setting "aa"`, "vni:"}},
 		{"file cut in half", "port: 87\nsource: \"dir", nil, []string{"weftd.yaml", "parse YAML"}},
 		{"key twice", "port: 1\nport: 2\n", nil, []string{"already set"}},
@@ -95,6 +95,7 @@ func TestBadSettingsSayWhatToDo(t *testing.T) {
 		{"list", "port: [1]", nil, []string{"port: must be one value"}},
 		{"null", "port:", nil, []string{"port: has no value"}},
 		{"port too big", "port: 70000", nil, []string{"port:", "70000"}},
+		{"the overlay's port for probes", "announce-port: 8872", nil, []string{"announce-port: 8872", "use 8874"}},
 		{"port zero", "port: 0", nil, []string{"port: 0 is no UDP port"}},
 		{"vni too big", "vni: 16777216", nil, []string{"vni: 16777216 is not in 1…16777215"}},
 		{"no node name", "", []string{"--node-name="}, []string{"node-name:", "metadata.name"}},

@@ -155,6 +155,7 @@ func (f *flowCounts) get() (map[bpf.Place]int, error) {
 // FindServices returns some of the Services, with how many flows they began.
 func (i *info) FindServices(q api.ServiceQuery) (api.ServicePage, error) {
 	page := i.node.services.find(q)
+	i.node.announcer.showAnnouncers(page.Services)
 	return page, i.addBegun(page.Services)
 }
 
@@ -164,6 +165,7 @@ func (i *info) WatchedService(name string) ([]api.Service, error) {
 	if err != nil {
 		return nil, err
 	}
+	i.node.announcer.showAnnouncers(list)
 	return list, i.addFlows(list, i.flowCounts.get)
 }
 

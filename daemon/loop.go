@@ -99,6 +99,7 @@ func (n *node) pass(w work) error {
 			refresh(n.tables.silent())
 		}
 	}
+	n.announcer.poke()
 	_, err := n.policies.follow() // pods' rows are written before others are pruned
 	return errors.Join(append(errs, err, n.tables.all().Sync(false))...)
 }

@@ -32,6 +32,7 @@ type node struct {
 	services  *services
 	allocator *allocator // of load balancers' addresses; nil: there are no pools
 	policies  *policies
+	announcer *announcer // nil: Services are not ours to serve
 	drops     *drops
 	records   *bpf.Records // that drops are made of
 	since     time.Time
@@ -159,6 +160,7 @@ func (n *node) changeServices(at time.Time) (more bool, err error) {
 	if !state.Complete && !n.begun() { // a former daemon may have known more
 		return more, nil
 	}
+	n.announcer.poke()
 	owners := n.services.update(state, self)
 	if len(owners) == 0 {
 		return more, nil

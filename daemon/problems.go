@@ -47,6 +47,9 @@ const (
 	problemCorruptState      = "corrupt-state"       // files of the state folder were moved aside
 	problemRemember          = "remember"            // what is known of the nodes cannot be written for the next start
 	problemWatch             = "watch"               // events are not delivered; the periodic look goes on
+	problemAnnounce          = "announce"            // addresses cannot be announced, or nodes not be probed
+	problemAddressLink       = "address-link"        // a load balancer's address is on no link, or on no node with all it needs
+	problemAddressConflict   = "address-conflict"    // somebody else answers for an address that this node announces
 )
 
 // problems is what is wrong now. It is safe for concurrent use.

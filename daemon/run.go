@@ -41,7 +41,7 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 
 	takeOver := cfg.Services && !bpf.ServesServices(cfg.BPFDir) // from kube-proxy, if there is one
 	dp, err := bpf.Open(bpf.Options{
-		Dir: cfg.BPFDir, Config: bpf.Config{VNI: cfg.VNI, Port: cfg.Port, Netfilter: !cfg.Services || takeOver},
+		Dir: cfg.BPFDir, Config: bpf.Config{VNI: cfg.VNI, Port: cfg.Port, AnnouncePort: cfg.AnnouncePort, Netfilter: !cfg.Services || takeOver},
 		MaxEndpoints: families*cfg.MaxPods + hostRows, MaxPeers: families * cfg.MaxNodes, Log: log,
 	})
 	if err != nil {
@@ -70,6 +70,9 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	}
 	n := newNode(cfg, log, t, pools, src)
 	n.records = records
+	if cfg.Services {
+		n.announcer = newAnnouncer(cfg, n, dp)
+	}
 	n.policies = newPolicies(policyDeps{
 		node: cfg.NodeName, stateDir: cfg.StateDir, log: log, problems: n.problems,
 		source: src.Snapshot, noLabels: cfg.fromFolder(), rules: t.rules, classes: t.classes,
@@ -113,6 +116,7 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	group.Go(func() error { return n.servePage(ctx) })
 	group.Go(func() error { return n.readDrops(ctx) })
 	group.Go(func() error { return n.writeStatuses(ctx) })
+	group.Go(func() error { return n.announceAddresses(ctx) })
 	group.Go(func() error {
 		events, err := overlay.Watch(ctx, log)
 		if err != nil {

@@ -179,6 +179,7 @@ var _ server.Info = (*info)(nil)
 func (i *info) Nodes() []api.Node { return i.node.nodes() }
 func (i *info) Services(name string) ([]api.Service, error) {
 	list, err := i.node.services.show(name)
+	i.node.announcer.showAnnouncers(list)
 	if err != nil || name == "" {
 		return list, err
 	}
@@ -213,6 +214,7 @@ func (i *info) Status() api.Status {
 		Peers: n.peerCount(), Reach: n.reaches(), Pods: len(i.pods.List()),
 		Pools: []api.Pool{}, Counters: []api.Counter{}, Tables: []api.Table{},
 	}
+	s.Announce, _ = n.announcer.announcements()
 	for _, p := range n.pools.Pools() {
 		size := "0"
 		if p.Size != nil {

@@ -41,6 +41,9 @@ type tables struct {
 	rules   *reconcile.Flat[bpf.RuleKey, bpf.RuleRow]
 	classes *reconcile.Flat[netip.Prefix, bpf.Class]
 
+	// Of load balancers' addresses; only [announcer] writes it.
+	announced *reconcile.Table[netip.Addr, bpf.Announced]
+
 	own     *reconcile.Table[bpf.Stand, netip.Addr]
 	sockets *reconcile.Table[bpf.Program, struct{}]
 
@@ -65,6 +68,7 @@ func ownerPorts(r api.Ref) string { return "hostport:" + r.String() }
 const (
 	sysctlFile   = "sysctls.json"
 	offloadFile  = "offload.json"
+	groupsFile   = "groups.json"
 	nodeFile     = "node.json"
 	nodesFile    = "nodes.json"
 	policiesFile = "policies.json"
@@ -83,20 +87,21 @@ func newTables(stateDir, cgroup string, dp *bpf.Datapath) *tables {
 		sysctls: sysctls, chainer: chains, offloader: offload,
 		rowTarget: rows, linkTarget: links,
 
-		device:  reconcile.New("device", overlay.NewDevice(overlay.DeviceName)),
-		sysctl:  reconcile.New("sysctls", sysctls),
-		addrs:   reconcile.New("addresses", overlay.NewAddresses(overlay.DeviceName)),
-		routes:  reconcile.New("routes", overlay.NewRoutes()),
-		neighs:  reconcile.New("neighbours", overlay.NewNeighbours(ourLink)),
-		rows:    reconcile.New("endpoints", rows),
-		peers:   reconcile.New("peers", dp.Peers()),
-		links:   reconcile.New("links", links),
-		own:     reconcile.New("own", dp.Own()),
-		sockets: reconcile.New("sockets", dp.SocketHooks(cgroup)),
-		chains:  reconcile.New("chains", chains),
-		offload: reconcile.New("offload", offload),
-		rules:   reconcile.NewFlat("rules", dp.Rules()),
-		classes: reconcile.NewFlat("classes", dp.Classes()),
+		device:    reconcile.New("device", overlay.NewDevice(overlay.DeviceName)),
+		sysctl:    reconcile.New("sysctls", sysctls),
+		addrs:     reconcile.New("addresses", overlay.NewAddresses(overlay.DeviceName)),
+		routes:    reconcile.New("routes", overlay.NewRoutes()),
+		neighs:    reconcile.New("neighbours", overlay.NewNeighbours(ourLink)),
+		rows:      reconcile.New("endpoints", rows),
+		peers:     reconcile.New("peers", dp.Peers()),
+		links:     reconcile.New("links", links),
+		own:       reconcile.New("own", dp.Own()),
+		sockets:   reconcile.New("sockets", dp.SocketHooks(cgroup)),
+		chains:    reconcile.New("chains", chains),
+		offload:   reconcile.New("offload", offload),
+		announced: reconcile.New("announced", dp.Announced()),
+		rules:     reconcile.NewFlat("rules", dp.Rules()),
+		classes:   reconcile.NewFlat("classes", dp.Classes()),
 	}
 	t.serve(dp.Services())
 	return t
@@ -151,9 +156,9 @@ func (t *tables) all() reconcile.Group {
 	)
 }
 
-// shown is those and the tables of policies.
+// shown is those, the tables of policies and of announced addresses.
 func (t *tables) shown() reconcile.Group {
-	return append(t.all(), t.rules, t.classes)
+	return append(t.all(), t.rules, t.classes, t.announced)
 }
 
 // services is those of Services, in the order of reference.

@@ -45,6 +45,7 @@ func Uninstall(ctx context.Context, cfg Config, force bool) error {
 	step("remove "+overlay.DeviceName, removeDevice())
 	step("remove chains", overlay.NewChains().Remove())
 	step("restore checksum offload", overlay.NewOffload(filepath.Join(cfg.StateDir, offloadFile)).Restore())
+	step("take back groups", overlay.NewGroups(filepath.Join(cfg.StateDir, groupsFile)).Keep(nil))
 	step("restore sysctls", overlay.NewSysctls(filepath.Join(cfg.StateDir, sysctlFile)).Restore())
 	step("remove status files", removeStatus(cfg))
 	if len(errs) == 0 { // else what is left needs its memory
@@ -102,6 +103,7 @@ func removeState(cfg Config) error {
 		api.AttachmentDir, api.TombstoneDir, "released", "corrupt", "answered",
 		sysctlFile, sysctlFile + ".tmp", sysctlFile + ".corrupt",
 		offloadFile, offloadFile + ".tmp", offloadFile + ".corrupt",
+		groupsFile, groupsFile + ".tmp",
 		nodeFile, nodeFile + ".tmp", nodesFile, nodesFile + ".tmp", policiesFile, policiesFile + ".tmp", serversFile, serversFile + ".tmp", lockFile,
 	} {
 		errs = append(errs, os.RemoveAll(filepath.Join(cfg.StateDir, name)))

@@ -238,6 +238,7 @@ static long (*const bpf_skb_adjust_room)(struct __sk_buff *skb, __s32 len_diff, 
 					 __u64 flags) = (void *)50;
 static long (*const bpf_fib_lookup)(struct __sk_buff *skb, struct bpf_fib_lookup *params,
 				    __s32 plen, __u32 flags) = (void *)69;
+static __u64 (*const bpf_ktime_get_boot_ns)(void) = (void *)125;
 static __u64 (*const bpf_get_netns_cookie)(void *ctx) = (void *)122;
 static void *(*const bpf_ringbuf_reserve)(void *ring, __u64 size, __u64 flags) = (void *)131;
 static void (*const bpf_ringbuf_submit)(void *data, __u64 flags) = (void *)132;

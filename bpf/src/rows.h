@@ -58,12 +58,14 @@ struct config {
 	__u16 port;	/* host order */
 	bool netfilter; /* see by_netfilter */
 	__u8 pad;
-	__u64 netns_cookie; /* of the node's own network namespace */
-	__u32 ended;	    /* size of the map of that name */
-	__u32 pad2;
+	__u64 netns_cookie;  /* of the node's own network namespace */
+	__u32 ended;	     /* size of the map of that name */
+	__u16 announce_port; /* host order; UDP, see announce.h */
+	__u16 pad2;
 };
 
-volatile const struct config config = {.vni = 87, .port = 8872, .ended = 16384};
+volatile const struct config config = {
+	.vni = 87, .port = 8872, .ended = 16384, .announce_port = 8874};
 
 __u32 taken_over; /* written by the daemon */
 

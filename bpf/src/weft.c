@@ -5,6 +5,7 @@
 #include "reasons.h"
 #include "ip.h"
 #include "neighbour.h"
+#include "announce.h"
 #include "vxlan.h"
 #include "pod.h"
 #include "overlay.h"
@@ -70,11 +71,20 @@ int from_pod(struct __sk_buff *skb)
 SEC("tcx/ingress")
 int from_uplink(struct __sk_buff *skb)
 {
-	if (skb->protocol == htons(ETH_P_IP))
-		return is_tunnel_v4(skb) ? from_uplink_v4(skb) : from_outside_served(skb);
-	if (skb->protocol == htons(ETH_P_IPV6))
-		return is_tunnel_v6(skb) ? from_uplink_v6(skb) : from_outside_served(skb);
-	return TCX_NEXT;
+	int did;
+
+	if (skb->protocol == htons(ETH_P_IP)) {
+		if (is_tunnel_v4(skb))
+			return from_uplink_v4(skb);
+		did = announce_v4(skb);
+	} else if (skb->protocol == htons(ETH_P_IPV6)) {
+		if (is_tunnel_v6(skb))
+			return from_uplink_v6(skb);
+		did = announce_v6(skb);
+	} else {
+		return skb->protocol == htons(ETH_P_ARP) ? announce_arp(skb) : TCX_NEXT;
+	}
+	return likely(did == NOT_OURS) ? from_outside_served(skb) : did;
 }
 
 /* Egress of the VXLAN device: what the stack sends to other nodes' pods. */

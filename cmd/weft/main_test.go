@@ -32,6 +32,7 @@ func (n node) Status() api.Status {
 		Tables:   []api.Table{{Name: "routes", Rows: 5, Repairs: 1}, {Name: "peers", Rows: 4, Error: "no space\nleft"}},
 	}
 	if !n.ready {
+		s.Announce = api.Announcements{Addresses: 3, Own: 2, Dead: []string{"n7"}}
 		s.Problems = append(s.Problems, api.Problem{What: "no-pod-cidr", Text: "Node n1 has no spec.podCIDRs"})
 	}
 	return s
@@ -69,6 +70,14 @@ func (node) Services(name string) ([]api.Service, error) {
 	switch name {
 	case "":
 		return []api.Service{web, {Namespace: "default", Name: "dns", Type: "ExternalName"}}, nil
+	case "lb":
+		return []api.Service{{
+			Namespace: "default", Name: "lb", Type: "LoadBalancer", Served: true,
+			Fronts: []api.ServiceFront{
+				{Addr: "10.96.0.11", Port: 80, Protocol: "TCP", Kind: "ClusterIP", Policy: "Cluster", Ready: 1, Total: 1},
+				{Addr: "192.0.2.1", Port: 80, Protocol: "TCP", Kind: "LB", Policy: "Cluster", Ready: 1, Total: 1, Announcer: "n2"},
+			},
+		}}, nil
 	case "web", "default/web":
 		web.Backends = []api.ServiceBackend{
 			{Port: "http", Addr: "10.244.1.2:8080", Protocol: "TCP", State: "ready", Flows: 7, Node: "n1", Pod: "default/web-1"},
@@ -131,12 +140,13 @@ routes   5      1         -
 peers    4      0         no space left
 `, 0},
 		{"status of a node that waits", "status", waiting, `
-Node      n1 (NOT READY)
-Daemon    v0.1, up ?
-Source    dir:/cluster (not read yet)
-Overlay   vxlan, pod MTU 1450, map layout abc123
-Peers     2
-Pods      2
+Node        n1 (NOT READY)
+Daemon      v0.1, up ?
+Source      dir:/cluster (not read yet)
+Overlay     vxlan, pod MTU 1450, map layout abc123
+Peers       2
+Pods        2
+Addresses   2 of 3 of load balancers are announced by this node; no answer from n7
 
 PROBLEM       SINCE   WHAT TO KNOW
 no-pod-cidr   -       Node n1 has no spec.podCIDRs
@@ -177,6 +187,11 @@ default     web    NodePort   [fd00:96::10]:80/TCP   ClusterIP   1/1     Cluster
 BACKEND           PROTOCOL   PORT   STATE         FLOWS   NODE   ZONE   POD
 10.244.1.2:8080   TCP        http   ready         7       n1     -      default/web-1
 10.244.2.2:8080   TCP        http   terminating   0       n2     z      -
+`, 0},
+		{"a service with an announced address", "services lb", ready, `
+NAMESPACE   NAME   TYPE           SERVED AT           KIND        READY   POLICY    ANNOUNCED BY   PROBLEM
+default     lb     LoadBalancer   10.96.0.11:80/TCP   ClusterIP   1/1     Cluster   -              -
+default     lb     LoadBalancer   192.0.2.1:80/TCP    LB          1/1     Cluster   n2             -
 `, 0},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -48,6 +48,15 @@ func clean(s string) string {
 	}, s)
 }
 
+// announcements says which of the load balancers' addresses the node announces.
+func announcements(a api.Announcements) string {
+	text := fmt.Sprintf("%d of %d of load balancers are announced by this node", a.Own, a.Addresses)
+	if len(a.Dead) > 0 {
+		text += "; no answer from " + strings.Join(a.Dead, ", ")
+	}
+	return text
+}
+
 func (c *cli) status(s api.Status) error {
 	state := "ready"
 	if !s.Ready {
@@ -57,14 +66,18 @@ func (c *cli) status(s api.Status) error {
 	if !s.Synced {
 		synced = "not read yet"
 	}
-	if err := c.rows(
-		[]string{"Node", s.Node + " (" + state + ")"},
-		[]string{"Daemon", s.Version + ", up " + cmp.Or(c.age(s.Since), "?")},
-		[]string{"Source", s.Source + " (" + synced + ")"},
-		[]string{"Overlay", fmt.Sprintf("%s, pod MTU %d, map layout %s", s.Overlay, s.MTU, cmp.Or(s.Layout, "-"))},
-		[]string{"Peers", fmt.Sprint(s.Peers)},
-		[]string{"Pods", fmt.Sprint(s.Pods)},
-	); err != nil {
+	head := [][]string{
+		{"Node", s.Node + " (" + state + ")"},
+		{"Daemon", s.Version + ", up " + cmp.Or(c.age(s.Since), "?")},
+		{"Source", s.Source + " (" + synced + ")"},
+		{"Overlay", fmt.Sprintf("%s, pod MTU %d, map layout %s", s.Overlay, s.MTU, cmp.Or(s.Layout, "-"))},
+		{"Peers", fmt.Sprint(s.Peers)},
+		{"Pods", fmt.Sprint(s.Pods)},
+	}
+	if s.Announce.Addresses > 0 {
+		head = append(head, []string{"Addresses", announcements(s.Announce)})
+	}
+	if err := c.rows(head...); err != nil {
 		return err
 	}
 	var problems, pools, counters, tables [][]string

@@ -136,22 +136,30 @@ var Version = "unknown"
 
 // Status is what `weft status` shows.
 type Status struct {
-	Node     string    `json:"node"`
-	Version  string    `json:"version"`
-	Since    time.Time `json:"since"`
-	Ready    bool      `json:"ready"`
-	Problems []Problem `json:"problems"` // empty when all is well
-	Source   string    `json:"source"`
-	Synced   bool      `json:"synced"`
-	Overlay  string    `json:"overlay"` // vxlan, direct or auto
-	Layout   string    `json:"layout"`  // BPF map layout in use
-	MTU      int       `json:"mtu"`     // of the pods, bytes
-	Pools    []Pool    `json:"pools"`
-	Peers    int       `json:"peers"`
-	Reach    []Reach   `json:"reach"` // how the peers answer
-	Pods     int       `json:"pods"`
-	Counters []Counter `json:"counters"` // packets by reason; zero ones left out
-	Tables   []Table   `json:"tables"`
+	Node     string        `json:"node"`
+	Version  string        `json:"version"`
+	Since    time.Time     `json:"since"`
+	Ready    bool          `json:"ready"`
+	Problems []Problem     `json:"problems"` // empty when all is well
+	Source   string        `json:"source"`
+	Synced   bool          `json:"synced"`
+	Overlay  string        `json:"overlay"` // vxlan, direct or auto
+	Layout   string        `json:"layout"`  // BPF map layout in use
+	MTU      int           `json:"mtu"`     // of the pods, bytes
+	Pools    []Pool        `json:"pools"`
+	Peers    int           `json:"peers"`
+	Reach    []Reach       `json:"reach"` // how the peers answer
+	Pods     int           `json:"pods"`
+	Announce Announcements `json:"announce"`
+	Counters []Counter     `json:"counters"` // packets by reason; zero ones left out
+	Tables   []Table       `json:"tables"`
+}
+
+// Announcements is the load balancers' addresses that Weft announces.
+type Announcements struct {
+	Addresses int      `json:"addresses"`      // of the cluster
+	Own       int      `json:"own"`            // that this node announces
+	Dead      []string `json:"dead,omitempty"` // nodes that do not answer, of those that it probes
 }
 
 // Problem is something that a person should know, and what to do about it.

@@ -33,6 +33,9 @@ type ServiceFront struct {
 	Policy string `json:"policy,omitempty"`
 	Ready  int    `json:"ready"` // backends that are, as far as the policy allows them
 	Total  int    `json:"total"`
+	// Announcer is the node that announces a load balancer's address on the link, if it is
+	// Weft's to announce; with a ? if this node does not know but expects it.
+	Announcer string `json:"announcer,omitempty"`
 }
 
 // ServiceBackend is an endpoint of a Service's port.

@@ -12,6 +12,7 @@ services: {{ .Values.services }}
 nodeport-addresses: {{ .Values.nodeportAddresses | quote }}
 load-balancer-pools: {{ .Values.loadBalancerPools | quote }}
 load-balancer-default: {{ .Values.loadBalancerDefault }}
+announce-port: {{ .Values.announcePort | int }}
 cgroup: {{ .Values.cgroup | quote }}
 reuse-delay: {{ .Values.reuseDelay | quote }}
 max-pods: {{ .Values.maxPods | int }}

@@ -117,6 +117,7 @@ const addressColumns = [
   {head: 'Ports', text: (f) => f.ports.join('\n')},
   {head: 'Ready', text: (f) => readiness([f]).text, state: (f) => isReady([f])},
   {head: 'Policy', text: (f) => f.policy ?? ''},
+  {head: 'Announced by', text: (f) => f.announcer ?? ''},
   {head: 'Flows a second', text: (f) => f.service.rate, number: true},
   {head: 'Problem', text: (f) => list(f.service.problems), state: (f) => f.service.problems?.length ? 'bad' : ''},
 ];

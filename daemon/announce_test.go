@@ -1,0 +1,88 @@
+package daemon
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/weftnet/weft/daemon/announce"
+	"github.com/weftnet/weft/daemon/source"
+	"github.com/weftnet/weft/overlay"
+)
+
+// announceNodes are three nodes on one link, one that is excluded, and one of another family.
+func announceNodes() []*source.Node {
+	node := func(name string, labels map[string]string, addrs ...string) *source.Node {
+		n := &source.Node{Name: name, Labels: labels}
+		for _, a := range addrs {
+			n.InternalIPs = append(n.InternalIPs, netip.MustParseAddr(a))
+		}
+		return n
+	}
+	return []*source.Node{
+		node("a", nil, "10.0.0.1", "fd00::1"), node("b", nil, "10.0.0.2", "fd00::2"),
+		node("c", map[string]string{excludeLabel: ""}, "10.0.0.3", "fd00::3"), node("d", nil, "fd00::4"), node("e", nil),
+	}
+}
+
+func TestNodesAreProbedAtTheAddressesThatTheyKnowEachOtherBy(t *testing.T) {
+	self := overlay.Node{Name: "a", Addrs: announceNodes()[0].InternalIPs}
+	k := neighbours("a", self, announceNodes())
+	probed := map[string]string{}
+	for name, at := range k.probed {
+		probed[name] = k.from[at].String() + " to " + at.String()
+	}
+	if diff := cmp.Diff(probed, map[string]string{
+		"b": "10.0.0.1 to 10.0.0.2", "c": "10.0.0.1 to 10.0.0.3", "d": "fd00::1 to fd00::4",
+	}); diff != "" {
+		t.Errorf("probed (-got +want):\n%s", diff)
+	}
+	var names []string
+	for _, n := range k.candidates {
+		names = append(names, n.Name)
+	}
+	if !slices.Equal(names, []string{"a", "b", "d"}) {
+		t.Errorf("candidates %v", names)
+	}
+}
+
+func TestHowANodeStandsToAddresses(t *testing.T) {
+	on, off, shared, own := netip.MustParseAddr("10.0.0.99"), netip.MustParseAddr("2001:db8::1"),
+		netip.MustParseAddr("10.0.0.98"), netip.MustParseAddr("10.0.0.2")
+	links := []overlay.Link{{Index: 4, Name: "eth0", Prefixes: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/24")}, Default4: true}}
+	self := overlay.Node{Name: "a", Addrs: announceNodes()[0].InternalIPs}
+	k := neighbours("a", self, announceNodes())
+	needs := map[netip.Addr]announce.Need{
+		on: {Services: []string{"x/on"}}, off: {Services: []string{"x/off"}}, own: {Services: []string{"x/own"}},
+		shared: {Services: []string{"x/l", "x/m"}, Nodes: map[string]bool{"b": true}, Split: true},
+	}
+	got := placesOf("a", k.candidates, k.taken, links, needs, nil)
+	for a, want := range map[netip.Addr]struct {
+		may  bool
+		link int
+	}{on: {true, 4}, off: {false, 0}, shared: {false, 4}} {
+		if p, ok := got[a]; !ok || p.May != want.may || p.link.Index != want.link {
+			t.Errorf("%s: %+v, want %+v", a, p, want)
+		}
+	}
+	if got[shared].first != "b" {
+		t.Errorf("%s is announced by %q", shared, got[shared].first)
+	}
+	if _, ok := got[own]; ok {
+		t.Errorf("%s is a node's own", own)
+	}
+	texts := nowhere(got)
+	if len(texts) != 2 || !strings.HasPrefix(texts[0], "10.0.0.98 is shared") || !strings.HasPrefix(texts[1], "2001:db8::1 of x/off is on no link") {
+		t.Errorf("problems %q", texts)
+	}
+
+	// What did not change is taken over; what did is not.
+	former := map[netip.Addr]place{on: {need: needs[on], first: "kept"}, shared: {need: announce.Need{}, first: "old"}}
+	got = placesOf("a", k.candidates, k.taken, links, needs, former)
+	if got[on].first != "kept" || got[shared].first != "b" {
+		t.Errorf("first of %s %q, of %s %q", on, got[on].first, shared, got[shared].first)
+	}
+}
