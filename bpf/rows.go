@@ -80,7 +80,7 @@ type Hook struct {
 
 // Config is what the programs know from the moment they are loaded.
 type Config struct {
-	VNI  uint32 // of the overlay, 24 bits
+	VNI  uint32 // of the overlay, 24 bits; the next one is that of what is passed on
 	Port uint16 // UDP port of the overlay
 	// Netfilter says that another program serves Services by the node's netfilter
 	// (kube-proxy), or did before this daemon: until [Datapath.TakeOver] pods' packets

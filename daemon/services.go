@@ -30,6 +30,7 @@ type services struct {
 	name     string
 	enabled  bool           // Services are ours to serve
 	prefixes []netip.Prefix // of the addresses that serve node ports; none: all
+	pass     bool           // forwarding is DSR
 	tables   *tables
 	problems *problems
 	answers  chan healthChecks // the latest, for serveHealth
@@ -58,7 +59,7 @@ type healthChecks struct {
 func newServices(cfg Config, t *tables, p *problems) *services {
 	prefixes, _ := cfg.nodePortPrefixes() // validated
 	s := &services{
-		name: cfg.NodeName, enabled: cfg.Services, prefixes: prefixes, tables: t, problems: p,
+		name: cfg.NodeName, enabled: cfg.Services, prefixes: prefixes, pass: cfg.Forwarding == service.DSR, tables: t, problems: p,
 		answers: make(chan healthChecks, 1), ports: map[api.Ref]*podPorts{},
 	}
 	s.book = newServiceBook(func(k serviceName, rows service.Rows) { t.putRows(ownerService(k), rows) }, t.heldRows)
@@ -114,13 +115,12 @@ func (s *services) setNode(self overlay.Node, nodes []*source.Node) bool {
 	}
 	s.self, s.nodes = self, nodes
 	was := s.node.NodePortAddrs
-	n := service.Node{Name: s.name, Own: s.node.Own, Addrs: map[netip.Addr]struct{}{}}
+	n := service.Node{
+		Name: s.name, Own: s.node.Own, Addrs: map[netip.Addr]struct{}{},
+		NodePortAddrs: nodePortAddrs(s.prefixes, self.Addrs), Pass: s.pass,
+	}
 	for _, a := range self.Addrs {
-		a = a.Unmap()
-		n.Addrs[a] = struct{}{}
-		if len(s.prefixes) == 0 || slices.ContainsFunc(s.prefixes, func(p netip.Prefix) bool { return p.Contains(a) }) {
-			n.NodePortAddrs = append(n.NodePortAddrs, a)
-		}
+		n.Addrs[a.Unmap()] = struct{}{}
 	}
 	for _, other := range nodes {
 		if other.Name == s.name {

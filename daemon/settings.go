@@ -35,6 +35,7 @@ func (c *Config) settings(fs *pflag.FlagSet) {
 	fs.BoolVar(&c.Masquerade, "masquerade", c.Masquerade, "give what leaves the cluster the node's address")
 	fs.BoolVar(&c.Services, "services", c.Services, "serve Services in the datapath; false: another program does (kube-proxy). Host ports are served anyway")
 	fs.StringVar(&c.NodePortAddresses, "nodeport-addresses", c.NodePortAddresses, "prefixes, separated by commas: node ports and host ports are served on the addresses of the Node object in them; empty: on all of them")
+	fs.StringVar(&c.Forwarding, "forwarding", c.Forwarding, "what becomes of Services' traffic from outside to a backend on another node: snat (this node stands in for the client) or dsr (that node sees the client and answers it directly; the network must let through answers with another node's or a load balancer's address). A Service's annotation weft.dev/forwarding goes first")
 	fs.StringVar(&c.Cgroup, "cgroup", c.Cgroup, "folder of the cgroup2 whose processes reach Services at the socket; empty: the highest; none: no sockets, only what pods and others send is translated, packet by packet")
 	fs.DurationVar(&c.ReuseDelay, "reuse-delay", c.ReuseDelay, "how long a released address is left alone")
 	fs.Uint32Var(&c.MaxPods, "max-pods", c.MaxPods, "most pods on this node (sizes a BPF map)")

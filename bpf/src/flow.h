@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
-/* Conntrack: the flows that are translated, and no others. A flow has two rows, one for
- * each direction; each says what the packets of its tuple become, so each leads to the
- * other. New flows are in `brief`, where a flood pushes out its like; a flow that both
- * ends have spoken in moves to `live`, from which nothing is pushed out. There it stays for
- * a while after its end, for what is still under way: until many others have ended, or
- * there is no more room.
+/* Conntrack: the flows that are translated, and those that are passed on for another node
+ * to translate (passed.h). A flow has two rows, one for each direction; each says what the
+ * packets of its tuple become, so each leads to the other. One that is passed on has the
+ * first only, in `brief`: answers do not come by. New flows are in `brief`, where a flood pushes
+ * out its like; a flow that both ends have spoken in moves to `live`, from which nothing is pushed
+ * out. There it stays for a while after its end, for what is still under way: until many others
+ * have ended, or there is no more room.
  */
 #pragma once
 #include "choose.h"
@@ -28,6 +29,7 @@ enum {
 	FLOW_FIN = 1 << 2,	/* this direction has ended (TCP) */
 	FLOW_CLOSED = 1 << 3,	/* both have, or one was reset */
 	FLOW_ADOPTED = 1 << 4,	/* its beginning was not seen here */
+	FLOW_PASSED = 1 << 5,	/* its packets go to the backend's node as they are */
 	FLOW_ENDED = 8,		/* in live, once closed: from this bit on, which end it was */
 };
 
@@ -344,4 +346,20 @@ static __always_inline enum reason note_answer(const struct tuple *t, struct flo
 	if (g && leads_to(g, t))
 		g->flags |= FLOW_CLOSED;
 	return OK;
+}
+
+/* Takes note of a packet of a flow that is passed on, or says (NOT_OURS) that a backend is
+ * to be chosen anew: the former is gone, or another flow of the same tuple begins.
+ */
+static __always_inline int note_passed(const struct tuple *t, struct flow *f, __u8 flags)
+{
+	if (unlikely(!is_alive(&f->dst, f->dport, t->proto, f->generation)))
+		return NOT_OURS;
+	if (unlikely(flags & TCP_SYN && f->flags & FLOW_CLOSED))
+		return NOT_OURS;
+	if (f->seen != now())
+		f->seen = now();
+	if (unlikely(flags & (TCP_FIN | TCP_RST)))
+		f->flags |= FLOW_CLOSED;
+	return PASS_ON;
 }

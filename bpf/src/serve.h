@@ -4,14 +4,16 @@
 #include "affinity.h"
 #include "choose.h"
 #include "flow.h"
+#include "hint.h"
 #include "overlay.h"
 #include "reject.h"
 
 /* Addresses of this node that stand in for clients, by kind of backend and family. */
 enum {
-	OWN_GATEWAY,  /* towards pods; IPv6: one more */
-	OWN_NODE = 2, /* towards other nodes; IPv6: one more */
-	OWN_ADDRS = 4,
+	OWN_GATEWAY,   /* towards pods; IPv6: one more */
+	OWN_NODE = 2,  /* towards other nodes; IPv6: one more */
+	OWN_PORTS = 4, /* stands in for other nodes: has the node ports; IPv6: one more */
+	OWN_ADDRS = 6,
 };
 
 /* Written by the daemon. */
@@ -197,21 +199,78 @@ static __always_inline enum reason claim(const struct tuple *t, struct flow *f)
 	return DROP_PORTS_FULL;
 }
 
-/* A new flow to a place of a Service. */
-static __always_inline enum reason new_flow(const struct frontend *fe, const struct tuple *t,
-					    bool outside, struct flow *f)
+/* The backend that the node chose which passed the packet on, if it is a pod of this node
+ * and lives. Whether it still is one of this Service's is not asked: that node may know more,
+ * or less, for a moment.
+ */
+static __always_inline bool hinted(const struct hint *hint, const struct tuple *t,
+				   struct backend *to)
 {
+	__u32 gateway = OWN_GATEWAY + 1, *generation;
+	struct alive_key key = {.proto = t->proto};
+	struct endpoint *ep;
+	union addr *own_addr;
+
+	if (!is_v4(&t->dst)) {
+		own_addr = bpf_map_lookup_elem(&own, &gateway);
+		if (!own_addr)
+			return false;
+		key.addr.d[0] = own_addr->d[0];
+	}
+	key.port = read_hint(hint, &key.addr);
+	ep = endpoint_of(&key.addr);
+	if (!ep || ep->flags & EP_HOST)
+		return false;
+	generation = bpf_map_lookup_elem(&alive, &key);
+	if (!generation)
+		return false;
+	*to = (struct backend){.addr = key.addr, .port = key.port, .generation = *generation};
+	return true;
+}
+
+/* Whether a backend is a pod of another node to which there is a way. */
+static __always_inline bool may_pass(const union addr *to)
+{
+	struct peer *peer;
+
+	if (endpoint_of(to))
+		return false;
+	peer = peer_of(to);
+	return peer && peer->ifindex;
+}
+
+/* A new flow to a place of a Service; from another node that has passed it on with a hint
+ * of what that chose. PASS_ON: the node of f's backend is to translate it.
+ */
+static __always_inline int new_flow(const struct frontend *fe, const struct tuple *t, bool outside,
+				    const struct hint *hint, struct flow *f)
+{
+	struct affinity_key key;
 	struct backend to;
 	enum reason why;
 
-	why = pick_backend(fe, t, outside, &to);
-	if (unlikely(why))
-		return why;
+	if (hint && hinted(hint, t, &to)) {
+		if (unlikely(fe->affinity)) {
+			key = (struct affinity_key){.set = fe->outside, .client = t->src};
+			stay_with(&key, fe->affinity, &to);
+		}
+	} else {
+		why = pick_backend(fe, t, outside, &to);
+		if (unlikely(why))
+			return why;
+	}
 	__builtin_memset(f, 0, sizeof(*f));
 	f->dst = to.addr;
 	f->dport = to.port;
 	f->generation = to.generation;
 	f->seen = now();
+	if (unlikely(outside && (hint ? !is_again(hint) : fe->flags & FRONTEND_PASS)) &&
+	    may_pass(&f->dst)) {
+		f->src = t->src;
+		f->sport = t->sport;
+		f->flags = FLOW_PASSED;
+		return bpf_map_update_elem(&brief, t, f, BPF_ANY) ? DROP_FLOWS_FULL : PASS_ON;
+	}
 	pick_source(t, outside, f);
 	why = claim(t, f);
 	if (unlikely(why))
@@ -223,7 +282,8 @@ static __always_inline enum reason new_flow(const struct frontend *fe, const str
 /* The flow of a tuple if there is one whose backend lives. NOT_OURS: a new one is to be
  * made, if the packet may begin one.
  */
-static __always_inline enum reason known_flow(const struct tuple *t, __u8 flags, struct flow *f)
+static __always_inline int known_flow(const struct tuple *t, __u8 flags, bool outside,
+				      struct flow *f)
 {
 	struct flow *known = bpf_map_lookup_elem(&live, t);
 	bool is_live = known != NULL;
@@ -233,6 +293,8 @@ static __always_inline enum reason known_flow(const struct tuple *t, __u8 flags,
 	if (!known || known->flags & FLOW_REPLY)
 		return NOT_OURS;
 	*f = *known;
+	if (unlikely(f->flags & FLOW_PASSED))
+		return outside ? note_passed(t, known, flags) : NOT_OURS;
 	if (unlikely(!is_alive(&f->dst, f->dport, t->proto, f->generation))) {
 		forget_flow(t, f);
 		return t->proto == IPPROTO_TCP && !(flags & TCP_SYN) ? REJECT_BACKEND_GONE
@@ -250,12 +312,14 @@ static __always_inline enum reason known_flow(const struct tuple *t, __u8 flags,
 	return note_client(t, known, flags);
 }
 
-/* What becomes of a packet to a Service: f. NOT_OURS: it is to none. */
+/* What becomes of a packet to a Service: f. NOT_OURS: it is to none. PASS_ON: the node of
+ * f's backend is to have it.
+ */
 __noinline int service_of(struct packet *p, bool outside, struct flow *f)
 {
 	struct frontend *fe;
-	enum reason why;
 	struct tuple t;
+	int why;
 
 	if (!p || !f)
 		return DROP_INTERNAL;
@@ -265,17 +329,18 @@ __noinline int service_of(struct packet *p, bool outside, struct flow *f)
 	if (unlikely(outside && !fe->outside))
 		return NOT_OURS;
 	tuple_of(&p->ip, &p->l4, &t);
-	why = known_flow(&t, p->l4.flags, f);
+	why = known_flow(&t, p->l4.flags, outside, f);
 	if (why != NOT_OURS)
 		return why;
 	if (by_netfilter() && (t.proto != IPPROTO_TCP || !(p->l4.flags & TCP_SYN)))
 		return NOT_OURS;
-	return new_flow(fe, &t, outside, f);
+	return new_flow(fe, &t, outside, NULL, f);
 }
 
 /* What becomes of a packet that is of a flow translated here, as far as that can be told
  * without the place it is for: f. NOT_OURS: it is of none, or one to which another look
- * is due (service_of).
+ * is due (service_of). PASS_ON: if it comes from outside, the node of f's backend is to
+ * have it.
  */
 __noinline int flow_of(struct packet *p, struct flow *f)
 {
@@ -318,6 +383,11 @@ __noinline int flow_of(struct packet *p, struct flow *f)
 	*f = *known;
 	if (f->flags & FLOW_REPLY)
 		return note_answer(&t, known, p->l4.flags);
+	if (unlikely(f->flags & FLOW_PASSED)) {
+		if (t.proto == IPPROTO_UDP && !frontend_of(&t.dst, t.dport, t.proto))
+			return NOT_OURS;
+		return note_passed(&t, known, p->l4.flags);
+	}
 	if (t.proto == IPPROTO_UDP || p->l4.flags & TCP_SYN ||
 	    !is_alive(&f->dst, f->dport, t.proto, f->generation))
 		return NOT_OURS;

@@ -10,6 +10,7 @@ mtu: {{ .Values.mtu | int }}
 masquerade: {{ .Values.masquerade }}
 services: {{ .Values.services }}
 nodeport-addresses: {{ .Values.nodeportAddresses | quote }}
+forwarding: {{ .Values.forwarding | quote }}
 cgroup: {{ .Values.cgroup | quote }}
 reuse-delay: {{ .Values.reuseDelay | quote }}
 max-pods: {{ .Values.maxPods | int }}
