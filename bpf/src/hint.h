@@ -4,8 +4,9 @@
  * while one of them knows more of the Service than the other.
  */
 #pragma once
-#include "kernel.h"
-#include "rows.h"
+#include "choose.h"
+#include "flow.h"
+#include "own.h"
 
 /* The backend's port, and the second half of its address: the first is that of the node's
  * own pods, or of all IPv4 addresses. Both MACs are unicast, local ones, and no node's.
@@ -43,4 +44,44 @@ static __always_inline __u16 read_hint(const struct hint *h, union addr *to)
 	__builtin_memcpy(to->b + 8, h->dst + 3, 3);
 	__builtin_memcpy(to->b + 11, h->src + 1, 5);
 	return h->dst[1] << 8 | h->dst[2];
+}
+
+/* The backend that the node chose which passed the packet on, if it is a pod of this node
+ * and lives. Whether it still is one of this Service's is not asked: that node may know more,
+ * or less, for a moment.
+ */
+static __always_inline bool hinted(const struct hint *hint, const struct tuple *t,
+				   struct backend *to)
+{
+	__u32 gateway = OWN_GATEWAY + 1, *generation;
+	struct alive_key key = {.proto = t->proto};
+	struct endpoint *ep;
+	union addr *own_addr;
+
+	if (!is_v4(&t->dst)) {
+		own_addr = bpf_map_lookup_elem(&own, &gateway);
+		if (!own_addr)
+			return false;
+		key.addr.d[0] = own_addr->d[0];
+	}
+	key.port = read_hint(hint, &key.addr);
+	ep = endpoint_of(&key.addr);
+	if (!ep || ep->flags & EP_HOST)
+		return false;
+	generation = bpf_map_lookup_elem(&alive, &key);
+	if (!generation)
+		return false;
+	*to = (struct backend){.addr = key.addr, .port = key.port, .generation = *generation};
+	return true;
+}
+
+/* Whether a backend is a pod of another node to which there is a way. */
+static __always_inline bool may_pass(const union addr *to)
+{
+	struct peer *peer;
+
+	if (endpoint_of(to))
+		return false;
+	peer = peer_of(to);
+	return peer && peer->ifindex;
 }

@@ -5,24 +5,9 @@
 #include "choose.h"
 #include "flow.h"
 #include "hint.h"
+#include "own.h"
 #include "overlay.h"
 #include "reject.h"
-
-/* Addresses of this node that stand in for clients, by kind of backend and family. */
-enum {
-	OWN_GATEWAY,   /* towards pods; IPv6: one more */
-	OWN_NODE = 2,  /* towards other nodes; IPv6: one more */
-	OWN_PORTS = 4, /* stands in for other nodes: has the node ports; IPv6: one more */
-	OWN_ADDRS = 6,
-};
-
-/* Written by the daemon. */
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__type(key, __u32);
-	__type(value, union addr);
-	__uint(max_entries, OWN_ADDRS);
-} own SEC(".maps");
 
 /* Source ports of clients that this node stands in for: below those that the kernel
  * gives to the node's own sockets (ip_local_port_range) and below NodePorts.
@@ -197,46 +182,6 @@ static __always_inline enum reason claim(const struct tuple *t, struct flow *f)
 		u.dport = f->sport;
 	}
 	return DROP_PORTS_FULL;
-}
-
-/* The backend that the node chose which passed the packet on, if it is a pod of this node
- * and lives. Whether it still is one of this Service's is not asked: that node may know more,
- * or less, for a moment.
- */
-static __always_inline bool hinted(const struct hint *hint, const struct tuple *t,
-				   struct backend *to)
-{
-	__u32 gateway = OWN_GATEWAY + 1, *generation;
-	struct alive_key key = {.proto = t->proto};
-	struct endpoint *ep;
-	union addr *own_addr;
-
-	if (!is_v4(&t->dst)) {
-		own_addr = bpf_map_lookup_elem(&own, &gateway);
-		if (!own_addr)
-			return false;
-		key.addr.d[0] = own_addr->d[0];
-	}
-	key.port = read_hint(hint, &key.addr);
-	ep = endpoint_of(&key.addr);
-	if (!ep || ep->flags & EP_HOST)
-		return false;
-	generation = bpf_map_lookup_elem(&alive, &key);
-	if (!generation)
-		return false;
-	*to = (struct backend){.addr = key.addr, .port = key.port, .generation = *generation};
-	return true;
-}
-
-/* Whether a backend is a pod of another node to which there is a way. */
-static __always_inline bool may_pass(const union addr *to)
-{
-	struct peer *peer;
-
-	if (endpoint_of(to))
-		return false;
-	peer = peer_of(to);
-	return peer && peer->ifindex;
 }
 
 /* A new flow to a place of a Service; from another node that has passed it on with a hint
