@@ -24,7 +24,7 @@ func (d *Datapath) readPlaces() error {
 
 // markPlace lets packets to an address have a look at `frontends` first.
 func (d *Datapath) markPlace(a weftAddr) error {
-	hash := mixAddr(a)
+	hash := mix(words(a))
 	word, bit := uint32(hash>>50), uint64(1)<<(hash>>44&63)
 	d.places.mu.Lock()
 	defer d.places.mu.Unlock()
@@ -39,11 +39,13 @@ func (d *Datapath) markPlace(a weftAddr) error {
 	return nil
 }
 
-// mixAddr is mix in src/rows.h of an address.
-func mixAddr(a weftAddr) uint64 {
-	mix := func(h, v uint64) uint64 {
-		h = (h ^ v) * 0x9e3779b97f4a7c15
-		return h ^ h>>29
-	}
-	return mix(native.Uint64(a.B[:8]), native.Uint64(a.B[8:]))
+// mix is mix in src/rows.h.
+func mix(h, v uint64) uint64 {
+	h = (h ^ v) * 0x9e3779b97f4a7c15
+	return h ^ h>>29
+}
+
+// words are the two that mix gets of an address.
+func words(a weftAddr) (uint64, uint64) {
+	return native.Uint64(a.B[:8]), native.Uint64(a.B[8:])
 }

@@ -177,6 +177,7 @@ type weftFragmentKey struct {
 
 type weftFrontend struct {
 	_        structs.HostLayout
+	Begun    uint64
 	Inside   uint64
 	Outside  uint64
 	Ranges   uint64
@@ -449,6 +450,7 @@ const (
 	weftMapMaking         = "making"
 	weftMapNodes          = "nodes"
 	weftMapOwn            = "own"
+	weftMapPairs          = "pairs"
 	weftMapPassing        = "passing"
 	weftMapPeers          = "peers"
 	weftMapPlaces         = "places"
@@ -572,6 +574,7 @@ type weftMapSpecs struct {
 	Making        *ebpf.MapSpec `ebpf:"making"`
 	Nodes         *ebpf.MapSpec `ebpf:"nodes"`
 	Own           *ebpf.MapSpec `ebpf:"own"`
+	Pairs         *ebpf.MapSpec `ebpf:"pairs"`
 	Passing       *ebpf.MapSpec `ebpf:"passing"`
 	Peers         *ebpf.MapSpec `ebpf:"peers"`
 	Places        *ebpf.MapSpec `ebpf:"places"`
@@ -641,6 +644,7 @@ type weftMaps struct {
 	Making        *ebpf.Map `ebpf:"making"`
 	Nodes         *ebpf.Map `ebpf:"nodes"`
 	Own           *ebpf.Map `ebpf:"own"`
+	Pairs         *ebpf.Map `ebpf:"pairs"`
 	Passing       *ebpf.Map `ebpf:"passing"`
 	Peers         *ebpf.Map `ebpf:"peers"`
 	Places        *ebpf.Map `ebpf:"places"`
@@ -675,6 +679,7 @@ func (m *weftMaps) Close() error {
 		m.Making,
 		m.Nodes,
 		m.Own,
+		m.Pairs,
 		m.Passing,
 		m.Peers,
 		m.Places,

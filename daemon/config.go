@@ -13,9 +13,11 @@ import (
 	"strings"
 	"time"
 
+	"github.com/weftnet/weft/daemon/loadbalancer"
 	"github.com/weftnet/weft/daemon/service"
 	"github.com/weftnet/weft/daemon/source/kube"
 	"github.com/weftnet/weft/internal/api"
+	"github.com/weftnet/weft/internal/web"
 	"github.com/weftnet/weft/overlay"
 	"github.com/weftnet/weft/plugin"
 )
@@ -52,11 +54,15 @@ type Config struct {
 	Forwarding        string // service.SNAT or service.DSR
 	Cgroup            string // empty: the highest that there is; none
 
+	LoadBalancerPools   string // as loadbalancer.ParsePools reads them; empty: none
+	LoadBalancerDefault bool   // Services without a class are ours, too
+
 	ReuseDelay time.Duration
 	MaxPods    uint32
 	MaxNodes   uint32
 
 	MetricsAddress string // empty: on the socket only
+	WebAddress     string // empty: nowhere
 	HealthPort     uint16 // on 127.0.0.1; 0: none
 	LogLevel       string
 }
@@ -161,6 +167,11 @@ func (c Config) Validate() error {
 	if c.Forwarding != service.SNAT && c.Forwarding != service.DSR {
 		bad("forwarding", "%q is none of %s, %s", c.Forwarding, service.SNAT, service.DSR)
 	}
+	if pools, err := loadbalancer.ParsePools(c.LoadBalancerPools); err != nil {
+		bad("load-balancer-pools", "%w", err)
+	} else if len(pools) > 0 && !c.Services {
+		bad("load-balancer-pools", "there are pools, but services is false: who serves Services must announce their addresses, too; remove one of both")
+	}
 	if c.Cgroup != "" && c.Cgroup != noSockets && !filepath.IsAbs(c.Cgroup) {
 		bad("cgroup", "%q is neither none nor an absolute path: begin it with /", c.Cgroup)
 	}
@@ -176,6 +187,11 @@ func (c Config) Validate() error {
 	if c.MetricsAddress != "" {
 		if _, port, err := net.SplitHostPort(c.MetricsAddress); err != nil || port == "" {
 			bad("metrics-address", "%q is not ADDRESS:PORT, for example 127.0.0.1:9087 or [::1]:9087", c.MetricsAddress)
+		}
+	}
+	if c.WebAddress != "" {
+		if _, port, err := net.SplitHostPort(c.WebAddress); err != nil || port == "" {
+			bad("web-address", "%q is not ADDRESS:PORT, for example %s or [::1]:8087", c.WebAddress, web.DefaultAddress)
 		}
 	}
 	if _, err := c.Level(); err != nil {

@@ -28,9 +28,9 @@ const healthRetry = 10 * time.Second
 // of it. It locks itself.
 type services struct {
 	name     string
+	cfg      Config
 	enabled  bool           // Services are ours to serve
 	prefixes []netip.Prefix // of the addresses that serve node ports; none: all
-	pass     bool           // forwarding is DSR
 	tables   *tables
 	problems *problems
 	answers  chan healthChecks // the latest, for serveHealth
@@ -59,7 +59,7 @@ type healthChecks struct {
 func newServices(cfg Config, t *tables, p *problems) *services {
 	prefixes, _ := cfg.nodePortPrefixes() // validated
 	s := &services{
-		name: cfg.NodeName, enabled: cfg.Services, prefixes: prefixes, pass: cfg.Forwarding == service.DSR, tables: t, problems: p,
+		name: cfg.NodeName, cfg: cfg, enabled: cfg.Services, prefixes: prefixes, tables: t, problems: p,
 		answers: make(chan healthChecks, 1), ports: map[api.Ref]*podPorts{},
 	}
 	s.book = newServiceBook(func(k serviceName, rows service.Rows) { t.putRows(ownerService(k), rows) }, t.heldRows)
@@ -117,7 +117,7 @@ func (s *services) setNode(self overlay.Node, nodes []*source.Node) bool {
 	was := s.node.NodePortAddrs
 	n := service.Node{
 		Name: s.name, Own: s.node.Own, Addrs: map[netip.Addr]struct{}{},
-		NodePortAddrs: nodePortAddrs(s.prefixes, self.Addrs), Pass: s.pass,
+		NodePortAddrs: nodePortAddrs(s.prefixes, self.Addrs), Pass: s.cfg.Forwarding == service.DSR,
 	}
 	for _, a := range self.Addrs {
 		n.Addrs[a.Unmap()] = struct{}{}

@@ -85,3 +85,19 @@ static __always_inline bool may_pass(const union addr *to)
 	peer = peer_of(to);
 	return peer && peer->ifindex;
 }
+
+/* Takes note of a packet of a flow that is passed on, or says (NOT_OURS) that a backend is
+ * to be chosen anew: the former is gone, or another flow of the same tuple begins.
+ */
+static __always_inline int note_passed(const struct tuple *t, struct flow *f, __u8 flags)
+{
+	if (unlikely(!is_alive(&f->dst, f->dport, t->proto, f->generation)))
+		return NOT_OURS;
+	if (unlikely(flags & TCP_SYN && f->flags & FLOW_CLOSED))
+		return NOT_OURS;
+	if (f->seen != now())
+		f->seen = now();
+	if (unlikely(flags & (TCP_FIN | TCP_RST)))
+		f->flags |= FLOW_CLOSED;
+	return PASS_ON;
+}

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
 /* The ways of packets that Services have to do with, at each hook. */
 #pragma once
+#include "direct.h"
 #include "icmp.h"
 #include "nat.h"
 #include "overlay.h"
@@ -65,7 +66,7 @@ __noinline int go_on(struct __sk_buff *skb, struct packet *p, __u32 way)
 	to = endpoint_of(&p->ip.dst);
 	if (to) {
 		if (unlikely(is_isolated(to))) {
-			why = judge_arriving(skb, p, !!(way & WAY_BACK));
+			why = judge_arriving(skb, p, (way & (WAY_BACK | WAY_OUTSIDE)) == WAY_BACK);
 			if (why)
 				return give_up(skb, why);
 		}
@@ -200,6 +201,7 @@ static __always_inline int leave_plain(struct __sk_buff *skb, struct packet *p, 
 		if (why)
 			return give_up(skb, why);
 	}
+	note_direct(p);
 	return way & WAY_HOST ? TCX_NEXT : to_outside(skb, &p->ip);
 }
 
@@ -216,6 +218,8 @@ static __always_inline int pass_plain(struct __sk_buff *skb, struct packet *p, _
 		why = judge_arriving(skb, p, false);
 	if (!why && way & WAY_LIMITED)
 		why = STACK_LIMITED;
+	if (!why || why == STACK_LIMITED)
+		note_direct(p);
 	if (unlikely(why))
 		return give_up(skb, why);
 	if (to)
@@ -281,7 +285,10 @@ __noinline int from_outside_served(struct __sk_buff *skb)
 	if (unlikely(p.l4.unported))
 		return pass_error(skb, &p);
 	why = serve(skb, &p, way);
-	return why == NOT_OURS ? TCX_NEXT : why;
+	if (likely(why != NOT_OURS))
+		return why;
+	note_direct(&p);
+	return TCX_NEXT;
 }
 
 /* From another node, decapsulated by the kernel (at is ETH_HLEN) or not yet, and to an

@@ -11,6 +11,8 @@ masquerade: {{ .Values.masquerade }}
 services: {{ .Values.services }}
 nodeport-addresses: {{ .Values.nodeportAddresses | quote }}
 forwarding: {{ .Values.forwarding | quote }}
+load-balancer-pools: {{ .Values.loadBalancerPools | quote }}
+load-balancer-default: {{ .Values.loadBalancerDefault }}
 cgroup: {{ .Values.cgroup | quote }}
 reuse-delay: {{ .Values.reuseDelay | quote }}
 max-pods: {{ .Values.maxPods | int }}
