@@ -4,7 +4,7 @@
 //
 // Pins, below Options.Dir:
 //
-//	<layout>/endpoints, peers, counters   the maps; <layout> names their form
+//	<layout>/endpoints, peers, counters …   the maps; <layout> names their form
 //	lasting/<map>-<form>                  the maps that programs write, whatever the layout
 //	links/<program>-<ifindex>             one TCX link each, whatever its layout
 //	links/<program>-cgroup                one link of a program of sockets each
@@ -39,7 +39,7 @@ type Options struct {
 	Dir          string // on a bpffs; made if absent
 	Config       Config
 	MaxEndpoints uint32 // rows of `endpoints`; 0: DefaultMaxEndpoints
-	MaxPeers     uint32 // rows of `peers`, one per pod prefix; 0: DefaultMaxPeers
+	MaxPeers     uint32 // rows of `peers`, one per pod prefix, and of `nodes`; 0: DefaultMaxPeers
 	MaxSockets   uint32 // rows of `sockets` and of `datagrams`; 0: DefaultMaxSockets
 	MaxFlows     uint32 // rows of `live`, two a flow; 0: DefaultMaxFlows
 	// MaxBriefFlows: rows of `brief`, two for each flow that is new or has ended; 0:
@@ -57,7 +57,7 @@ type Options struct {
 }
 
 // Map sizes where Options say none. `endpoints` is allocated at once (about 100
-// bytes a row), `peers` row by row; `sockets` and `datagrams` at once (about 130 bytes
+// bytes a row), `peers` and `nodes` row by row; `sockets` and `datagrams` at once (about 130 bytes
 // a row of each), `live` row by row and `brief` at once (about 150 bytes a row);
 // `classes`, `rules` and `allowed` row by row (about 100, 140 and 120 bytes a row),
 // `allowed_new` at once (about 110 bytes a row).
@@ -82,8 +82,8 @@ func (o Options) Validate() error {
 	if o.Dir == "" {
 		return errors.New("no folder for BPF pins is set")
 	}
-	if o.Config.VNI == 0 || o.Config.VNI >= 1<<24 {
-		return fmt.Errorf("VNI %d is not in 1…16777215", o.Config.VNI)
+	if o.Config.VNI == 0 || o.Config.VNI >= 1<<24-1 {
+		return fmt.Errorf("VNI %d is not in 1…16777214", o.Config.VNI)
 	}
 	if o.Config.Port == 0 {
 		return errors.New("the overlay's UDP port is not set")

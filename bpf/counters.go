@@ -37,6 +37,7 @@ var reasons = [weftReasonREASONS]string{
 	weftReasonDROP_POLICY_INGRESS:   "policy-ingress",
 	weftReasonDROP_POLICY_EGRESS:    "policy-egress",
 	weftReasonDROP_POLICY_CLOSED:    "policy-unknown",
+	weftReasonDROP_PASSAGE:          "passage",
 	weftReasonDROP_INTERNAL:         "internal",
 
 	weftReasonREJECT_NO_BACKEND:   "no-backend",

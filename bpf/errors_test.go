@@ -102,6 +102,30 @@ func TestPathMTUThroughService(t *testing.T) {
 	}
 }
 
+// A TCP client that sends more than fits the way to its backend learns so, too, by segments
+// whose checksum is still to be made.
+func TestStreamFindsThePathMTUThroughService(t *testing.T) {
+	w := newTown(t, false)
+	backendEcho(t, w.far.ns, w.far.v4)
+	backendEcho(t, w.far.ns, w.far.v6)
+	w.a.setPeerMTU(t, 1300)
+	for i, c := range []struct {
+		from   netns.NsHandle
+		at, to netip.Addr
+	}{
+		{w.near.ns, addr("10.96.0.61"), w.far.v4},
+		{w.near.ns, addr("fd00:96::61"), w.far.v6},
+		{w.outside.ns, w.a.outer4, w.far.v4},
+		{w.outside.ns, w.a.outer6, w.far.v6},
+	} {
+		at := netip.AddrPortFrom(c.at, uint16(3100+i))
+		w.a.serve(t, SetID(620+i), at, c.to)
+		if _, err := askService(t, c.from, "tcp", at, 1<<17); err != nil {
+			t.Errorf("%s: %v", at, err)
+		}
+	}
+}
+
 // pathMTU sends datagrams of a size that must not be fragmented until one is refused as
 // too big, and returns what the socket then knows as the MTU.
 func pathMTU(t testing.TB, ns netns.NsHandle, to netip.AddrPort, size int) (int, error) {

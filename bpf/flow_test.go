@@ -84,7 +84,7 @@ func laneOf(t testing.TB, n *node, v6, far bool) *lane {
 	if !far {
 		must(t, p.Endpoints().Set(backend, Endpoint{IfIndex: loopback, MAC: p.sibMAC, HostMAC: p.sibHost}))
 	}
-	for s, a := range map[Stand]netip.Addr{{false, false}: p.gw4, {false, true}: p.gw6, {true, false}: p.outer4, {true, true}: p.outer6} {
+	for s, a := range map[Stand]netip.Addr{{}: p.gw4, {IPv6: true}: p.gw6, {Nodes: true}: p.outer4, {Nodes: true, IPv6: true}: p.outer6} {
 		must(t, p.Own().Set(s, a))
 	}
 	p.client = netip.AddrPortFrom(client, 40000)

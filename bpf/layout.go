@@ -21,7 +21,7 @@ const lastingABI = 1
 
 // pinnedMaps are the maps that outlive a daemon.
 var pinnedMaps = []string{
-	weftMapCounters, weftMapEndpoints, weftMapPeers,
+	weftMapCounters, weftMapEndpoints, weftMapPeers, weftMapNodes,
 	weftMapAlive, weftMapBackends, weftMapMaglev, weftMapRanges, weftMapSets, weftMapFrontends, weftMapPlaces,
 	weftMapOwn, weftMapClasses, weftMapRules,
 }
@@ -73,6 +73,7 @@ func specs(o Options) (*ebpf.CollectionSpec, error) {
 	}
 	spec.Maps[weftMapEndpoints].MaxEntries = cmp.Or(o.MaxEndpoints, DefaultMaxEndpoints)
 	spec.Maps[weftMapPeers].MaxEntries = cmp.Or(o.MaxPeers, DefaultMaxPeers)
+	spec.Maps[weftMapNodes].MaxEntries = cmp.Or(o.MaxPeers, DefaultMaxPeers)
 	sockets := cmp.Or(o.MaxSockets, DefaultMaxSockets)
 	spec.Maps[weftMapSockets].MaxEntries = sockets
 	spec.Maps[weftMapDatagrams].MaxEntries = sockets

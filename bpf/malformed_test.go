@@ -179,7 +179,7 @@ func tunnelCases(t *testing.T, b *node, good []byte, outer6, v6 bool) {
 		{"UDP length 0", up, edit(good, udpAt+4, 0, 0), 0, tcxDrop, "drop bad-length"},
 		{"no VNI flag", up, edit(good, vxAt, 0), 0, tcxDrop, "drop vxlan-flags"},
 		{"other flags", up, edit(good, vxAt, 0x88), 0, tcxDrop, "drop vxlan-flags"},
-		{"other VNI", up, edit(good, vxAt+4, 0, 0, 88), 0, tcxDrop, "drop vxlan-vni"},
+		{"other VNI", up, edit(good, vxAt+4, 0, 0, 86), 0, tcxDrop, "drop vxlan-vni"},
 		{"other VNI, high byte", up, edit(good, vxAt+4, 1, 0, 87), 0, tcxDrop, "drop vxlan-vni"},
 		{"inner ARP", up, edit(good, inAt-2, 8, 6), 0, tcxDrop, "drop not-ip"},
 		{"inner family wrong", up, edit(good, inAt, 0x50), 0, tcxDrop, "drop bad-header"},

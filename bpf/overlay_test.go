@@ -93,7 +93,8 @@ func TestOverlayDeviceAcceptsOnlyKnownSenders(t *testing.T) {
 			}{
 				{"well", 87, remote, local, h, tcxRedirect, ""},
 				{"to the node", 87, remote, local, toHost, tcxNext, ""},
-				{"other VNI", 88, remote, local, h, tcxDrop, "drop vxlan-vni"},
+				{"other VNI", 86, remote, local, h, tcxDrop, "drop vxlan-vni"},
+				{"passed on by nobody", 88, remote, local, h, tcxDrop, "drop unknown-sender"},
 				{"other sender", 87, third, local, h, tcxDrop, "drop unknown-sender"},
 				{"to another address", 87, remote, third, h, tcxDrop, "drop unknown-sender"},
 				{"source of nobody", 87, remote, local, foreign, tcxDrop, "drop unknown-sender"},

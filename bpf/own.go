@@ -12,6 +12,8 @@ import (
 // a backend: the key of the map `own`.
 type Stand struct {
 	Nodes bool // towards other nodes, not towards pods
+	// Ports: for other nodes, by having their node ports, too; not with Nodes.
+	Ports bool
 	IPv6  bool
 }
 
@@ -27,6 +29,9 @@ func (s Stand) index() uint32 {
 	if s.Nodes {
 		i += 2 // OWN_NODE in src/serve.h
 	}
+	if s.Ports {
+		i += 4 // OWN_PORTS
+	}
 	if s.IPv6 {
 		i++
 	}
@@ -38,7 +43,7 @@ func (t own) Dump() (map[Stand]netip.Addr, error) {
 		return nil, err
 	}
 	rows := map[Stand]netip.Addr{}
-	for _, s := range []Stand{{false, false}, {false, true}, {true, false}, {true, true}} {
+	for _, s := range stands() {
 		var a weftAddr
 		if err := t.d.maps[weftMapOwn].Lookup(s.index(), &a); err != nil {
 			return nil, fmt.Errorf("read map %s: %w", weftMapOwn, err)
@@ -58,3 +63,7 @@ func (t own) Set(s Stand, a netip.Addr) error {
 }
 
 func (t own) Delete(s Stand) error { return set(t.d, weftMapOwn, s.index(), weftAddr{}) }
+
+func stands() []Stand {
+	return []Stand{{}, {IPv6: true}, {Nodes: true}, {Nodes: true, IPv6: true}, {Ports: true}, {Ports: true, IPv6: true}}
+}

@@ -23,6 +23,9 @@ func BenchmarkPacket(b *testing.B) {
 	frame := func(m mac, packet []byte) []byte { return ethernet(noMAC, m, ethType(packet), packet) }
 	outsider := netip.AddrPortFrom(addr("198.51.100.7"), 5000)
 	outside := frame(mac{2}, datagram(TCP, outsider, node, 64, ack, nil))
+	passing := netip.AddrPortFrom(p.outer4, 30081)
+	p.servePassing(b, 9, passing, far)
+	passed := frame(mac{2}, datagram(TCP, outsider, passing, 64, ack, nil))
 	for _, c := range []struct {
 		name    string
 		program Program
@@ -33,11 +36,14 @@ func BenchmarkPacket(b *testing.B) {
 		{"established", FromPod, frame(p.clientMAC, datagram(TCP, p.client, p.vip, 64, ack, nil)), false},
 		{"reply", FromPod, frame(p.backendMAC, datagram(TCP, p.backend, p.client, 64, ack, nil)), false},
 		{"outside-snat", FromUplink, outside, false},
+		{"outside-dsr", FromUplink, passed, false},
 		{"first", FromPod, frame(p.clientMAC, datagram(TCP, p.clientAt(1024), p.vip, 64, syn, nil)), true},
 	} {
 		target := p.programs[c.program]
 		if c.program == FromUplink {
-			p.run(b, FromUplink, frame(mac{2}, datagram(TCP, outsider, node, 64, syn, nil)), 0)
+			for _, at := range []netip.AddrPort{node, passing} {
+				p.run(b, FromUplink, frame(mac{2}, datagram(TCP, outsider, at, 64, syn, nil)), 0)
+			}
 		} else { // those that leave the packet as long as it is
 			b.Run(c.name+"/warm", func(b *testing.B) { warm(b, empty, target, c.packet, c.first) })
 		}

@@ -94,3 +94,10 @@ func innerSource(local netip.Addr) [6]byte {
 	binary.BigEndian.PutUint32(mac[2:], h.Sum32())
 	return mac
 }
+
+// Nodes is the table of other nodes' addresses, with this node's address towards each; an
+// invalid one if the overlay does not use it. These nodes may pass on to this one what came
+// to them from outside. Its Set returns [ErrFull] if there is no room.
+func (d *Datapath) Nodes() reconcile.Target[netip.Addr, netip.Addr] {
+	return table[weftAddr, weftAddr, netip.Addr, netip.Addr]{d, weftMapNodes, toAddr, addrFrom, toAddr, addrFrom}
+}

@@ -80,7 +80,7 @@ type Hook struct {
 
 // Config is what the programs know from the moment they are loaded.
 type Config struct {
-	VNI  uint32 // of the overlay, 24 bits
+	VNI  uint32 // of the overlay, 24 bits; the next one is that of what is passed on
 	Port uint16 // UDP port of the overlay
 	// AnnouncePort is the UDP port of the nodes' probes; 0: DefaultAnnouncePort.
 	AnnouncePort uint16

@@ -58,7 +58,15 @@ type Frontend struct {
 	Outside  SetID  // for what comes from elsewhere; 0: the place is not served there
 	Ranges   SetID  // sources must be in the rows of `ranges` by this name; 0: any
 	Affinity uint32 // seconds that a client stays with its backend; 0: none
+	Flags    uint32 // FrontendPass
 }
+
+// Flags of a [Frontend].
+const (
+	// FrontendPass: what comes from outside for a pod of another node is passed on to that
+	// node as it is, which translates it and answers the client itself.
+	FrontendPass uint32 = 1 << iota
+)
 
 // Set is how many backends a set has: the row of the map `sets`.
 type Set struct {
@@ -150,10 +158,10 @@ func (d *Datapath) Services() Services {
 			},
 			func(k weftFrontendKey) Place { return Place{addrFrom(k.Addr), k.Port, Protocol(k.Proto)} },
 			func(v Frontend) weftFrontend {
-				return weftFrontend{Inside: uint64(v.Inside), Outside: uint64(v.Outside), Ranges: uint64(v.Ranges), Affinity: v.Affinity}
+				return weftFrontend{Inside: uint64(v.Inside), Outside: uint64(v.Outside), Ranges: uint64(v.Ranges), Affinity: v.Affinity, Flags: v.Flags}
 			},
 			func(v weftFrontend) Frontend {
-				return Frontend{SetID(v.Inside), SetID(v.Outside), SetID(v.Ranges), v.Affinity}
+				return Frontend{SetID(v.Inside), SetID(v.Outside), SetID(v.Ranges), v.Affinity, v.Flags}
 			},
 		}},
 	}

@@ -29,8 +29,15 @@ func TestServiceTables(t *testing.T) {
 	})
 	testTable(t, s.Sets, map[SetID]Set{id: {3, 307, SetDrop}, 1: {}})
 	testTable(t, s.Frontends, map[Place]Frontend{
-		{v4, 80, TCP}: {id, 1, 2, 10800}, {Addr: v4}: {}, {v6, 80, UDP}: {Outside: id},
+		{v4, 80, TCP}: {id, 1, 2, 10800, FrontendPass}, {Addr: v4}: {}, {v6, 80, UDP}: {Outside: id},
 	})
+}
+
+// Addresses of other nodes, those of the overlay and others.
+func TestNodesHoldWhatIsSet(t *testing.T) {
+	d := open(t, Options{})
+	v4, v6 := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")
+	testTable(t, d.Nodes(), map[netip.Addr]netip.Addr{v4: addr("192.0.2.9"), v6: {}, addr("2001:db8::2"): addr("2001:db8::9")})
 }
 
 func testTable[K, V comparable](t *testing.T, table reconcile.Target[K, V], rows map[K]V) {

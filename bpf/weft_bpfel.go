@@ -204,7 +204,7 @@ type weftFrontend struct {
 	Outside  uint64
 	Ranges   uint64
 	Affinity uint32
-	Pad      uint32
+	Flags    uint32
 }
 
 type weftFrontendKey struct {
@@ -246,6 +246,51 @@ type weftMaglevKey struct {
 	Set   uint64
 	Block uint32
 	Pad   uint32
+}
+
+type weftPassing struct {
+	_ structs.HostLayout
+	P struct {
+		_  structs.HostLayout
+		Ip struct {
+			_       structs.HostLayout
+			Src     weftAddr
+			Dst     weftAddr
+			Len     uint32
+			Hlen    uint16
+			Proto   uint8
+			Ttl     uint8
+			Tos     uint8
+			V6      bool
+			Options bool
+			Big     bool
+			_       [4]byte
+		}
+		L4 struct {
+			_        structs.HostLayout
+			Sport    uint16
+			Dport    uint16
+			Off      uint16
+			Proto    uint8
+			Flags    uint8
+			More     bool
+			Unported bool
+			Kind     uint8
+			_        [1]byte
+		}
+		_ [4]byte
+	}
+	F    weftFlow
+	T    weftTuple
+	Hint struct {
+		_   structs.HostLayout
+		Dst [6]uint8
+		Src [6]uint8
+	}
+	_   [4]byte
+	Key weftAffinityKey
+	Pad uint32
+	_   [4]byte
 }
 
 type weftPeer struct {
@@ -309,24 +354,27 @@ const (
 	weftReasonDROP_POLICY_INGRESS   weftReason = 24
 	weftReasonDROP_POLICY_EGRESS    weftReason = 25
 	weftReasonDROP_POLICY_CLOSED    weftReason = 26
-	weftReasonDROP_INTERNAL         weftReason = 27
-	weftReasonREJECT_FIRST          weftReason = 28
-	weftReasonREJECT_NO_BACKEND     weftReason = 28
-	weftReasonREJECT_NO_PORT        weftReason = 29
-	weftReasonREJECT_BACKEND_GONE   weftReason = 30
-	weftReasonREJECT_TOO_BIG        weftReason = 31
-	weftReasonSTACK_FIRST           weftReason = 32
-	weftReasonSTACK_TTL             weftReason = 32
-	weftReasonSTACK_OPTIONS         weftReason = 33
-	weftReasonSTACK_TOO_BIG         weftReason = 34
-	weftReasonSTACK_FRAGMENT        weftReason = 35
-	weftReasonSTACK_LIMITED         weftReason = 36
-	weftReasonSTACK_SEGMENTS        weftReason = 37
-	weftReasonSTACK_NO_LINK         weftReason = 38
-	weftReasonSTACK_NO_ROOM         weftReason = 39
-	weftReasonSTACK_NETFILTER       weftReason = 40
-	weftReasonREASONS               weftReason = 41
-	weftReasonNOT_OURS              weftReason = 42
+	weftReasonDROP_PASSAGE          weftReason = 27
+	weftReasonDROP_INTERNAL         weftReason = 28
+	weftReasonREJECT_FIRST          weftReason = 29
+	weftReasonREJECT_NO_BACKEND     weftReason = 29
+	weftReasonREJECT_NO_PORT        weftReason = 30
+	weftReasonREJECT_BACKEND_GONE   weftReason = 31
+	weftReasonREJECT_TOO_BIG        weftReason = 32
+	weftReasonSTACK_FIRST           weftReason = 33
+	weftReasonSTACK_TTL             weftReason = 33
+	weftReasonSTACK_OPTIONS         weftReason = 34
+	weftReasonSTACK_TOO_BIG         weftReason = 35
+	weftReasonSTACK_FRAGMENT        weftReason = 36
+	weftReasonSTACK_LIMITED         weftReason = 37
+	weftReasonSTACK_SEGMENTS        weftReason = 38
+	weftReasonSTACK_NO_LINK         weftReason = 39
+	weftReasonSTACK_NO_ROOM         weftReason = 40
+	weftReasonSTACK_NETFILTER       weftReason = 41
+	weftReasonREASONS               weftReason = 42
+	weftReasonNOT_OURS              weftReason = 43
+	weftReasonPASS_ON               weftReason = 44
+	weftReasonDONE                  weftReason = 45
 )
 
 type weftRecord struct {
@@ -425,8 +473,10 @@ const (
 	weftMapLive           = "live"
 	weftMapMaglev         = "maglev"
 	weftMapMaking         = "making"
+	weftMapNodes          = "nodes"
 	weftMapOwn            = "own"
 	weftMapPairs          = "pairs"
+	weftMapPassing        = "passing"
 	weftMapPeers          = "peers"
 	weftMapPlaces         = "places"
 	weftMapRanges         = "ranges"
@@ -550,8 +600,10 @@ type weftMapSpecs struct {
 	Live          *ebpf.MapSpec `ebpf:"live"`
 	Maglev        *ebpf.MapSpec `ebpf:"maglev"`
 	Making        *ebpf.MapSpec `ebpf:"making"`
+	Nodes         *ebpf.MapSpec `ebpf:"nodes"`
 	Own           *ebpf.MapSpec `ebpf:"own"`
 	Pairs         *ebpf.MapSpec `ebpf:"pairs"`
+	Passing       *ebpf.MapSpec `ebpf:"passing"`
 	Peers         *ebpf.MapSpec `ebpf:"peers"`
 	Places        *ebpf.MapSpec `ebpf:"places"`
 	Ranges        *ebpf.MapSpec `ebpf:"ranges"`
@@ -621,8 +673,10 @@ type weftMaps struct {
 	Live          *ebpf.Map `ebpf:"live"`
 	Maglev        *ebpf.Map `ebpf:"maglev"`
 	Making        *ebpf.Map `ebpf:"making"`
+	Nodes         *ebpf.Map `ebpf:"nodes"`
 	Own           *ebpf.Map `ebpf:"own"`
 	Pairs         *ebpf.Map `ebpf:"pairs"`
+	Passing       *ebpf.Map `ebpf:"passing"`
 	Peers         *ebpf.Map `ebpf:"peers"`
 	Places        *ebpf.Map `ebpf:"places"`
 	Ranges        *ebpf.Map `ebpf:"ranges"`
@@ -657,8 +711,10 @@ func (m *weftMaps) Close() error {
 		m.Live,
 		m.Maglev,
 		m.Making,
+		m.Nodes,
 		m.Own,
 		m.Pairs,
+		m.Passing,
 		m.Peers,
 		m.Places,
 		m.Ranges,

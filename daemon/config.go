@@ -9,11 +9,13 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/weftnet/weft/bpf"
 	"github.com/weftnet/weft/daemon/loadbalancer"
+	"github.com/weftnet/weft/daemon/service"
 	"github.com/weftnet/weft/daemon/source/kube"
 	"github.com/weftnet/weft/internal/api"
 	"github.com/weftnet/weft/internal/web"
@@ -50,6 +52,7 @@ type Config struct {
 
 	Services          bool
 	NodePortAddresses string // prefixes with commas between; empty: all
+	Forwarding        string // service.SNAT or service.DSR
 	Cgroup            string // empty: the highest that there is; none
 
 	LoadBalancerPools   string // as loadbalancer.ParsePools reads them; empty: none
@@ -90,6 +93,7 @@ func DefaultConfig() Config {
 		AnnouncePort: bpf.DefaultAnnouncePort,
 		Masquerade:   true,
 		Services:     true,
+		Forwarding:   service.SNAT,
 		ReuseDelay:   30 * time.Second,
 		MaxPods:      1024,
 		MaxNodes:     4096,
@@ -99,7 +103,7 @@ func DefaultConfig() Config {
 
 // Limits of settings.
 const (
-	maxVNI   = 1<<24 - 1 // RFC 7348: 24 bits
+	maxVNI   = 1<<24 - 2 // RFC 7348: 24 bits; and the next is that of forwarding dsr
 	minMTU   = 576       // RFC 791: what every IPv4 host must take
 	maxMTU   = 65535
 	maxRows  = 1 << 20
@@ -167,6 +171,9 @@ func (c Config) Validate() error {
 	if _, err := c.nodePortPrefixes(); err != nil {
 		bad("nodeport-addresses", "%w", err)
 	}
+	if c.Forwarding != service.SNAT && c.Forwarding != service.DSR {
+		bad("forwarding", "%q is none of %s, %s", c.Forwarding, service.SNAT, service.DSR)
+	}
 	if pools, err := loadbalancer.ParsePools(c.LoadBalancerPools); err != nil {
 		bad("load-balancer-pools", "%w", err)
 	} else if len(pools) > 0 && !c.Services {
@@ -225,6 +232,18 @@ func (c Config) nodePortPrefixes() ([]netip.Prefix, error) {
 		out = append(out, p.Masked())
 	}
 	return out, nil
+}
+
+// nodePortAddrs are those of a node's addresses that serve node ports, unmapped.
+func nodePortAddrs(prefixes []netip.Prefix, addrs []netip.Addr) []netip.Addr {
+	var out []netip.Addr
+	for _, a := range addrs {
+		a = a.Unmap()
+		if len(prefixes) == 0 || slices.ContainsFunc(prefixes, func(p netip.Prefix) bool { return p.Contains(a) }) {
+			out = append(out, a)
+		}
+	}
+	return out
 }
 
 // mode is the overlay mode of a validated configuration.

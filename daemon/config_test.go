@@ -97,7 +97,7 @@ func TestBadSettingsSayWhatToDo(t *testing.T) {
 		{"port too big", "port: 70000", nil, []string{"port:", "70000"}},
 		{"the overlay's port for probes", "announce-port: 8872", nil, []string{"announce-port: 8872", "use 8874"}},
 		{"port zero", "port: 0", nil, []string{"port: 0 is no UDP port"}},
-		{"vni too big", "vni: 16777216", nil, []string{"vni: 16777216 is not in 1…16777215"}},
+		{"vni too big", "vni: 16777216", nil, []string{"vni: 16777216 is not in 1…16777214"}},
 		{"no node name", "", []string{"--node-name="}, []string{"node-name:", "metadata.name"}},
 		{"node name as path", "", []string{"--node-name=../x"}, []string{"node-name:"}},
 		{"node name in capitals", "", []string{"--node-name=Node-A"}, []string{"node-name:", "a-z, 0-9"}},

@@ -73,7 +73,7 @@ func (r *refused) look(counters []bpf.Counter, now time.Time) []string {
 // tableText says why a table cannot be written, and which setting makes room in it.
 func tableText(name string, err error) string {
 	text := err.Error()
-	setting, ok := map[string]string{"peers": "max-nodes", "endpoints": "max-pods"}[name]
+	setting, ok := map[string]string{"peers": "max-nodes", "nodes": "max-nodes", "endpoints": "max-pods"}[name]
 	if ok && errors.Is(err, bpf.ErrFull) {
 		text += "\nraise the setting " + setting
 	}

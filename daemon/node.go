@@ -87,9 +87,10 @@ func newNode(cfg Config, log *slog.Logger, t *tables, pools *ipam.Manager, src s
 		Buckets: prometheus.ExponentialBuckets(0.0005, 2, 14), // 0.5 ms to 4 s
 	})
 	n.statuses = newStatuses()
-	n.book = newBook(overlay.LookupPaths, func(name string, rows map[netip.Prefix]bpf.Peer, routes map[overlay.RouteKey]overlay.Route) {
-		t.peers.Put(ownerNode(name), rows)
-		t.routes.Put(ownerNode(name), routes)
+	n.book = newBook(overlay.LookupPaths, func(name string, r peerRows) {
+		t.peers.Put(ownerNode(name), r.peers)
+		t.nodes.Put(ownerNode(name), r.nodes)
+		t.routes.Put(ownerNode(name), r.routes)
 	})
 	n.around = surroundings{cfg: cfg, self: remembered(cfg.StateDir)}
 	n.services.remembered(n.around.self)

@@ -16,13 +16,20 @@ import (
 // recompiles that one. It is not safe for concurrent use.
 type book struct {
 	lookup func([]netip.Addr) (map[netip.Addr]overlay.Path, error)
-	put    func(name string, rows map[netip.Prefix]bpf.Peer, routes map[overlay.RouteKey]overlay.Route)
+	put    func(name string, rows peerRows)
 
 	cfg     overlay.Config
 	self    overlay.Node
 	entries map[string]*entry
 	paths   map[netip.Addr]overlay.Path
 	lost    map[netip.Addr]bool // addresses whose path is a former one: there is none now
+}
+
+// peerRows is what one of the other nodes wants of the kernel's tables.
+type peerRows struct {
+	peers  map[netip.Prefix]bpf.Peer
+	nodes  map[netip.Addr]netip.Addr
+	routes map[overlay.RouteKey]overlay.Route
 }
 
 // entry is one node.
@@ -36,7 +43,7 @@ type entry struct {
 
 func newBook(
 	lookup func([]netip.Addr) (map[netip.Addr]overlay.Path, error),
-	put func(string, map[netip.Prefix]bpf.Peer, map[overlay.RouteKey]overlay.Route),
+	put func(string, peerRows),
 ) *book {
 	return &book{
 		lookup: lookup, put: put, entries: map[string]*entry{},
@@ -51,7 +58,7 @@ func (b *book) update(cfg overlay.Config, self overlay.Node, nodes map[string]ov
 	for name := range b.entries {
 		if _, ok := nodes[name]; !ok {
 			delete(b.entries, name)
-			b.put(name, nil, nil)
+			b.put(name, peerRows{})
 		}
 	}
 	var dirty []*entry
@@ -133,7 +140,7 @@ func (b *book) compile(e *entry) {
 	if e.err == nil && slices.ContainsFunc(e.remotes, func(a netip.Addr) bool { return b.lost[a] }) {
 		e.err = fmt.Errorf("node %s: no way to %v now, the former one is kept", e.node.Name, e.remotes)
 	}
-	b.put(e.node.Name, bpfPeers(rows), routes)
+	b.put(e.node.Name, peerRows{bpfPeers(rows), bpfNodes(e.node, rows), routes})
 }
 
 // deadEnds is unreachable routes for the prefixes of a node that could be reached

@@ -47,20 +47,23 @@ func selfRows(s surroundings) map[netip.Addr]bpf.Endpoint {
 }
 
 // selfStands is the addresses that stand in for clients of Services: towards pods the
-// gateway, which leads back here through the overlay, towards nodes the first address.
+// gateway, which leads back here through the overlay, towards nodes the first address. And
+// the first one that serves node ports, which has the rows for those of other nodes.
 func selfStands(s surroundings) map[bpf.Stand]netip.Addr {
 	rows := map[bpf.Stand]netip.Addr{}
-	first := func(nodes bool, addrs []netip.Addr) {
+	first := func(k bpf.Stand, addrs []netip.Addr) {
 		for _, a := range addrs {
 			a = a.Unmap()
-			k := bpf.Stand{Nodes: nodes, IPv6: a.Is6()}
+			k.IPv6 = a.Is6()
 			if _, ok := rows[k]; !ok {
 				rows[k] = a
 			}
 		}
 	}
-	first(false, overlay.GatewayAddrs(s.self.PodCIDRs))
-	first(true, s.self.Addrs)
+	prefixes, _ := s.cfg.nodePortPrefixes() // validated
+	first(bpf.Stand{}, overlay.GatewayAddrs(s.self.PodCIDRs))
+	first(bpf.Stand{Nodes: true}, s.self.Addrs)
+	first(bpf.Stand{Ports: true}, nodePortAddrs(prefixes, s.self.Addrs))
 	return rows
 }
 
@@ -130,6 +133,19 @@ func bpfPeers(peers []overlay.Peer) map[netip.Prefix]bpf.Peer {
 			row.Flags |= bpf.PeerDirect
 		}
 		rows[p.Prefix] = row
+	}
+	return rows
+}
+
+// bpfNodes is one node's addresses for the datapath, with ours towards those that the overlay
+// uses.
+func bpfNodes(n overlay.Node, peers []overlay.Peer) map[netip.Addr]netip.Addr {
+	rows := make(map[netip.Addr]netip.Addr, len(n.Addrs))
+	for _, a := range n.Addrs {
+		rows[a.Unmap()] = netip.Addr{}
+	}
+	for _, p := range peers {
+		rows[p.Remote] = p.Local
 	}
 	return rows
 }

@@ -133,6 +133,7 @@ func TestOwnRows(t *testing.T) {
 	wantStands := map[bpf.Stand]netip.Addr{
 		{}: addr("10.0.1.1"), {IPv6: true}: addr("fd00:1::1"),
 		{Nodes: true}: addr("192.0.2.1"), {Nodes: true, IPv6: true}: addr("2001:db8::1"),
+		{Ports: true}: addr("192.0.2.1"), {Ports: true, IPv6: true}: addr("2001:db8::1"),
 	}
 	if d := cmp.Diff(wantStands, selfStands(s), compareIP); d != "" {
 		t.Errorf("addresses that stand in (-want +got):\n%s", d)
@@ -154,13 +155,14 @@ type fakeKernel struct {
 	asked  int
 	puts   []string
 	rows   map[string]map[netip.Prefix]bpf.Peer
+	nodes  map[string]map[netip.Addr]netip.Addr
 	routes map[string]map[overlay.RouteKey]overlay.Route
 }
 
 func newFakeKernel() (*fakeKernel, *book) {
 	k := &fakeKernel{
 		paths: map[netip.Addr]overlay.Path{},
-		rows:  map[string]map[netip.Prefix]bpf.Peer{}, routes: map[string]map[overlay.RouteKey]overlay.Route{},
+		rows:  map[string]map[netip.Prefix]bpf.Peer{}, nodes: map[string]map[netip.Addr]netip.Addr{}, routes: map[string]map[overlay.RouteKey]overlay.Route{},
 	}
 	lookup := func(addrs []netip.Addr) (map[netip.Addr]overlay.Path, error) {
 		found := map[netip.Addr]overlay.Path{}
@@ -172,9 +174,9 @@ func newFakeKernel() (*fakeKernel, *book) {
 		}
 		return found, nil
 	}
-	put := func(name string, rows map[netip.Prefix]bpf.Peer, routes map[overlay.RouteKey]overlay.Route) {
+	put := func(name string, r peerRows) {
 		k.puts = append(k.puts, name)
-		k.rows[name], k.routes[name] = rows, routes
+		k.rows[name], k.nodes[name], k.routes[name] = r.peers, r.nodes, r.routes
 	}
 	return k, newBook(lookup, put)
 }
@@ -190,6 +192,19 @@ func (k *fakeKernel) took() []string {
 	k.puts = nil
 	slices.Sort(out)
 	return out
+}
+
+// An address of a node that the overlay does not use is known as a node's, no more.
+func TestNodesOtherAddressesPassNothingOn(t *testing.T) {
+	n := mkNode("b", "192.0.2.2 2001:db8::2|10.0.2.0/24 fd00:2::/64")
+	rows := []overlay.Peer{
+		{Prefix: prefix("10.0.2.0/24"), Remote: addr("192.0.2.2"), Local: addr("192.0.2.1")},
+		{Prefix: prefix("fd00:2::/64"), Remote: addr("192.0.2.2"), Local: addr("192.0.2.1")},
+	}
+	want := map[netip.Addr]netip.Addr{addr("192.0.2.2"): addr("192.0.2.1"), addr("2001:db8::2"): {}}
+	if d := cmp.Diff(want, bpfNodes(n, rows), compareIP); d != "" {
+		t.Errorf("addresses (-want +got):\n%s", d)
+	}
 }
 
 func TestBookCompilesOnlyWhatChanged(t *testing.T) {
@@ -222,6 +237,9 @@ func TestBookCompilesOnlyWhatChanged(t *testing.T) {
 	if d := cmp.Diff(map[netip.Prefix]bpf.Peer{prefix("10.0.3.0/24"): want}, k.rows["c"], compareIP); d != "" {
 		t.Errorf("rows of c (-want +got):\n%s", d)
 	}
+	if d := cmp.Diff(map[netip.Addr]netip.Addr{addr("192.0.2.3"): addr("192.0.2.1")}, k.nodes["c"], compareIP); d != "" {
+		t.Errorf("addresses of c (-want +got):\n%s", d)
+	}
 	step("nothing changed", nil, 0)
 	nodes["d"] = mkNode("d", "192.0.2.4|10.0.4.0/24")
 	step("one more", []string{"d"}, 1)
@@ -229,8 +247,8 @@ func TestBookCompilesOnlyWhatChanged(t *testing.T) {
 	step("another prefix", []string{"b"}, 0)
 	delete(nodes, "c")
 	step("one less", []string{"c"}, 0)
-	if k.rows["c"] != nil || k.routes["c"] != nil {
-		t.Errorf("a node that is gone keeps rows %v, routes %v", k.rows["c"], k.routes["c"])
+	if k.rows["c"] != nil || k.nodes["c"] != nil || k.routes["c"] != nil {
+		t.Errorf("a node that is gone keeps rows %v, addresses %v, routes %v", k.rows["c"], k.nodes["c"], k.routes["c"])
 	}
 	cfg.Device = 10
 	step("another device", []string{"b", "d"}, 0)

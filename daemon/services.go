@@ -115,13 +115,12 @@ func (s *services) setNode(self overlay.Node, nodes []*source.Node) bool {
 	}
 	s.self, s.nodes = self, nodes
 	was := s.node.NodePortAddrs
-	n := service.Node{Name: s.name, Own: s.node.Own, Addrs: map[netip.Addr]struct{}{}}
+	n := service.Node{
+		Name: s.name, Own: s.node.Own, Addrs: map[netip.Addr]struct{}{},
+		NodePortAddrs: nodePortAddrs(s.prefixes, self.Addrs), Pass: s.cfg.Forwarding == service.DSR,
+	}
 	for _, a := range self.Addrs {
-		a = a.Unmap()
-		n.Addrs[a] = struct{}{}
-		if len(s.prefixes) == 0 || slices.ContainsFunc(s.prefixes, func(p netip.Prefix) bool { return p.Contains(a) }) {
-			n.NodePortAddrs = append(n.NodePortAddrs, a)
-		}
+		n.Addrs[a.Unmap()] = struct{}{}
 	}
 	for _, other := range nodes {
 		if other.Name == s.name {

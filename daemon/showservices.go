@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/weftnet/weft/daemon/service"
 	"github.com/weftnet/weft/daemon/source"
 	"github.com/weftnet/weft/internal/api"
 )
@@ -114,6 +115,8 @@ func (s *services) showFronts(e *serviceEntry, ip netip.Addr, p source.ServicePo
 		f := api.ServiceFront{Addr: addr, Port: port, Protocol: p.Protocol.String(), Kind: kind, Target: p.TargetPort, Policy: "Cluster"}
 		if local {
 			f.Policy = "Local"
+		} else if pass, _ := service.Passes(s.node, e.svc); pass && kind != "ClusterIP" {
+			f.Policy = "Cluster, " + service.DSR
 		}
 		f.Ready, f.Total = count(local)
 		out = append(out, f)

@@ -28,6 +28,7 @@ type tables struct {
 	neighs *reconcile.Table[overlay.NeighKey, overlay.NeighMAC]
 	rows   *reconcile.Table[netip.Addr, bpf.Endpoint]
 	peers  *reconcile.Table[netip.Prefix, bpf.Peer]
+	nodes  *reconcile.Table[netip.Addr, netip.Addr]
 	links  *reconcile.Table[bpf.Hook, struct{}]
 	// Of Services and host ports; their targets are in served.
 	alive     *reconcile.Table[bpf.Place, uint32]
@@ -94,6 +95,7 @@ func newTables(stateDir, cgroup string, dp *bpf.Datapath) *tables {
 		neighs:    reconcile.New("neighbours", overlay.NewNeighbours(ourLink)),
 		rows:      reconcile.New("endpoints", rows),
 		peers:     reconcile.New("peers", dp.Peers()),
+		nodes:     reconcile.New("nodes", dp.Nodes()),
 		links:     reconcile.New("links", links),
 		own:       reconcile.New("own", dp.Own()),
 		sockets:   reconcile.New("sockets", dp.SocketHooks(cgroup)),
@@ -150,7 +152,7 @@ func ourLink(name string) bool { return strings.HasPrefix(name, "weft") }
 // leaves with a pod's address) before the pods can send.
 func (t *tables) all() reconcile.Group {
 	return slices.Concat(
-		reconcile.Group{t.device, t.sysctl, t.addrs, t.chains, t.routes, t.neighs, t.rows, t.peers},
+		reconcile.Group{t.device, t.sysctl, t.addrs, t.chains, t.routes, t.neighs, t.rows, t.peers, t.nodes},
 		t.services(),
 		reconcile.Group{t.own, t.links, t.sockets, t.offload},
 	)
@@ -170,7 +172,7 @@ func (t *tables) services() reconcile.Group {
 // seconds, the others on events and at the full resync. Those of Services are too big
 // for that: they are read at the full resync only.
 func (t *tables) silent() reconcile.Group {
-	g := reconcile.Group{t.sysctl, t.rows, t.peers, t.own, nodeLinks{t.links}, t.sockets}
+	g := reconcile.Group{t.sysctl, t.rows, t.peers, t.nodes, t.own, nodeLinks{t.links}, t.sockets}
 	if t.chainer.Backend() == "legacy" { // only nftables has notifications
 		g = append(g, t.chains)
 	}
@@ -214,7 +216,7 @@ func (t *tables) concerned(e overlay.Event) reconcile.Group {
 func (t *tables) clashes() []reconcile.Conflict {
 	return slices.Concat(
 		t.addrs.Conflicts(), t.routes.Conflicts(), t.neighs.Conflicts(),
-		t.rows.Conflicts(), t.peers.Conflicts(), t.links.Conflicts(),
+		t.rows.Conflicts(), t.peers.Conflicts(), t.nodes.Conflicts(), t.links.Conflicts(),
 		t.alive.Conflicts(), t.backends.Conflicts(), t.maglev.Conflicts(),
 		t.ranges.Conflicts(), t.sets.Conflicts(), t.frontends.Conflicts(),
 	)

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
-/* Conntrack: the flows that are translated, and no others. A flow has two rows, one for
- * each direction; each says what the packets of its tuple become, so each leads to the
- * other. New flows are in `brief`, where a flood pushes out its like; a flow that both
- * ends have spoken in moves to `live`, from which nothing is pushed out. There it stays for
- * a while after its end, for what is still under way: until many others have ended, or
- * there is no more room.
+/* Conntrack: the flows that are translated, and those that are passed on for another node
+ * to translate (passed.h). A flow has two rows, one for each direction; each says what the
+ * packets of its tuple become, so each leads to the other. One that is passed on has the
+ * first only, in `brief`: answers do not come by. New flows are in `brief`, where a flood pushes
+ * out its like; a flow that both ends have spoken in moves to `live`, from which nothing is pushed
+ * out. There it stays for a while after its end, for what is still under way: until many others
+ * have ended, or there is no more room.
  */
 #pragma once
 #include "choose.h"
@@ -29,6 +30,7 @@ enum {
 	FLOW_CLOSED = 1 << 3,	/* both have, or one was reset */
 	FLOW_ADOPTED = 1 << 4,	/* its beginning was not seen here */
 	FLOW_BEGUN = 1 << 5,	/* made by a SYN */
+	FLOW_PASSED = 1 << 6,	/* its packets go to the backend's node as they are */
 	FLOW_ENDED = 8,		/* in live, once closed: from this bit on, which end it was */
 };
 

@@ -73,7 +73,8 @@ static __always_inline bool read_quote(struct __sk_buff *skb, const struct packe
 }
 
 /* The row by which an ICMP error is to be translated: f. NOT_OURS: it is about no
- * translated packet, or not for who sent that.
+ * translated packet, or not for who sent that. PASS_ON: it is about one that f's backend's
+ * node translates.
  */
 __noinline int error_of(struct __sk_buff *skb, struct packet *p, struct flow *f)
 {
@@ -92,7 +93,7 @@ __noinline int error_of(struct __sk_buff *skb, struct packet *p, struct flow *f)
 	if (!known)
 		return NOT_OURS;
 	*f = *known;
-	return OK;
+	return unlikely(f->flags & FLOW_PASSED) ? PASS_ON : OK;
 }
 
 /* Changes a checksum at `at` for data that changed by diff; *total is what the sum of all

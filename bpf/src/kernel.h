@@ -36,6 +36,7 @@ typedef _Bool bool;
 enum {
 	TCX_NEXT = -1,
 	TCX_DROP = 2,
+	TCX_REDIRECT = 7,
 };
 
 enum {

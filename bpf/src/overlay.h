@@ -9,6 +9,9 @@
 /* In served.h. */
 __noinline int from_peer_served(struct __sk_buff *skb, __u32 at, bool v6, bool outer_v6, __u32 ecn);
 
+/* In passed.h. */
+__noinline int from_passed(struct __sk_buff *skb, __u32 at, bool v6, bool outer_v6, __u32 ecn);
+
 /* In policy.h. */
 static __always_inline bool is_isolated(const struct endpoint *ep);
 __noinline int judge_plain(struct __sk_buff *skb, struct packet *p, __u32 at, bool leaving);
@@ -55,11 +58,25 @@ static __always_inline int to_outside(struct __sk_buff *skb, const struct ip *ip
 	return give_up(skb, DROP_OVERLAY_PORT);
 }
 
+/* A packet that is ready for the wire, to the neighbour that leads to a peer. */
+static __always_inline int send_to(const struct peer *peer)
+{
+	struct bpf_redir_neigh next = {};
+
+	if (is_v4(&peer->next_hop)) {
+		next.nh_family = AF_INET;
+		next.ipv4_nh = peer->next_hop.w[3];
+	} else {
+		next.nh_family = AF_INET6;
+		__builtin_memcpy(next.ipv6_nh, peer->next_hop.w, 16);
+	}
+	return bpf_redirect_neigh(peer->ifindex, &next, sizeof(next), 0);
+}
+
 /* To a pod of another node. */
 static __always_inline int to_peer(struct __sk_buff *skb, const struct peer *peer,
 				   const struct ip *ip)
 {
-	struct bpf_redir_neigh next = {};
 	enum reason why;
 
 	why = may_forward(ip);
@@ -71,16 +88,7 @@ static __always_inline int to_peer(struct __sk_buff *skb, const struct peer *pee
 		return give_up(skb, why);
 	if (!(peer->flags & PEER_DIRECT))
 		why = is_v4(&peer->remote) ? encap_v4(skb, ip, peer) : encap_v6(skb, ip, peer);
-	if (unlikely(why))
-		return give_up(skb, why);
-	if (is_v4(&peer->next_hop)) {
-		next.nh_family = AF_INET;
-		next.ipv4_nh = peer->next_hop.w[3];
-	} else {
-		next.nh_family = AF_INET6;
-		__builtin_memcpy(next.ipv6_nh, peer->next_hop.w, 16);
-	}
-	return bpf_redirect_neigh(peer->ifindex, &next, sizeof(next), 0);
+	return unlikely(why) ? give_up(skb, why) : send_to(peer);
 }
 
 /* The same two for a packet that is not translated here. Where netfilter serves Services it
@@ -114,6 +122,14 @@ static __always_inline bool is_sender(const struct peer *peer, const struct send
 	return peer && same_addr(&peer->remote, &s->remote) && same_addr(&peer->local, &s->local);
 }
 
+/* Any other node may pass on what came to it from outside, likewise. */
+static __always_inline bool is_passer(const struct sender *s)
+{
+	union addr *local = bpf_map_lookup_elem(&nodes, &s->remote);
+
+	return local && same_addr(local, &s->local);
+}
+
 /* A packet to our port is ours only if it is for an address of this node. */
 static __always_inline int not_taken(struct __sk_buff *skb, const struct sender *s, enum reason why)
 {
@@ -143,8 +159,14 @@ static __always_inline int take(struct __sk_buff *skb, const struct sender *s, _
 		return not_taken(skb, s, DROP_BAD_LENGTH);
 	if (unlikely((__u8)t->vxlan.flags != 0x08))
 		return not_taken(skb, s, DROP_VXLAN_FLAGS);
-	if (unlikely(ntohl(t->vxlan.vni) >> 8 != config.vni))
-		return not_taken(skb, s, DROP_VXLAN_VNI);
+	if (unlikely(ntohl(t->vxlan.vni) >> 8 != config.vni)) {
+		if (ntohl(t->vxlan.vni) >> 8 != VNI_PASSED)
+			return not_taken(skb, s, DROP_VXLAN_VNI);
+		if (unlikely(!is_passer(s)))
+			return not_taken(skb, s, DROP_UNKNOWN_SENDER);
+		return from_passed(skb, off + TUNNEL_LEN, t->eth.proto == htons(ETH_P_IPV6),
+				   outer_v6, tos & 3);
+	}
 	left = ntohs(t->udp.len) - TUNNEL_LEN;
 	why = parse_ip(skb, off + TUNNEL_LEN, t->eth.proto, left, &p.ip);
 	if (unlikely(why))
@@ -261,7 +283,7 @@ static __always_inline enum reason set_tunnel(struct __sk_buff *skb, const struc
 	return bpf_skb_set_tunnel_key(skb, &key, sizeof(key), flags) ? DROP_INTERNAL : OK;
 }
 
-/* Whom the kernel's VXLAN device has it from. */
+/* Whom the kernel's VXLAN device has it from. PASS_ON: it was passed on. */
 static __always_inline enum reason get_tunnel(struct __sk_buff *skb, struct sender *s)
 {
 	struct bpf_tunnel_key key = {};
@@ -275,5 +297,7 @@ static __always_inline enum reason get_tunnel(struct __sk_buff *skb, struct send
 	} else {
 		return DROP_NO_TUNNEL;
 	}
+	if (key.tunnel_id == VNI_PASSED)
+		return PASS_ON;
 	return key.tunnel_id == config.vni ? OK : DROP_VXLAN_VNI;
 }

@@ -34,6 +34,7 @@ enum reason {
 	DROP_POLICY_INGRESS,
 	DROP_POLICY_EGRESS,
 	DROP_POLICY_CLOSED,
+	DROP_PASSAGE,
 	DROP_INTERNAL,
 
 	/* Dropped, and the sender is told. */
@@ -58,6 +59,8 @@ enum reason {
 	REASONS,
 
 	NOT_OURS, /* not counted: no Service's and no translated flow's */
+	PASS_ON,  /* not counted: another node translates it, see pass.h */
+	DONE,	  /* not counted: see turn */
 };
 
 /* Written by the programs, read by the daemon; packets by reason. */

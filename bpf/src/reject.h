@@ -102,20 +102,21 @@ static __always_inline int answer_reset(struct __sk_buff *skb, const struct ip *
 	return bpf_redirect(skb->ifindex, 0);
 }
 
-/* Answers by an ICMP error that quotes the packet (RFC 792, RFC 4443); the types and
- * codes are `kind` of IPv4 and of IPv6, code in the second byte.
+/* Answers by an ICMP error that quotes the packet (RFC 792, RFC 4443) and so many bytes of
+ * what is behind its IP header, a constant; the types and codes are `kind` of IPv4 and of
+ * IPv6, code in the second byte.
  */
 static __always_inline int answer_icmp(struct __sk_buff *skb, const struct ip *ip, __u16 kind,
-				       __u16 kind6, __u32 info)
+				       __u16 kind6, __u32 info, const __u32 quoted)
 {
 	const __u32 hlen = ip->v6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr);
-	const __u32 len = sizeof(struct icmphdr) + hlen + QUOTED;
+	const __u32 len = sizeof(struct icmphdr) + hlen + quoted;
 	struct icmphdr *icmp;
 	struct ethhdr *eth;
 	__u32 sum;
 
-	pull(skb, ETH_HLEN + hlen + QUOTED);
-	if (bpf_skb_change_tail(skb, ETH_HLEN + hlen + QUOTED, 0) ||
+	pull(skb, ETH_HLEN + hlen + quoted);
+	if (bpf_skb_change_tail(skb, ETH_HLEN + hlen + quoted, 0) ||
 	    bpf_skb_adjust_room(skb, hlen + sizeof(*icmp), BPF_ADJ_ROOM_MAC, 0))
 		return TCX_DROP;
 	eth = data_of(skb);
@@ -131,6 +132,22 @@ static __always_inline int answer_icmp(struct __sk_buff *skb, const struct ip *i
 	icmp->info = htonl(info);
 	icmp->check = ~fold(bpf_csum_diff(NULL, 0, (__u32 *)icmp, len, ip->v6 ? sum : 0));
 	return bpf_redirect(skb->ifindex, 0);
+}
+
+/* Tells the sender that a packet is too big, by the address that it was sent to. Of TCP the
+ * whole header is quoted: one whose checksum a device is still to make (of a sender on this
+ * machine) cannot be cut off before that.
+ */
+__noinline int answer_too_big(struct __sk_buff *skb, struct packet *p, __u32 mtu)
+{
+	const __u16 kind = ICMP_UNREACHABLE | ICMP_FRAG_NEEDED << 8;
+
+	give_up(skb, REJECT_TOO_BIG);
+	if (!p)
+		return TCX_DROP;
+	if (p->ip.proto == IPPROTO_TCP)
+		return answer_icmp(skb, &p->ip, kind, ICMP6_TOO_BIG, mtu, sizeof(struct tcphdr));
+	return answer_icmp(skb, &p->ip, kind, ICMP6_TOO_BIG, mtu, QUOTED);
 }
 
 /* Answers an ICMP echo, whose header is at off (RFC 792, RFC 4443). */

@@ -64,6 +64,9 @@ struct config {
 	__u16 pad2;
 };
 
+/* Of packets that one node passes on to another as they came from outside (passed.h). */
+#define VNI_PASSED (config.vni + 1)
+
 volatile const struct config config = {
 	.vni = 87, .port = 8872, .ended = 16384, .announce_port = 8874};
 
@@ -93,6 +96,17 @@ struct {
 	__uint(max_entries, 8192); /* replaced at load by the setting */
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 } peers SEC(".maps");
+
+/* Written by the daemon; one row per address of another node: our address towards it, or
+ * zero if the overlay does not use that address. Read only for what is passed on.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__type(key, union addr);
+	__type(value, union addr);
+	__uint(max_entries, 8192); /* replaced at load by the setting */
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+} nodes SEC(".maps");
 
 static __always_inline struct endpoint *endpoint_of(const union addr *addr)
 {

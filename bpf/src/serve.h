@@ -4,23 +4,10 @@
 #include "affinity.h"
 #include "choose.h"
 #include "flow.h"
+#include "hint.h"
+#include "own.h"
 #include "overlay.h"
 #include "reject.h"
-
-/* Addresses of this node that stand in for clients, by kind of backend and family. */
-enum {
-	OWN_GATEWAY,  /* towards pods; IPv6: one more */
-	OWN_NODE = 2, /* towards other nodes; IPv6: one more */
-	OWN_ADDRS = 4,
-};
-
-/* Written by the daemon. */
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__type(key, __u32);
-	__type(value, union addr);
-	__uint(max_entries, OWN_ADDRS);
-} own SEC(".maps");
 
 /* Source ports of clients that this node stands in for: below those that the kernel
  * gives to the node's own sockets (ip_local_port_range) and below NodePorts.
@@ -200,20 +187,37 @@ static __always_inline enum reason claim(const struct tuple *t, struct flow *f)
 	return DROP_PORTS_FULL;
 }
 
-/* A new flow to a place of a Service; of f the flags are set. */
-static __always_inline enum reason new_flow(const struct frontend *fe, const struct tuple *t,
-					    bool outside, struct flow *f)
+/* A new flow to a place of a Service; from another node that has passed it on with a hint
+ * of what that chose. Of f the flags are set. PASS_ON: the node of f's backend is to translate it.
+ */
+static __always_inline int new_flow(const struct frontend *fe, const struct tuple *t, bool outside,
+				    const struct hint *hint, struct flow *f)
 {
+	struct affinity_key key;
 	struct backend to;
 	enum reason why;
 
-	why = pick_backend(fe, t, outside, &to);
-	if (unlikely(why))
-		return why;
+	if (hint && hinted(hint, t, &to)) {
+		if (unlikely(fe->affinity)) {
+			key = (struct affinity_key){.set = fe->outside, .client = t->src};
+			stay_with(&key, fe->affinity, &to);
+		}
+	} else {
+		why = pick_backend(fe, t, outside, &to);
+		if (unlikely(why))
+			return why;
+	}
 	f->dst = to.addr;
 	f->dport = to.port;
 	f->generation = to.generation;
 	f->seen = now();
+	if (unlikely(outside && (hint ? !is_again(hint) : fe->flags & FRONTEND_PASS)) &&
+	    may_pass(&f->dst)) {
+		f->src = t->src;
+		f->sport = t->sport;
+		f->flags = FLOW_PASSED;
+		return bpf_map_update_elem(&brief, t, f, BPF_ANY) ? DROP_FLOWS_FULL : PASS_ON;
+	}
 	why = pick_source(t, outside, f);
 	if (likely(!why))
 		why = claim(t, f);
@@ -226,7 +230,8 @@ static __always_inline enum reason new_flow(const struct frontend *fe, const str
 /* The flow of a tuple if there is one whose backend lives. NOT_OURS: a new one is to be
  * made, if the packet may begin one.
  */
-static __always_inline enum reason known_flow(const struct tuple *t, __u8 flags, struct flow *f)
+static __always_inline int known_flow(const struct tuple *t, __u8 flags, bool outside,
+				      struct flow *f)
 {
 	struct flow *known = bpf_map_lookup_elem(&live, t);
 	bool is_live = known != NULL;
@@ -236,6 +241,8 @@ static __always_inline enum reason known_flow(const struct tuple *t, __u8 flags,
 	if (!known || known->flags & FLOW_REPLY)
 		return NOT_OURS;
 	*f = *known;
+	if (unlikely(f->flags & FLOW_PASSED))
+		return outside ? note_passed(t, known, flags) : NOT_OURS;
 	if (unlikely(!is_alive(&f->dst, f->dport, t->proto, f->generation))) {
 		forget_flow(t, f);
 		return t->proto == IPPROTO_TCP && !(flags & TCP_SYN) ? REJECT_BACKEND_GONE
@@ -253,12 +260,14 @@ static __always_inline enum reason known_flow(const struct tuple *t, __u8 flags,
 	return note_client(t, known, flags);
 }
 
-/* What becomes of a packet to a Service: f. NOT_OURS: it is to none. */
+/* What becomes of a packet to a Service: f. NOT_OURS: it is to none. PASS_ON: the node of
+ * f's backend is to have it.
+ */
 __noinline int service_of(struct packet *p, bool outside, struct flow *f)
 {
 	struct frontend *fe;
-	enum reason why;
 	struct tuple t;
+	int why;
 
 	if (!p || !f)
 		return DROP_INTERNAL;
@@ -268,13 +277,13 @@ __noinline int service_of(struct packet *p, bool outside, struct flow *f)
 	if (unlikely(outside && !fe->outside))
 		return NOT_OURS;
 	tuple_of(&p->ip, &p->l4, &t);
-	why = known_flow(&t, p->l4.flags, f);
+	why = known_flow(&t, p->l4.flags, outside, f);
 	if (why != NOT_OURS)
 		return why;
 	if (by_netfilter() && (t.proto != IPPROTO_TCP || !(p->l4.flags & TCP_SYN)))
 		return NOT_OURS;
 	f->flags = p->l4.flags & TCP_SYN ? FLOW_BEGUN : 0;
-	return new_flow(fe, &t, outside, f);
+	return new_flow(fe, &t, outside, NULL, f);
 }
 
 /* Whether the flow of a tuple may go on: one to a backend itself always. */
@@ -285,7 +294,8 @@ static __always_inline bool may_go_on(const struct tuple *t, const struct flow *
 
 /* What becomes of a packet that is of a flow translated here, as far as that can be told
  * without the place it is for: f. NOT_OURS: it is of none, or one to which another look
- * is due (service_of).
+ * is due (service_of). PASS_ON: if it comes from outside, the node of f's backend is to
+ * have it.
  */
 __noinline int flow_of(struct packet *p, struct flow *f)
 {
@@ -327,6 +337,11 @@ __noinline int flow_of(struct packet *p, struct flow *f)
 	*f = *known;
 	if (f->flags & FLOW_REPLY)
 		return note_answer(&t, known, p->l4.flags);
+	if (unlikely(f->flags & FLOW_PASSED)) {
+		if (t.proto == IPPROTO_UDP && !frontend_of(&t.dst, t.dport, t.proto))
+			return NOT_OURS;
+		return note_passed(&t, known, p->l4.flags);
+	}
 	if (t.proto == IPPROTO_UDP || p->l4.flags & TCP_SYN || !may_go_on(&t, f))
 		return NOT_OURS;
 	mark_flow(&t.src, f); /* the daemon may have cleared it a moment ago */

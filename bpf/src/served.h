@@ -5,6 +5,7 @@
 #include "icmp.h"
 #include "nat.h"
 #include "overlay.h"
+#include "pass.h"
 #include "policy.h"
 #include "reject.h"
 #include "serve.h"
@@ -24,6 +25,34 @@ enum {
 enum {
 	NEVER_TOO_BIG = 576, /* every IPv4 host takes as much (RFC 791) */
 };
+
+/* A translated packet from outside that is too big for its way: its sender is told by what it
+ * sent. (The stack would not take one with this node's own source.)
+ */
+__noinline int answer_outside(struct __sk_buff *skb, struct packet *p, __u32 mtu)
+{
+	struct passing *x = passing_of();
+	struct flow *back;
+	int why;
+
+	if (!p || !x)
+		return give_up(skb, DROP_INTERNAL);
+	__builtin_memset(&x->t, 0, sizeof(x->t));
+	x->t.src = p->ip.dst;
+	x->t.dst = p->ip.src;
+	x->t.sport = p->l4.dport;
+	x->t.dport = p->l4.sport;
+	x->t.proto = p->l4.proto;
+	back = bpf_map_lookup_elem(&live, &x->t);
+	if (!back)
+		back = bpf_map_lookup_elem(&brief, &x->t);
+	if (!back)
+		return give_up(skb, STACK_TOO_BIG);
+	x->f = (struct flow){
+		.src = back->dst, .dst = back->src, .sport = back->dport, .dport = back->sport};
+	why = translate(skb, p, &x->f);
+	return unlikely(why) ? give_up(skb, why) : answer_too_big(skb, p, mtu);
+}
 
 /* A translated packet's way on. */
 __noinline int go_on(struct __sk_buff *skb, struct packet *p, __u32 way)
@@ -46,6 +75,8 @@ __noinline int go_on(struct __sk_buff *skb, struct packet *p, __u32 way)
 		return to_local(skb, to, &p->ip);
 	}
 	peer = peer_of(&p->ip.dst);
+	if (peer && unlikely(way & WAY_OUTSIDE) && fits(skb, &p->ip, peer->mtu) == STACK_TOO_BIG)
+		return answer_outside(skb, p, peer->mtu);
 	if (peer)
 		return way & WAY_LIMITED ? give_up(skb, STACK_LIMITED) : to_peer(skb, peer, &p->ip);
 	return way & WAY_AROUND ? leave(skb, &p->ip) : TCX_NEXT;
@@ -78,7 +109,7 @@ __noinline int refuse(struct __sk_buff *skb, struct packet *p, __u32 why)
 	if (p->l4.proto == IPPROTO_TCP)
 		return answer_reset(skb, &p->ip);
 	return answer_icmp(skb, &p->ip, ICMP_UNREACHABLE | ICMP_PORT << 8,
-			   ICMP6_UNREACHABLE | ICMP6_PORT << 8, 0);
+			   ICMP6_UNREACHABLE | ICMP6_PORT << 8, 0, QUOTED);
 }
 
 static __always_inline bool is_echo(struct __sk_buff *skb, const struct packet *p)
@@ -115,6 +146,8 @@ static __always_inline int serve(struct __sk_buff *skb, struct packet *p, __u32 
 	why = service_of(p, way & WAY_OUTSIDE, &f);
 	if (likely(why == NOT_OURS))
 		return why;
+	if (unlikely(why == PASS_ON))
+		return pass_on(skb, p, &f, false);
 	if (unlikely(why))
 		return refuse(skb, p, why);
 	if (unlikely(way & WAY_JUDGED)) {
@@ -123,11 +156,8 @@ static __always_inline int serve(struct __sk_buff *skb, struct packet *p, __u32 
 			return give_up(skb, why);
 	}
 	mtu = too_big(skb, &p->ip, &f);
-	if (unlikely(mtu)) {
-		give_up(skb, REJECT_TOO_BIG);
-		return answer_icmp(skb, &p->ip, ICMP_UNREACHABLE | ICMP_FRAG_NEEDED << 8,
-				   ICMP6_TOO_BIG, mtu);
-	}
+	if (unlikely(mtu))
+		return answer_too_big(skb, p, mtu);
 	if (unlikely(same_addr(&p->ip.src, &f.dst)))
 		way |= WAY_BACK;
 	why = translate(skb, p, &f);
@@ -135,13 +165,20 @@ static __always_inline int serve(struct __sk_buff *skb, struct packet *p, __u32 
 }
 
 /* A packet of a flow that is known, or an ICMP error about one, gets the addresses that it
- * has on the other side, if policies let its sender send it. NOT_OURS: it is of none.
+ * has on the other side, if policies let its sender send it. NOT_OURS: it is of none. DONE:
+ * it came from outside and is of one that another node translates; *way is what to return.
  */
 static __always_inline int turn(struct __sk_buff *skb, struct packet *p, __u32 *way)
 {
 	struct flow f;
 	int why = unlikely(p->l4.unported) ? error_of(skb, p, &f) : flow_of(p, &f);
 
+	if (unlikely(why == PASS_ON)) {
+		if (!(*way & WAY_OUTSIDE))
+			return NOT_OURS;
+		*way = pass_on(skb, p, &f, false);
+		return DONE;
+	}
 	if (unlikely(why))
 		return why;
 	if (unlikely(*way & WAY_JUDGED)) {
@@ -251,10 +288,12 @@ __noinline int from_outside_served(struct __sk_buff *skb)
 		why = turn(skb, &p, &way);
 	if (!why)
 		return go_on(skb, &p, way);
+	if (unlikely(why == DONE))
+		return way;
 	if (unlikely(why != NOT_OURS))
 		return give_up(skb, why);
 	if (unlikely(p.l4.unported))
-		return TCX_NEXT;
+		return pass_error(skb, &p);
 	why = serve(skb, &p, way);
 	if (likely(why != NOT_OURS))
 		return why;
@@ -279,8 +318,8 @@ __noinline int from_peer_served(struct __sk_buff *skb, __u32 at, bool v6, bool o
 	if (unlikely(at != ETH_HLEN && skb->gso_size && p.l4.proto != IPPROTO_TCP))
 		return NOT_OURS; /* see take: from_overlay's */
 	why = unlikely(p.l4.unported) ? error_of(skb, &p, &f) : flow_of(&p, &f);
-	if (why == NOT_OURS)
-		return why;
+	if (why == NOT_OURS || unlikely(why == PASS_ON))
+		return NOT_OURS;
 	if (at != ETH_HLEN) {
 		if (!why && ecn == 3 && !(p.ip.tos & 3))
 			why = DROP_CONGESTION;

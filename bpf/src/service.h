@@ -23,7 +23,12 @@ struct frontend {
 	__u64 outside;	/* set for what comes from elsewhere; 0: nothing, not ours */
 	__u64 ranges;	/* sources must be in these ranges; 0: any */
 	__u32 affinity; /* seconds that a client stays with its backend; 0: none */
-	__u32 pad;
+	__u32 flags;
+};
+
+/* Frontend flags; bpf.FrontendPass. */
+enum {
+	FRONTEND_PASS = 1 << 0, /* from outside: the backend's node gets it as it came */
 };
 
 /* Set flags; bpf.SetDrop. */

@@ -12,6 +12,7 @@
 #include "explain.h"
 #include "policy.h"
 #include "served.h"
+#include "passed.h"
 #include "sock.h"
 
 char _license[] SEC("license") = "Dual BSD/GPL";
@@ -124,6 +125,11 @@ int from_overlay(struct __sk_buff *skb)
 	struct packet p;
 
 	why = get_tunnel(skb, &sender);
+	if (unlikely(why == PASS_ON)) {
+		if (!is_passer(&sender))
+			return give_up(skb, DROP_UNKNOWN_SENDER);
+		return from_passed(skb, ETH_HLEN, skb->protocol == htons(ETH_P_IPV6), false, 0);
+	}
 	if (unlikely(why))
 		return give_up(skb, why);
 	why = parse_ip(skb, ETH_HLEN, skb->protocol, skb->len - ETH_HLEN, &p.ip);

@@ -27,6 +27,8 @@ type Node struct {
 	// Own are all addresses of this node's devices, unmapped; it may be nil. Only there,
 	// and at NodePortAddrs, is a host port with a hostIP served.
 	Own map[netip.Addr]struct{}
+	// Pass: Services that say nothing of it are forwarded by [DSR].
+	Pass bool
 	// Addrs are those of all nodes of the cluster, this one and others; it may be nil.
 	// If a Service has one of them as external or load balancer address, its other
 	// ports belong to that node and are not rejected.
@@ -71,6 +73,7 @@ type compiler struct {
 	node   Node
 	svc    *source.Service
 	slices []*source.EndpointSlice
+	pass   bool       // what comes from outside goes by [DSR]
 	ends   []endpoint // of the port at hand
 	chosen []endpoint // of the set at hand
 }
@@ -92,6 +95,10 @@ func Compile(node Node, svc *source.Service, ss []*source.EndpointSlice) Rows {
 		ends += len(s.Endpoints) * len(s.Ports)
 	}
 	c := compiler{Rows: newRows(2*len(svc.Ports)+1, 2*len(svc.Ports), ends), node: node, svc: svc, slices: ss}
+	pass, problem := Passes(node, svc)
+	if c.pass = pass; problem != "" {
+		c.Problems = append(c.Problems, problem)
+	}
 	for _, ip := range svc.ClusterIPs {
 		c.family(ip)
 	}
@@ -146,6 +153,9 @@ func (c *compiler) port(ip netip.Addr, outer []external, nodes []netip.Addr, p s
 	f.Inside, f.Outside = cluster, cluster
 	if c.svc.ExternalLocal {
 		f.Outside = local
+	}
+	if c.pass {
+		f.Flags = bpf.FrontendPass
 	}
 	for _, o := range outer {
 		f.Ranges = o.ranges

@@ -138,6 +138,46 @@ func TestPlaces(t *testing.T) {
 	}
 }
 
+// Forwarding is what the Service says, else what the node does; it is outer addresses'
+// matter, and none where backends are local.
+func TestForwarding(t *testing.T) {
+	two := []*source.EndpointSlice{slice(t, "http TCP 8080", "10.1.0.5 here", "10.1.1.5 there")}
+	says := func(what string, local bool) func(*source.Service) {
+		return func(s *source.Service) {
+			nodePort(s)
+			s.ExternalLocal = local
+			if what != "" {
+				s.Annotations = map[string]string{"weft.dev/forwarding": what}
+			}
+		}
+	}
+	passes := func(n *Node) { n.Pass = true }
+	want := func(how string) string {
+		return `
+			10.96.0.1 rejects other ports
+			10.96.0.1:80/TCP inside [10.1.0.5:8080 10.1.1.5:8080 maglev 307]
+			192.0.2.1:30080/TCP inside [10.1.0.5:8080 10.1.1.5:8080 maglev 307] outside [10.1.0.5:8080 10.1.1.5:8080 maglev 307]` + how + `
+			alive 10.1.0.5:8080/TCP 10.1.1.5:8080/TCP`
+	}
+	problem := `
+			problem annotation weft.dev/forwarding: "DSR" is neither snat nor dsr; it counts as not there`
+	for _, tc := range []compileCase{
+		{name: "nobody says anything", with: says("", false), want: want("")},
+		{name: "the node", node: passes, with: says("", false), want: want(" passed on")},
+		{name: "the Service", with: says("dsr", false), want: want(" passed on")},
+		{name: "the Service against the node", node: passes, with: says("snat", false), want: want("")},
+		{name: "something else", node: passes, with: says("DSR", false), want: want(" passed on") + problem},
+		{name: "local backends", with: says("dsr", true), want: `
+			10.96.0.1 rejects other ports
+			10.96.0.1:80/TCP inside [10.1.0.5:8080 10.1.1.5:8080]
+			192.0.2.1:30080/TCP inside [10.1.0.5:8080 10.1.1.5:8080] outside [10.1.0.5:8080]
+			alive 10.1.0.5:8080/TCP 10.1.1.5:8080/TCP`},
+	} {
+		tc.slices = two
+		tc.run(t)
+	}
+}
+
 func TestSourceRanges(t *testing.T) {
 	balanced := func(s *source.Service) {
 		s.Type, s.ClusterIPs = "LoadBalancer", ips("10.96.0.1", "fd96::1")

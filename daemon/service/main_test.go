@@ -30,6 +30,11 @@ func (r Rows) text(t testing.TB) string {
 		if f.Outside != 0 {
 			line += " outside " + r.setText(t, f.Outside)
 		}
+		if f.Flags == bpf.FrontendPass {
+			line += " passed on"
+		} else if f.Flags != 0 {
+			t.Errorf("got flags %#x at %s", f.Flags, at)
+		}
 		if f.Ranges != 0 {
 			var from []string
 			for p := range r.Ranges {

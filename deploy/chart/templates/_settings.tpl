@@ -10,6 +10,7 @@ mtu: {{ .Values.mtu | int }}
 masquerade: {{ .Values.masquerade }}
 services: {{ .Values.services }}
 nodeport-addresses: {{ .Values.nodeportAddresses | quote }}
+forwarding: {{ .Values.forwarding | quote }}
 load-balancer-pools: {{ .Values.loadBalancerPools | quote }}
 load-balancer-default: {{ .Values.loadBalancerDefault }}
 announce-port: {{ .Values.announcePort | int }}
