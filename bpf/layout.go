@@ -82,8 +82,9 @@ func specs(o Options) (*ebpf.CollectionSpec, error) {
 	spec.Maps[weftMapClasses].MaxEntries = cmp.Or(o.MaxClasses, DefaultMaxClasses)
 	spec.Maps[weftMapRules].MaxEntries = cmp.Or(o.MaxRules, DefaultMaxRules)
 	spec.Maps[weftMapAllowed].MaxEntries = cmp.Or(o.MaxAllowed, DefaultMaxAllowed)
-	spec.Maps[weftMapAllowedNew].MaxEntries = cmp.Or(o.MaxAllowedNew, DefaultMaxAllowedNew)
-	config := weftConfig{Vni: o.Config.VNI, Port: o.Config.Port, NetnsCookie: o.Config.NetnsCookie, Ended: ended}
+	allowed := allowedSets(cmp.Or(o.MaxAllowedNew, DefaultMaxAllowedNew))
+	spec.Maps[weftMapAllowedNew].MaxEntries = allowed + 1 // the seed
+	config := weftConfig{Vni: o.Config.VNI, Port: o.Config.Port, NetnsCookie: o.Config.NetnsCookie, Ended: ended, AllowedSets: allowed}
 	if o.Config.Netfilter {
 		config.Netfilter = true
 	}

@@ -39,11 +39,11 @@ func (d *Datapath) markPlace(a weftAddr) error {
 	return nil
 }
 
-// mixAddr is mix in src/rows.h of an address.
-func mixAddr(a weftAddr) uint64 {
-	mix := func(h, v uint64) uint64 {
-		h = (h ^ v) * 0x9e3779b97f4a7c15
-		return h ^ h>>29
-	}
-	return mix(native.Uint64(a.B[:8]), native.Uint64(a.B[8:]))
+// mix is mix in src/rows.h.
+func mix(h, v uint64) uint64 {
+	h = (h ^ v) * 0x9e3779b97f4a7c15
+	return h ^ h>>29
 }
+
+// mixAddr is mix of an address.
+func mixAddr(a weftAddr) uint64 { return mix(native.Uint64(a.B[:8]), native.Uint64(a.B[8:])) }

@@ -51,6 +51,18 @@ type weftAllowed struct {
 	Pad      uint32
 }
 
+type weftAllowedSet struct {
+	_    structs.HostLayout
+	Tag  [8]uint32
+	Next uint32
+	Busy uint32
+	Slot [8]struct {
+		_   structs.HostLayout
+		T   weftTuple
+		Row weftAllowed
+	}
+}
+
 type weftBackend struct {
 	_          structs.HostLayout
 	Addr       weftAddr
@@ -81,7 +93,7 @@ type weftConfig struct {
 	Pad         uint8
 	NetnsCookie uint64
 	Ended       uint32
-	Pad2        uint32
+	AllowedSets uint32
 }
 
 type weftConnected struct {
@@ -211,6 +223,12 @@ type weftJudged struct {
 		Pad   uint8
 		Found uint32
 	}
+	Home struct {
+		_   structs.HostLayout
+		Set uint32
+		Tag uint32
+	}
+	Row weftAllowed
 }
 
 type weftMaglev struct {
@@ -426,6 +444,7 @@ const (
 	weftProgToPod         = "to_pod"
 	weftProgToUplink      = "to_uplink"
 	weftVarAllowedFull    = "allowed_full"
+	weftVarAllowedSeed    = "allowed_seed"
 	weftVarConfig         = "config"
 	weftVarEndedFirst     = "ended_first"
 	weftVarEndedNext      = "ended_next"
@@ -537,6 +556,7 @@ type weftMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type weftVariableSpecs struct {
 	AllowedFull    *ebpf.VariableSpec `ebpf:"allowed_full"`
+	AllowedSeed    *ebpf.VariableSpec `ebpf:"allowed_seed"`
 	Config         *ebpf.VariableSpec `ebpf:"config"`
 	EndedFirst     *ebpf.VariableSpec `ebpf:"ended_first"`
 	EndedNext      *ebpf.VariableSpec `ebpf:"ended_next"`
@@ -637,6 +657,7 @@ func (m *weftMaps) Close() error {
 // It can be passed to loadWeftObjects or ebpf.CollectionSpec.LoadAndAssign.
 type weftVariables struct {
 	AllowedFull    *ebpf.Variable `ebpf:"allowed_full"`
+	AllowedSeed    *ebpf.Variable `ebpf:"allowed_seed"`
 	Config         *ebpf.Variable `ebpf:"config"`
 	EndedFirst     *ebpf.Variable `ebpf:"ended_first"`
 	EndedNext      *ebpf.Variable `ebpf:"ended_next"`

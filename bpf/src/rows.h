@@ -60,10 +60,11 @@ struct config {
 	__u8 pad;
 	__u64 netns_cookie; /* of the node's own network namespace */
 	__u32 ended;	    /* size of the map of that name */
-	__u32 pad2;
+	__u32 allowed_sets; /* of allowed_new */
 };
 
-volatile const struct config config = {.vni = 87, .port = 8872, .ended = 16384};
+volatile const struct config config = {
+	.vni = 87, .port = 8872, .ended = 16384, .allowed_sets = 16384};
 
 __u32 taken_over; /* written by the daemon */
 
