@@ -20,7 +20,7 @@ RUN ?= .
 FUZZTIME ?= 60s
 
 .DEFAULT_GOAL := help
-.PHONY: help build image manifest demo test e2e e2e-full verify lint generate bench soak fuzz clean
+.PHONY: help build image manifest demo test browser e2e e2e-full verify lint generate bench soak fuzz clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -51,7 +51,8 @@ test: ## (root) everything CI runs: lint, generated files, unit, packet, namespa
 	$(GO) test -timeout 20m $$($(GO) list ./... | grep -v /e2e)
 	$(GO) test -timeout 20m -tags weft_crash -run 'Killed|Hold' ./daemon/endpoint ./internal/crash
 	cd deploy/charttest && $(GO) vet ./... && $(GO) test ./...
-	$(GO) test -timeout 45m ./e2e/...
+	$(GO) test -timeout 45m $$($(GO) list ./e2e/... | grep -v /e2e/page)
+	$(GO) test -timeout 5m ./e2e/page
 
 # A program that is run by its own name gets the signals that make gets.
 E2E := mkdir -p bin && CGO_ENABLED=0 $(GO) build -o bin/weft-e2e ./e2e/kind/run && exec bin/weft-e2e -out dist/e2e
@@ -85,6 +86,10 @@ bench: ## (root) ratios to limits and peers, one interleaved run; RUN=regexp, BE
 	@./deps.sh bench
 	@$(MAKE) --no-print-directory build
 	$(GO) run ./e2e/bench -run '$(RUN)' $(if $(BENCH_OUT),-out '$(BENCH_OUT)')
+
+browser: ## (root) the page of weft web in Chromium, 30 s; SHOTS=folder keeps pictures (docs has two)
+	@./deps.sh browser
+	$(if $(SHOTS),WEFT_SCREENSHOTS='$(abspath $(SHOTS))') $(GO) test -timeout 5m -count=1 -v ./e2e/page
 
 soak: ## (root) the long forms of the crash tests (10,000 injections), of the floods (2,000,000 half-open flows) and of pods that start under policy (1,000)
 	@./deps.sh test

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Checks for the programs that a make target needs: `./deps.sh demo|test|bench|generate|image|e2e`.
+# Checks for the programs that a make target needs: `./deps.sh demo|test|browser|bench|generate|image|e2e`.
 # As root on a machine with apt it installs the Debian packages that are missing;
 # elsewhere it says which they are.
 set -eu
@@ -9,14 +9,15 @@ PATH=$PATH:/usr/local/go/bin:/usr/sbin:/sbin
 # One line for each program, or file: the targets that need it, the program, its package.
 needs() {
 	cat <<-'EOF'
-		demo,test,bench,e2e ip iproute2
-		demo,test,bench tc iproute2
-		demo,test,bench,e2e iptables iptables
+		demo,test,browser,bench,e2e ip iproute2
+		demo,test,browser,bench tc iproute2
+		demo,test,browser,bench,e2e iptables iptables
 		demo,test,bench nft nftables
 		test,bench ipset ipset
 		test ethtool ethtool
 		test sysctl procps
 		test tcpdump tcpdump
+		test,browser chromium-headless-shell chromium-headless-shell
 		test bpftool bpftool
 		test,image dpkg-deb dpkg
 		test,image apt-get apt
@@ -33,7 +34,7 @@ needs() {
 	EOF
 }
 
-target=${1:?"usage: ./deps.sh demo|test|bench|generate|image|e2e"}
+target=${1:?"usage: ./deps.sh demo|test|browser|bench|generate|image|e2e"}
 
 if [ "$target" != generate ] && [ "$target" != image ] && [ "$(id -u)" != 0 ]; then
 	echo "make $target makes network namespaces and loads BPF programs: run it as root (sudo make $target)" >&2

@@ -62,6 +62,12 @@ func (d *Datapath) Adopt(f AdoptedFlow) error {
 	if err := d.maps[weftMapClients].Put(&mark, &seen); err != nil {
 		return fmt.Errorf("adopt flow: %w", err)
 	}
+	if there.Src == row.Src {
+		mark = pairMark(row.Src, row.Dst)
+		if err := d.maps[weftMapPairs].Put(&mark, &seen); err != nil {
+			return fmt.Errorf("adopt flow: %w", err)
+		}
+	}
 	if err := d.markPlace(there.Dst); err != nil {
 		return fmt.Errorf("adopt flow: %w", err)
 	}

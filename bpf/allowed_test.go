@@ -108,8 +108,8 @@ func (p *lane) connect(t testing.TB, port int) {
 	}
 }
 
-// answers says whether what the backend sends in a connection passes.
-func (p *lane) answers(t testing.TB, port int) bool {
+// isAnswered says whether what the backend sends in a connection passes.
+func (p *lane) isAnswered(t testing.TB, port int) bool {
 	t.Helper()
 	verdict, _ := p.answer(t, datagram(TCP, p.backend, p.clientAt(port), 64, ack, nil))
 	return verdict == tcxRedirect
@@ -125,14 +125,14 @@ func TestFloodPushesOutNothingAllowed(t *testing.T) {
 	}
 	p.halfOpen(t, 2000)
 	for port := range 200 {
-		if !p.answers(t, 1000+port) {
+		if !p.isAnswered(t, 1000+port) {
 			t.Errorf("after the flood an answer to %d did not pass", 1000+port)
 		}
 	}
 	if n, err := p.AllowedFull(); err != nil || n != 0 {
 		t.Errorf("counted %d flows without room (%v)", n, err)
 	}
-	if p.answers(t, 30000) {
+	if p.isAnswered(t, 30000) {
 		t.Error("an answer to the first of the flood passed: it was no flood")
 	}
 }
@@ -167,7 +167,7 @@ func TestLiveFlowsWithoutRoom(t *testing.T) {
 		p.connect(t, port)
 	}
 	for port := 1001; port < 1003+allowedWays; port++ {
-		if !p.answers(t, port) {
+		if !p.isAnswered(t, port) {
 			t.Errorf("an answer to %d did not pass", port)
 		}
 	}
@@ -180,7 +180,7 @@ func TestLiveFlowsWithoutRoom(t *testing.T) {
 		}
 		return n
 	}
-	if !p.answers(t, 2000) || rows(weftMapAllowed) != 2 || rows(weftMapAllowedNew) != allowedWays-1 {
+	if !p.isAnswered(t, 2000) || rows(weftMapAllowed) != 2 || rows(weftMapAllowedNew) != allowedWays-1 {
 		t.Errorf("another one left %d and %d of those before", rows(weftMapAllowed), rows(weftMapAllowedNew))
 	}
 	// One that ends makes room for another.
@@ -211,10 +211,10 @@ func TestAllowedFlowsOfAllProcessors(t *testing.T) {
 				left--
 			default:
 				for port := range 20 {
-					if !p.answers(t, 1000+port) {
+					if !p.isAnswered(t, 1000+port) {
 						t.Errorf("an answer to %d did not pass, counters %v", 1000+port, p.counts(t))
 					}
-					if p.answers(t, 2000+port) {
+					if p.isAnswered(t, 2000+port) {
 						t.Errorf("an answer to %d, which did not ask, passed", 2000+port)
 					}
 				}

@@ -39,13 +39,11 @@ func (d *Datapath) seedAllowed(spec *ebpf.CollectionSpec) error {
 
 // homeOf is home_of in src/allowednew.h: the set of a flow and its tag there.
 func (d *Datapath) homeOf(k *weftTuple) (set, tag uint32) {
-	h := d.allowedSeed
-	for _, v := range []uint64{
-		native.Uint64(k.Src.B[:8]), native.Uint64(k.Src.B[8:]), native.Uint64(k.Dst.B[:8]), native.Uint64(k.Dst.B[8:]),
-		uint64(k.Sport) | uint64(k.Dport)<<16 | uint64(k.Proto)<<32,
-	} {
-		h = mix(h, v)
-	}
+	src0, src1 := words(k.Src)
+	dst0, dst1 := words(k.Dst)
+	h := mix(mix(d.allowedSeed, src0), src1)
+	h = mix(mix(h, dst0), dst1)
+	h = mix(h, uint64(k.Sport)|uint64(k.Dport)<<16|uint64(k.Proto)<<32)
 	return uint32((h >> 32) * uint64(d.maps[weftMapAllowedNew].MaxEntries()-1) >> 32), uint32(h) | 1
 }
 

@@ -143,34 +143,52 @@ func flowOf(k *weftTuple, v *weftFlow, idle time.Duration) Flow {
 	}
 }
 
-// Unmark lets packets to addresses that are no longer clients of translated flows pass
-// without a look at the flows. A mark that was set meanwhile stays.
+// Unmark lets packets pass without a look at the flows that are to addresses which are no
+// longer clients of translated flows, or to backends that have no longer flows of their
+// senders. A mark that was set meanwhile stays, and one that is missing is set.
 func (d *Datapath) Unmark() error {
 	start := uint32(uptime() / flowTick)
-	used := map[uint32]bool{}
+	clients, pairs := map[uint32]bool{}, map[uint32]bool{}
 	for _, name := range []string{weftMapLive, weftMapBrief} {
 		err := scan(d, name, func(k *weftTuple, v *weftFlow) {
-			if v.Flags&flowReply != 0 {
-				used[clientMark(k.Dst)] = true
+			if v.Flags&flowReply == 0 {
+				return
+			}
+			clients[clientMark(k.Dst)] = true
+			if k.Dst == v.Dst {
+				pairs[pairMark(k.Dst, k.Src)] = true
 			}
 		})
 		if err != nil {
 			return err
 		}
 	}
-	marks := d.maps[weftMapClients]
+	return errors.Join(d.unmark(weftMapClients, clients, start), d.unmark(weftMapPairs, pairs, start))
+}
+
+func (d *Datapath) unmark(name string, used map[uint32]bool, start uint32) error {
+	marks := d.maps[name]
 	var errs []error
-	err := scan(d, weftMapClients, func(k *uint32, v *uint32) {
-		if *v == 0 || used[*k] || *v >= start {
+	err := scan(d, name, func(k *uint32, v *uint32) {
+		var mark uint32
+		if used[*k] {
+			mark = start
+		}
+		if (*v == 0) == (mark == 0) || *v >= start {
 			return
 		}
-		var none uint32
-		if err := marks.Put(k, &none); err != nil {
-			errs = append(errs, fmt.Errorf("write map %s: %w", weftMapClients, err))
+		if err := marks.Put(k, &mark); err != nil {
+			errs = append(errs, fmt.Errorf("write map %s: %w", name, err))
 		}
 	})
 	return errors.Join(append(errs, err)...)
 }
 
 // clientMark is the index of an address in `clients`: client_of in src/flow.h.
-func clientMark(a weftAddr) uint32 { return uint32(mixAddr(a) >> 50) }
+func clientMark(a weftAddr) uint32 { return uint32(mix(words(a)) >> 50) }
+
+// pairMark is that of two in `pairs`: pair_of.
+func pairMark(client, backend weftAddr) uint32 {
+	first, second := words(client)
+	return uint32(mix(mix(mix(words(backend)), first), second) >> 49)
+}

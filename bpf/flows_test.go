@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 // Flows are told while they live, stay as long as one side speaks, are forgotten after
@@ -60,6 +62,11 @@ func TestFlowsAreCollected(t *testing.T) {
 				t.Errorf("%d %s flows to the backend, want 1", n, p)
 			}
 		}
+		for p, want := range map[Protocol]uint64{TCP: 1, UDP: 1, SCTP: 0} {
+			if n, err := w.a.Begun(Place{vip.Addr(), vip.Port(), p}); n != want || err != nil {
+				t.Errorf("%d %s flows began (%v), want %d", n, p, err, want)
+			}
+		}
 		// The mark stays while there are flows, and goes with them.
 		must(t, w.a.Unmark())
 		if !marked(t, w.a.Datapath, client) {
@@ -94,4 +101,46 @@ func marked(t *testing.T, d *Datapath, a netip.Addr) bool {
 	var v uint32
 	must(t, d.maps[weftMapClients].Lookup(&k, &v))
 	return v != 0
+}
+
+// Pairs of a client and a backend are marked as long as they have flows, where the client
+// has its own address, and as the programs mark them.
+func TestPairsAreMarked(t *testing.T) {
+	for _, v6 := range []bool{false, true} {
+		p := newLane(t, v6, true)
+		marks := func() (marked []uint32) {
+			must(t, scan(p.Datapath, weftMapPairs, func(k *uint32, v *uint32) {
+				if *v != 0 {
+					marked = append(marked, *k)
+				}
+			}))
+			return marked
+		}
+		want := []uint32{pairMark(toAddr(p.client.Addr()), toAddr(p.backend.Addr()))}
+		step := func(when string, want []uint32) {
+			t.Helper()
+			if diff := cmp.Diff(marks(), want); diff != "" {
+				t.Errorf("v6=%v, %s (-got +want):\n%s", v6, when, diff)
+			}
+		}
+		node := netip.AddrPortFrom(p.outer4, 30080)
+		p.serve(t, 8, node, p.other.sib4)
+		p.enter(t, netip.MustParseAddrPort("203.0.113.7:20000"), node, syn)
+		step("a client whose address the gateway's stands in for", nil)
+		p.establish(t, p.client)
+		step("with a flow", want)
+		must(t, p.Unmark())
+		step("looked at", want)
+		must(t, p.maps[weftMapPairs].Put(&want[0], new(uint32)))
+		must(t, p.Unmark())
+		step("after a mark was lost", want)
+		_, err := p.Collect(Timeouts{TCP: -1}, nil)
+		must(t, err)
+		// As of another time than now: such a mark could be one of a flow that comes.
+		must(t, p.maps[weftMapPairs].Put(&want[0], new(uint32(1))))
+		must(t, p.Unmark())
+		step("without flows", nil)
+		must(t, p.Adopt(AdoptedFlow{Flow: Flow{Protocol: TCP, Client: p.client, Source: p.client, Service: p.vip, Backend: p.backend}, Generation: 1, Answered: true}))
+		step("with a flow that was adopted", want)
+	}
 }

@@ -30,7 +30,7 @@ var pinnedMaps = []string{
 // them again. Each is pinned by its own form.
 var lastingMaps = []string{
 	weftMapSockets, weftMapDatagrams, weftMapAffinity,
-	weftMapLive, weftMapBrief, weftMapClients, weftMapFragments,
+	weftMapLive, weftMapBrief, weftMapClients, weftMapPairs, weftMapFragments,
 	weftMapAllowed, weftMapAllowedNew,
 }
 

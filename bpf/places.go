@@ -24,7 +24,7 @@ func (d *Datapath) readPlaces() error {
 
 // markPlace lets packets to an address have a look at `frontends` first.
 func (d *Datapath) markPlace(a weftAddr) error {
-	hash := mixAddr(a)
+	hash := mix(words(a))
 	word, bit := uint32(hash>>50), uint64(1)<<(hash>>44&63)
 	d.places.mu.Lock()
 	defer d.places.mu.Unlock()
@@ -45,5 +45,7 @@ func mix(h, v uint64) uint64 {
 	return h ^ h>>29
 }
 
-// mixAddr is mix of an address.
-func mixAddr(a weftAddr) uint64 { return mix(native.Uint64(a.B[:8]), native.Uint64(a.B[8:])) }
+// words are the two that mix gets of an address.
+func words(a weftAddr) (uint64, uint64) {
+	return native.Uint64(a.B[:8]), native.Uint64(a.B[8:])
+}

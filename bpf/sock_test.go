@@ -90,6 +90,9 @@ func TestSocketSpreadsConnections(t *testing.T) {
 			t.Errorf("backends got %v, want about 1000 each", got)
 		}
 	}
+	if n, err := n.Begun(Place{service4, 80, TCP}); n != 3000 || err != nil {
+		t.Errorf("%d flows began (%v), want 3000", n, err)
+	}
 	// A connection's row goes with its socket.
 	if rows := n.rows(weftMapSockets); rows != 0 {
 		t.Errorf("%d sockets are remembered, want none", rows)

@@ -189,6 +189,7 @@ type weftFragmentKey struct {
 
 type weftFrontend struct {
 	_        structs.HostLayout
+	Begun    uint64
 	Inside   uint64
 	Outside  uint64
 	Ranges   uint64
@@ -418,6 +419,7 @@ const (
 	weftMapMaglev         = "maglev"
 	weftMapMaking         = "making"
 	weftMapOwn            = "own"
+	weftMapPairs          = "pairs"
 	weftMapPeers          = "peers"
 	weftMapPlaces         = "places"
 	weftMapRanges         = "ranges"
@@ -540,6 +542,7 @@ type weftMapSpecs struct {
 	Maglev        *ebpf.MapSpec `ebpf:"maglev"`
 	Making        *ebpf.MapSpec `ebpf:"making"`
 	Own           *ebpf.MapSpec `ebpf:"own"`
+	Pairs         *ebpf.MapSpec `ebpf:"pairs"`
 	Peers         *ebpf.MapSpec `ebpf:"peers"`
 	Places        *ebpf.MapSpec `ebpf:"places"`
 	Ranges        *ebpf.MapSpec `ebpf:"ranges"`
@@ -608,6 +611,7 @@ type weftMaps struct {
 	Maglev        *ebpf.Map `ebpf:"maglev"`
 	Making        *ebpf.Map `ebpf:"making"`
 	Own           *ebpf.Map `ebpf:"own"`
+	Pairs         *ebpf.Map `ebpf:"pairs"`
 	Peers         *ebpf.Map `ebpf:"peers"`
 	Places        *ebpf.Map `ebpf:"places"`
 	Ranges        *ebpf.Map `ebpf:"ranges"`
@@ -640,6 +644,7 @@ func (m *weftMaps) Close() error {
 		m.Maglev,
 		m.Making,
 		m.Own,
+		m.Pairs,
 		m.Peers,
 		m.Places,
 		m.Ranges,

@@ -12,8 +12,10 @@ import (
 	"strings"
 	"time"
 
+	"github.com/weftnet/weft/daemon/loadbalancer"
 	"github.com/weftnet/weft/daemon/source/kube"
 	"github.com/weftnet/weft/internal/api"
+	"github.com/weftnet/weft/internal/web"
 	"github.com/weftnet/weft/overlay"
 	"github.com/weftnet/weft/plugin"
 )
@@ -49,11 +51,15 @@ type Config struct {
 	NodePortAddresses string // prefixes with commas between; empty: all
 	Cgroup            string // empty: the highest that there is; none
 
+	LoadBalancerPools   string // as loadbalancer.ParsePools reads them; empty: none
+	LoadBalancerDefault bool   // Services without a class are ours, too
+
 	ReuseDelay time.Duration
 	MaxPods    uint32
 	MaxNodes   uint32
 
 	MetricsAddress string // empty: on the socket only
+	WebAddress     string // empty: nowhere
 	HealthPort     uint16 // on 127.0.0.1; 0: none
 	LogLevel       string
 }
@@ -154,6 +160,11 @@ func (c Config) Validate() error {
 	if _, err := c.nodePortPrefixes(); err != nil {
 		bad("nodeport-addresses", "%w", err)
 	}
+	if pools, err := loadbalancer.ParsePools(c.LoadBalancerPools); err != nil {
+		bad("load-balancer-pools", "%w", err)
+	} else if len(pools) > 0 && !c.Services {
+		bad("load-balancer-pools", "there are pools, but services is false: who serves Services must announce their addresses, too; remove one of both")
+	}
 	if c.Cgroup != "" && c.Cgroup != noSockets && !filepath.IsAbs(c.Cgroup) {
 		bad("cgroup", "%q is neither none nor an absolute path: begin it with /", c.Cgroup)
 	}
@@ -169,6 +180,11 @@ func (c Config) Validate() error {
 	if c.MetricsAddress != "" {
 		if _, port, err := net.SplitHostPort(c.MetricsAddress); err != nil || port == "" {
 			bad("metrics-address", "%q is not ADDRESS:PORT, for example 127.0.0.1:9087 or [::1]:9087", c.MetricsAddress)
+		}
+	}
+	if c.WebAddress != "" {
+		if _, port, err := net.SplitHostPort(c.WebAddress); err != nil || port == "" {
+			bad("web-address", "%q is not ADDRESS:PORT, for example %s or [::1]:8087", c.WebAddress, web.DefaultAddress)
 		}
 	}
 	if _, err := c.Level(); err != nil {

@@ -55,6 +55,9 @@ func TestSettingsComeFromFlagsThenFileThenDefaults(t *testing.T) {
 		{"services", "services: false\nnodeport-addresses: 192.0.2.0/24, 2001:db8::/64", nil, with(func(c *Config) {
 			c.Services, c.NodePortAddresses = false, "192.0.2.0/24, 2001:db8::/64"
 		})},
+		{"pools", "load-balancer-pools: '[{name: a, addresses: [192.0.2.0/28]}]'\nload-balancer-default: true", nil, with(func(c *Config) {
+			c.LoadBalancerPools, c.LoadBalancerDefault = "[{name: a, addresses: [192.0.2.0/28]}]", true
+		})},
 		{"chain", `cni-chain: '[{"type": "tuning"}]'`, nil, with(func(c *Config) { c.CNIChain = `[{"type": "tuning"}]` })},
 		{"quoted", `masquerade: "false"`, nil, with(func(c *Config) { c.Masquerade = false })},
 		{"number as text", "node-name: 7", []string{}, base},
@@ -108,6 +111,8 @@ func TestBadSettingsSayWhatToDo(t *testing.T) {
 		{"overlay", "overlay: ipip", nil, []string{`"ipip" is none of vxlan, direct, auto`}},
 		{"empty overlay", `overlay: ""`, nil, []string{`"" is none of vxlan, direct, auto`}},
 		{"node port addresses", "nodeport-addresses: 192.0.2.1", nil, []string{`nodeport-addresses: "192.0.2.1" is no prefix`, "192.0.2.0/24,"}},
+		{"pools without addresses", `load-balancer-pools: '[{name: a}]'`, nil, []string{"load-balancer-pools: pool 1: a: addresses: none; write them"}},
+		{"pools without Services", "load-balancer-pools: '[{name: a, addresses: [192.0.2.1]}]'\nservices: false", nil, []string{"load-balancer-pools: there are pools, but services is false"}},
 		{"chain cut short", `cni-chain: '[{"type": "tuning"}'`, nil, []string{"cni-chain: not a JSON list as in [{"}},
 		{"chain without type", `cni-chain: '[{"type": "tuning"}, {"name": "x"}]'`, nil, []string{`cni-chain: plugin 2: the type "" is no name of a binary`}},
 		{"chain by a path", `cni-chain: '[{"type": "../tuning"}]'`, nil, []string{`the type "../tuning" is no name`}},
@@ -118,6 +123,7 @@ func TestBadSettingsSayWhatToDo(t *testing.T) {
 		{"delay without unit", "reuse-delay: 30", nil, []string{"reuse-delay:", "30"}},
 		{"no pods", "max-pods: 0", nil, []string{"max-pods: 0 is not in"}},
 		{"metrics address", "metrics-address: nine", nil, []string{"ADDRESS:PORT"}},
+		{"web address", "web-address: \"8087\"", nil, []string{`web-address: "8087" is not ADDRESS:PORT`, "127.0.0.1:8087"}},
 		{"log level", "log-level: loud", nil, []string{"debug, info, warn, error"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

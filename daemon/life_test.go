@@ -17,6 +17,7 @@ import (
 
 	"github.com/weftnet/weft/internal/api"
 	"github.com/weftnet/weft/internal/testnet"
+	"github.com/weftnet/weft/internal/web"
 )
 
 // converge is how long drift may last.
@@ -117,15 +118,18 @@ func TestTwoNodesJoinTheirPods(t *testing.T) {
 }
 
 // metrics is what the daemon serves at its metrics address.
-func (m *machine) metrics() (text string) {
+func (m *machine) metrics() string { return m.answerAt(m.cfg.MetricsAddress, api.PathMetrics) }
+
+// answerAt is an answer of the daemon by TCP, with its headers.
+func (m *machine) answerAt(address, path string) (text string) {
 	m.lab.t.Helper()
 	m.lab.must(m.Do(func() error {
-		conn, err := net.Dial("tcp", m.cfg.MetricsAddress)
+		conn, err := net.Dial("tcp", address)
 		if err != nil {
 			return err
 		}
 		defer conn.Close()
-		fmt.Fprintf(conn, "GET %s HTTP/1.0\r\n\r\n", api.PathMetrics)
+		fmt.Fprintf(conn, "GET %s HTTP/1.0\r\nHost: %s\r\n\r\n", path, address)
 		b, err := io.ReadAll(conn)
 		text = string(b)
 		return err
@@ -172,6 +176,37 @@ func TestMetricsAreServed(t *testing.T) {
 	}
 	if t.Failed() {
 		t.Log(text)
+	}
+}
+
+// The daemon serves the page only where it is told to.
+func TestPageIsServedOnRequest(t *testing.T) {
+	l := newLab(t)
+	a := l.add()
+	a.usual()
+	a.start()
+	a.ready()
+	if err := a.Do(func() error { _, err := net.Dial("tcp", web.DefaultAddress); return err }); err == nil {
+		t.Errorf("somebody answers at %s without the setting", web.DefaultAddress)
+	}
+	a.stop(syscall.SIGTERM)
+	a.cfg.WebAddress = web.DefaultAddress
+	a.start()
+	a.ready()
+	testnet.Until(t, converge, func() error {
+		return a.Do(func() error {
+			conn, err := net.Dial("tcp", web.DefaultAddress)
+			if err == nil {
+				conn.Close()
+			}
+			return err
+		})
+	})
+	if text := a.answerAt(web.DefaultAddress, "/"); !strings.Contains(text, "<title>Weft</title>") {
+		t.Errorf("the page is %q", text)
+	}
+	if text := a.answerAt(web.DefaultAddress, "/api/state"); !strings.Contains(text, `"node":"`+a.cfg.NodeName+`"`) {
+		t.Errorf("its state is %q, want that of %s", text, a.cfg.NodeName)
 	}
 }
 

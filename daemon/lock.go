@@ -1,19 +1,31 @@
 package daemon
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
 
 // errRunning is what acquire returns while another daemon lives.
 var errRunning = errors.New("another weftd runs on this node")
+
+const (
+	// lockPatience is how long a daemon waits for one that is about to end: the API
+	// server forgets a Pod whose deletion is forced, and its successor starts, while
+	// its container still ends.
+	lockPatience = 5 * time.Second
+	// pinsPatience is for the moment between a process's locks as the kernel lets them go.
+	pinsPatience = time.Second
+)
 
 // lock is held as long as the daemon lives; the kernel releases it with the process.
 type lock struct{ f *os.File }
@@ -67,6 +79,27 @@ func acquireDir(dir string) (*lock, error) {
 		return nil, fmt.Errorf("lock %s: %w", dir, err)
 	}
 	return &lock{f}, nil
+}
+
+// patient takes a folder's lock as soon as it can be had: it tries until ctx is done or the time
+// is up, and then returns what take returned.
+func patient(ctx context.Context, most time.Duration, log *slog.Logger, take func(dir string) (*lock, error), dir string) (*lock, error) {
+	ctx, cancel := context.WithTimeout(ctx, most)
+	defer cancel()
+	for said := false; ; said = true {
+		l, err := take(dir)
+		if !errors.Is(err, errRunning) {
+			return l, err
+		}
+		if !said {
+			log.Info("wait for another weftd to end", "err", err, "atMost", most)
+		}
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
 }
 
 // release lets the lock go. The file stays: removing it would let two have it.

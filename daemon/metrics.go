@@ -72,6 +72,10 @@ var (
 	descFlows   = desc("flows", "Live flows that are translated per packet, at the last look.")
 	descRoom    = desc("flows_limit", "Flows that there is room for in the map of live ones; new ones are refused when it is full.")
 	descTrouble = desc("service_problems", "Services and host ports that cannot be served as they want.")
+	descLBUsed  = desc("load_balancer_used", "Addresses of a load balancer pool that Services have.", "pool", "family")
+	descLBFree  = desc("load_balancer_free", "Addresses of a load balancer pool that can be given.", "pool", "family")
+	descLBLacks = desc("load_balancer_refused", "Services that do not have the load balancer's addresses that they want.")
+	descLBLeads = desc("load_balancer_leader", "1 if this daemon gives load balancers' addresses.")
 	descPolicy  = desc("policy_policies", "Policies of the cluster.", "kind")
 	descPolSets = desc("policy_sets", "Different sets of rules that pods of this node have.")
 	descPolPods = desc("policy_pods", "Pods of this node: open, isolated in a direction or both, or closed because it is not known what applies.", "state")
@@ -125,6 +129,15 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	gauge(descFlows, float64(c.n.liveFlows.Load()))
 	gauge(descRoom, float64(c.dp.FlowRoom()))
 	gauge(descTrouble, float64(troubled))
+	if a := c.n.allocator; a != nil {
+		usage, refused := a.use()
+		for _, u := range usage {
+			gauge(descLBUsed, float64(u.Used), u.Pool, u.Family)
+			gauge(descLBFree, u.Free, u.Pool, u.Family)
+		}
+		gauge(descLBLacks, float64(refused))
+		gauge(descLBLeads, truth(a.leads.Load()))
+	}
 	p := c.n.policies.count()
 	gauge(descPolicy, float64(p.network), kindNetworkPolicy)
 	gauge(descPolicy, float64(p.cluster), kindClusterPolicy)

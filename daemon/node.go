@@ -23,17 +23,18 @@ import (
 
 // node is this node: what is known, and what is made of it.
 type node struct {
-	cfg      Config
-	log      *slog.Logger
-	tables   *tables
-	pools    *ipam.Manager
-	source   stateSource
-	problems *problems
-	services *services
-	policies *policies
-	drops    *drops
-	records  *bpf.Records // that drops are made of
-	since    time.Time
+	cfg       Config
+	log       *slog.Logger
+	tables    *tables
+	pools     *ipam.Manager
+	source    stateSource
+	problems  *problems
+	services  *services
+	allocator *allocator // of load balancers' addresses; nil: there are no pools
+	policies  *policies
+	drops     *drops
+	records   *bpf.Records // that drops are made of
+	since     time.Time
 	// programmed is how long changes of Services took from the source to the kernel.
 	programmed prometheus.Histogram
 
@@ -79,6 +80,7 @@ func newNode(cfg Config, log *slog.Logger, t *tables, pools *ipam.Manager, src s
 		problems: newProblems(log), remake: make(chan struct{}, 1), poke: make(chan struct{}, 1), backendsChanged: make(chan struct{}, 1), gateways: make(chan []netip.Addr, 1),
 	}
 	n.services, n.drops = newServices(cfg, t, n.problems), newDrops()
+	n.allocator = newAllocator(cfg, src, n.problems, log)
 	n.programmed = prometheus.NewHistogram(prometheus.HistogramOpts{
 		Name: "weft_service_program_seconds", Help: "Time from a change of Services in the source to its being in the kernel.",
 		Buckets: prometheus.ExponentialBuckets(0.0005, 2, 14), // 0.5 ms to 4 s
@@ -148,6 +150,7 @@ func (n *node) observe() {
 // given, and makes the kernel serve it. It says whether more of the source changed, which
 // is left to [node.pass].
 func (n *node) changeServices(at time.Time) (more bool, err error) {
+	n.allocator.wake()
 	state := n.source.Snapshot()
 	n.mu.Lock()
 	self := n.around.self

@@ -13,38 +13,40 @@ import (
 
 // What a [api.Problem] can be.
 const (
-	problemNotSynced     = "not-synced"        // the source was not read completely yet
-	problemNoNode        = "no-node"           // there is no Node object of our name
-	problemNoPodCIDR     = "no-pod-cidr"       // it has no spec.podCIDRs
-	problemNoAddress     = "no-address"        // it has no InternalIP, or one that is not this machine's
-	problemConflict      = "cidr-conflict"     // two nodes claim the same addresses
-	problemPool          = "bad-pod-cidr"      // the pod CIDR is no pool
-	problemMTU           = "mtu"               // no usable MTU, or packets of that size get lost
-	problemDevice        = "device"            // weft-vxlan is not there
-	problemPeer          = "peer"              // a node cannot be reached, and why
-	problemUnreachable   = "no-answer"         // probes through the overlay are not answered
-	problemChecksum      = "checksum"          // the device damages checksums of encapsulated packets
-	problemNarrow        = "path-mtu"          // packets of the full size get lost
-	problemProbe         = "probe"             // probes cannot be made
-	problemProbeServer   = "probe-server"      // probes of other nodes cannot be answered
-	problemTable         = "table"             // a kernel table cannot be written
-	problemTableClash    = "table-conflict"    // two wants for one row
-	problemService       = "service"           // a Service or a host port cannot be served as it wants
-	problemPolicy        = "policy"            // of a policy something cannot be applied, or has no room
-	problemPolicyUnknown = "policy-unknown"    // pods are closed, as nobody knows which policies apply
-	problemPolicyLate    = "policy-not-synced" // policies and what they need were not read completely yet
-	problemPolicyRecall  = "policy-remember"   // what is known of policies cannot be written for the next start
-	problemAddresses     = "addresses"         // the node's addresses cannot be read
-	problemFlows         = "flows"             // flows cannot be looked through
-	problemFull          = "full"              // there is no room for new flows, or soon none
-	problemSockets       = "sockets"           // connections to backends that are gone cannot be ended
-	problemCgroup        = "cgroup"            // no sockets are served: there is no cgroup2
-	problemHealthCheck   = "health-check"      // the health check of a Service cannot be answered
-	problemPods          = "pods"              // pods cannot be looked after
-	problemInstall       = "install"           // CNI binary or configuration cannot be written
-	problemCorruptState  = "corrupt-state"     // files of the state folder were moved aside
-	problemRemember      = "remember"          // what is known of the nodes cannot be written for the next start
-	problemWatch         = "watch"             // events are not delivered; the periodic look goes on
+	problemNotSynced         = "not-synced"          // the source was not read completely yet
+	problemNoNode            = "no-node"             // there is no Node object of our name
+	problemNoPodCIDR         = "no-pod-cidr"         // it has no spec.podCIDRs
+	problemNoAddress         = "no-address"          // it has no InternalIP, or one that is not this machine's
+	problemConflict          = "cidr-conflict"       // two nodes claim the same addresses
+	problemPool              = "bad-pod-cidr"        // the pod CIDR is no pool
+	problemMTU               = "mtu"                 // no usable MTU, or packets of that size get lost
+	problemDevice            = "device"              // weft-vxlan is not there
+	problemPeer              = "peer"                // a node cannot be reached, and why
+	problemUnreachable       = "no-answer"           // probes through the overlay are not answered
+	problemChecksum          = "checksum"            // the device damages checksums of encapsulated packets
+	problemNarrow            = "path-mtu"            // packets of the full size get lost
+	problemProbe             = "probe"               // probes cannot be made
+	problemProbeServer       = "probe-server"        // probes of other nodes cannot be answered
+	problemTable             = "table"               // a kernel table cannot be written
+	problemTableClash        = "table-conflict"      // two wants for one row
+	problemService           = "service"             // a Service or a host port cannot be served as it wants
+	problemPolicy            = "policy"              // of a policy something cannot be applied, or has no room
+	problemPolicyUnknown     = "policy-unknown"      // pods are closed, as nobody knows which policies apply
+	problemPolicyLate        = "policy-not-synced"   // policies and what they need were not read completely yet
+	problemPolicyRecall      = "policy-remember"     // what is known of policies cannot be written for the next start
+	problemLoadBalancer      = "load-balancer"       // a Service lacks its load balancer's address, or a pool is not as it should be
+	problemLoadBalancerWrite = "load-balancer-write" // load balancers' addresses cannot be written
+	problemAddresses         = "addresses"           // the node's addresses cannot be read
+	problemFlows             = "flows"               // flows cannot be looked through
+	problemFull              = "full"                // there is no room for new flows, or soon none
+	problemSockets           = "sockets"             // connections to backends that are gone cannot be ended
+	problemCgroup            = "cgroup"              // no sockets are served: there is no cgroup2
+	problemHealthCheck       = "health-check"        // the health check of a Service cannot be answered
+	problemPods              = "pods"                // pods cannot be looked after
+	problemInstall           = "install"             // CNI binary or configuration cannot be written
+	problemCorruptState      = "corrupt-state"       // files of the state folder were moved aside
+	problemRemember          = "remember"            // what is known of the nodes cannot be written for the next start
+	problemWatch             = "watch"               // events are not delivered; the periodic look goes on
 )
 
 // problems is what is wrong now. It is safe for concurrent use.

@@ -28,12 +28,12 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	if err := openSysctls("/proc/sys"); err != nil {
 		return err
 	}
-	lock, err := acquire(cfg.StateDir)
+	lock, err := patient(ctx, lockPatience, log, acquire, cfg.StateDir)
 	if err != nil {
 		return err
 	}
 	defer lock.release()
-	pins, err := acquireDir(cfg.BPFDir)
+	pins, err := patient(ctx, pinsPatience, log, acquireDir, cfg.BPFDir)
 	if err != nil {
 		return err
 	}
@@ -110,6 +110,7 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	group.Go(func() error { return src.Run(ctx) })
 	group.Go(func() error { return n.serve(ctx, dp, pods) })
 	group.Go(func() error { return n.serveHealthPort(ctx) })
+	group.Go(func() error { return n.servePage(ctx) })
 	group.Go(func() error { return n.readDrops(ctx) })
 	group.Go(func() error { return n.writeStatuses(ctx) })
 	group.Go(func() error {
@@ -171,6 +172,7 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 		group.Go(func() error { return n.probe(ctx) })
 		group.Go(func() error { return n.serveProbes(ctx) })
 		group.Go(func() error { return n.services.serveHealth(ctx) })
+		group.Go(func() error { return n.allocator.run(ctx) })
 		group.Go(func() error { return n.collectFlows(ctx, dp) })
 		group.Go(func() error { return n.watchRoom(ctx, dp, counters) })
 		group.Go(func() error { return n.endSockets(ctx, dp, pods) })

@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -47,7 +46,7 @@ func (n *node) serve(ctx context.Context, dp *bpf.Datapath, pods *endpoint.Manag
 		}
 	}
 	m := newMetrics(n, dp)
-	info := &info{node: n, dp: dp, pods: pods}
+	info := &info{node: n, dp: dp, pods: pods, flowCounts: flowCounts{count: dp.BackendFlows}}
 	handler := server.Handler(&cni{pods: pods, metrics: m, log: n.log, called: &n.called}, info, m.handler())
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return serveOn(ctx, l, handler) })
@@ -192,6 +191,8 @@ type info struct {
 	node *node
 	dp   *bpf.Datapath
 	pods *endpoint.Manager
+
+	flowCounts flowCounts
 }
 
 var _ server.Info = (*info)(nil)
@@ -202,25 +203,7 @@ func (i *info) Services(name string) ([]api.Service, error) {
 	if err != nil || name == "" {
 		return list, err
 	}
-	flows, err := i.dp.BackendFlows()
-	if err != nil {
-		return nil, err
-	}
-	for _, s := range list {
-		for j := range s.Backends {
-			b := &s.Backends[j]
-			at, err := netip.ParseAddrPort(b.Addr)
-			if err != nil {
-				return nil, fmt.Errorf("backend of Service %s: %w", s.Name, err)
-			}
-			for _, p := range []bpf.Protocol{bpf.TCP, bpf.UDP, bpf.SCTP} {
-				if p.String() == b.Protocol {
-					b.Flows = flows[bpf.Place{Addr: at.Addr(), Port: at.Port(), Protocol: p}]
-				}
-			}
-		}
-	}
-	return list, nil
+	return list, i.addFlows(list, i.dp.BackendFlows)
 }
 
 func (i *info) Drops() []api.Drop {

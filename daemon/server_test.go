@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestSecondDaemonIsRefusedWithThePIDOfTheFirst(t *testing.T) {
@@ -104,6 +106,35 @@ func TestServerFinishesWhatItBegan(t *testing.T) {
 	if err := <-ended; err != nil {
 		t.Errorf("serve: %v", err)
 	}
+}
+
+func TestLockIsTakenWhenTheOtherEnds(t *testing.T) {
+	dir := t.TempDir()
+	first, err := acquire(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tries := 0
+	take := func(dir string) (*lock, error) {
+		if tries++; tries == 3 {
+			first.release()
+		}
+		return acquire(dir)
+	}
+	log := slog.New(slog.DiscardHandler)
+	second, err := patient(t.Context(), time.Minute, log, take, dir)
+	if err != nil || tries != 3 {
+		t.Fatalf("after %d tries: %v", tries, err)
+	}
+	if l, err := patient(t.Context(), time.Millisecond, log, take, dir); l != nil || !errors.Is(err, errRunning) {
+		t.Errorf("when the time is up: got %v, %v, want errRunning", l, err)
+	}
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	if l, err := patient(ended, time.Minute, log, take, dir); l != nil || !errors.Is(err, errRunning) {
+		t.Errorf("of a daemon that shall end: got %v, %v, want errRunning", l, err)
+	}
+	second.release()
 }
 
 func TestPinsOfAnotherDaemonAreRefused(t *testing.T) {

@@ -28,6 +28,7 @@ const healthRetry = 10 * time.Second
 // of it. It locks itself.
 type services struct {
 	name     string
+	cfg      Config
 	enabled  bool           // Services are ours to serve
 	prefixes []netip.Prefix // of the addresses that serve node ports; none: all
 	tables   *tables
@@ -58,7 +59,7 @@ type healthChecks struct {
 func newServices(cfg Config, t *tables, p *problems) *services {
 	prefixes, _ := cfg.nodePortPrefixes() // validated
 	s := &services{
-		name: cfg.NodeName, enabled: cfg.Services, prefixes: prefixes, tables: t, problems: p,
+		name: cfg.NodeName, cfg: cfg, enabled: cfg.Services, prefixes: prefixes, tables: t, problems: p,
 		answers: make(chan healthChecks, 1), ports: map[api.Ref]*podPorts{},
 	}
 	s.book = newServiceBook(func(k serviceName, rows service.Rows) { t.putRows(ownerService(k), rows) }, t.heldRows)

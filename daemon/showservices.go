@@ -24,11 +24,10 @@ func (s *services) show(name string) ([]api.Service, error) {
 		}
 	}
 	for _, p := range s.ports {
-		k := serviceName{p.PodNamespace, cmp.Or(p.PodName, p.Ref.String())}
-		if !wanted(k) || len(p.mappings) == 0 {
+		if !wanted(p.serviceName()) || len(p.mappings) == 0 {
 			continue
 		}
-		shown := api.Service{Namespace: k.namespace, Name: k.name, Type: "HostPort", Served: true, Fronts: p.fronts(), Problems: p.problems}
+		shown := p.show()
 		if name != "" {
 			shown.Backends = p.backends(s.name)
 		}
@@ -70,6 +69,9 @@ func (s *services) showService(k serviceName, e *serviceEntry, whole bool) api.S
 	}
 	if e.svc.ProxyName != "" {
 		out.Problems = append(out.Problems, "not ours: it is to be served by "+e.svc.ProxyName)
+	}
+	if why := s.cfg.balancerProblem(e.svc); why != "" {
+		out.Problems = append(out.Problems, why)
 	}
 	if e.put {
 		for _, ip := range e.svc.ClusterIPs {
@@ -175,6 +177,23 @@ func (e *serviceEntry) backendsOf(p source.ServicePort) []api.ServiceBackend {
 	return out
 }
 
+// hostPort is the type that pods with host ports have among Services.
+const hostPort = "HostPort"
+
+// serviceName is by what the host ports of a pod are shown among Services.
+func (p *podPorts) serviceName() serviceName {
+	return serviceName{p.PodNamespace, cmp.Or(p.PodName, p.Ref.String())}
+}
+
+// show is the host ports of a pod, without its addresses.
+func (p *podPorts) show() api.Service {
+	k := p.serviceName()
+	return api.Service{
+		Namespace: k.namespace, Name: k.name, Type: hostPort, Served: true,
+		Fronts: p.fronts(), Problems: append([]string{}, p.problems...),
+	}
+}
+
 // fronts is the places of a pod's host ports.
 func (p *podPorts) fronts() []api.ServiceFront {
 	var out []api.ServiceFront
@@ -184,7 +203,7 @@ func (p *podPorts) fronts() []api.ServiceFront {
 			at = m.HostIP.String()
 		}
 		out = append(out, api.ServiceFront{
-			Addr: at, Port: m.HostPort, Protocol: m.Protocol.String(), Kind: "HostPort",
+			Addr: at, Port: m.HostPort, Protocol: m.Protocol.String(), Kind: hostPort,
 			Target: fmt.Sprint(m.ContainerPort), Ready: 1, Total: 1,
 		})
 	}

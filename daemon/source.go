@@ -17,14 +17,13 @@ import (
 type stateSource interface {
 	// Run reads until ctx is done.
 	Run(context.Context) error
-	// Snapshot is the state as it is known now. What has not changed keeps its pointer.
-	Snapshot() source.State
 	// Changed receives after the state has changed; many changes may come as one.
 	Changed() <-chan struct{}
 	// WritePod makes an attachment known to the other nodes, or that it is gone.
 	WritePod(e api.Endpoint, gone bool) error
 	// SyncPods makes exactly these known; for the start.
 	SyncPods(live []api.Endpoint) error
+	granter
 }
 
 // Kinds of sources.

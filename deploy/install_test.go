@@ -32,9 +32,14 @@ func TestInstallAppliesEverythingAndWaits(t *testing.T) {
 		"PATCH /api/v1/namespaces/kube-system/serviceaccounts/weft",
 		"PATCH /apis/rbac.authorization.k8s.io/v1/clusterroles/weft",
 		"PATCH /apis/rbac.authorization.k8s.io/v1/clusterrolebindings/weft",
+		"PATCH /apis/coordination.k8s.io/v1/namespaces/kube-system/leases/weft-load-balancer",
+		"PATCH /apis/rbac.authorization.k8s.io/v1/namespaces/kube-system/roles/weft",
+		"PATCH /apis/rbac.authorization.k8s.io/v1/namespaces/kube-system/rolebindings/weft",
 		"PATCH /apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies/account.weft.dev",
+		"PATCH /apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies/balancer.weft.dev",
 		"PATCH /apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies/pod-ips.weft.dev",
 		"PATCH /apis/admissionregistration.k8s.io/v1/validatingadmissionpolicybindings/account.weft.dev",
+		"PATCH /apis/admissionregistration.k8s.io/v1/validatingadmissionpolicybindings/balancer.weft.dev",
 		"PATCH /apis/admissionregistration.k8s.io/v1/validatingadmissionpolicybindings/pod-ips.weft.dev",
 		"PATCH /api/v1/namespaces/kube-system/configmaps/weft",
 		"PATCH " + daemonPath,
@@ -188,14 +193,14 @@ func TestInstallFailsWithWhatToDo(t *testing.T) {
 				}
 				return 0, ""
 			}
-		}, []string{`conflict with "helm"`, "--force takes them over"}, 8},
+		}, []string{`conflict with "helm"`, "--force takes them over"}, 13},
 		{"no namespace", func(l *lab, i *Install) {
 			i.Namespace = "weft"
 			l.Refuse = refuseWhen(http.MethodPatch, "/namespaces/weft/", 404, `namespaces "weft" not found`)
 		}, []string{`namespaces "weft" not found`, "does the namespace exist?"}, 0},
 		{"rights end while waiting", func(l *lab, _ *Install) {
 			l.Refuse = refuseWhen(http.MethodGet, "/nodes", 403, "nodes is forbidden")
-		}, []string{"list nodes: no permission"}, 9},
+		}, []string{"list nodes: no permission"}, 14},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			l := newLab(t, "a")
@@ -281,8 +286,8 @@ func TestInstallCanBeInterrupted(t *testing.T) {
 	if !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "what was applied stays") {
 		t.Errorf("got %v, want what an interrupt means", err)
 	}
-	if left := l.left(); len(left) != 10 {
-		t.Errorf("after the interrupt there is %v, want all nine objects and a pod", left)
+	if left := l.left(); len(left) != 15 {
+		t.Errorf("after the interrupt there is %v, want all 14 objects and a pod", left)
 	}
 
 	l = newLab(t, "a")

@@ -10,10 +10,13 @@ import (
 	"github.com/google/go-cmp/cmp"
 	admissionv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
+	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	"sigs.k8s.io/yaml"
+
+	"github.com/weftnet/weft/daemon/source/kube"
 )
 
 func TestGeneratedFilesAreWhatTheChartMakes(t *testing.T) {
@@ -67,6 +70,16 @@ func TestObjectsAreWhatKubernetesKnows(t *testing.T) {
 			if b := decode[rbacv1.ClusterRoleBinding](t, o); b.Subjects[0].Namespace != "net" {
 				t.Errorf("the rights are those of an account in %s", b.Subjects[0].Namespace)
 			}
+		case "Lease":
+			if l := decode[coordinationv1.Lease](t, o); l.Name != kube.LeaseName {
+				t.Errorf("%s is not that of the daemons, %s", o, kube.LeaseName)
+			}
+		case "Role":
+			decode[rbacv1.Role](t, o)
+		case "RoleBinding":
+			if b := decode[rbacv1.RoleBinding](t, o); b.Subjects[0].Namespace != "net" {
+				t.Errorf("the rights are those of an account in %s", b.Subjects[0].Namespace)
+			}
 		case "ValidatingAdmissionPolicy":
 			decode[admissionv1.ValidatingAdmissionPolicy](t, o)
 			if !bytes.Contains(o.YAML, []byte("'system:serviceaccount:net:weft'")) {
@@ -86,9 +99,14 @@ func TestObjectsAreWhatKubernetesKnows(t *testing.T) {
 		"v1 ServiceAccount net/weft",
 		"rbac.authorization.k8s.io/v1 ClusterRole weft",
 		"rbac.authorization.k8s.io/v1 ClusterRoleBinding weft",
+		"coordination.k8s.io/v1 Lease net/weft-load-balancer",
+		"rbac.authorization.k8s.io/v1 Role net/weft",
+		"rbac.authorization.k8s.io/v1 RoleBinding net/weft",
 		"admissionregistration.k8s.io/v1 ValidatingAdmissionPolicy account.weft.dev",
+		"admissionregistration.k8s.io/v1 ValidatingAdmissionPolicy balancer.weft.dev",
 		"admissionregistration.k8s.io/v1 ValidatingAdmissionPolicy pod-ips.weft.dev",
 		"admissionregistration.k8s.io/v1 ValidatingAdmissionPolicyBinding account.weft.dev",
+		"admissionregistration.k8s.io/v1 ValidatingAdmissionPolicyBinding balancer.weft.dev",
 		"admissionregistration.k8s.io/v1 ValidatingAdmissionPolicyBinding pod-ips.weft.dev",
 		"v1 ConfigMap net/weft",
 		"apps/v1 DaemonSet net/weft",

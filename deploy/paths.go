@@ -16,6 +16,7 @@ const FieldManager = "weft"
 var plurals = map[string]string{
 	"ServiceAccount": "serviceaccounts", "ConfigMap": "configmaps", "DaemonSet": "daemonsets", "Pod": "pods",
 	"ClusterRole": "clusterroles", "ClusterRoleBinding": "clusterrolebindings",
+	"Lease": "leases", "Role": "roles", "RoleBinding": "rolebindings",
 	"ValidatingAdmissionPolicy":        "validatingadmissionpolicies",
 	"ValidatingAdmissionPolicyBinding": "validatingadmissionpolicybindings",
 }

@@ -51,7 +51,7 @@ func (o Object) JSON() ([]byte, error) { return yaml.YAMLToJSONStrict(o.YAML) }
 // kinds is the order in which objects are made: what is referred to comes first. They
 // are removed in reverse.
 var kinds = []string{
-	"ServiceAccount", "ClusterRole", "ClusterRoleBinding",
+	"ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Lease", "Role", "RoleBinding",
 	"ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding", "ConfigMap", "DaemonSet",
 }
 

@@ -35,9 +35,14 @@ func TestUninstallRemovesEverythingInOrder(t *testing.T) {
 		"DELETE " + podsPath,
 		"DELETE /api/v1/namespaces/kube-system/configmaps/weft",
 		"DELETE /apis/admissionregistration.k8s.io/v1/validatingadmissionpolicybindings/pod-ips.weft.dev",
+		"DELETE /apis/admissionregistration.k8s.io/v1/validatingadmissionpolicybindings/balancer.weft.dev",
 		"DELETE /apis/admissionregistration.k8s.io/v1/validatingadmissionpolicybindings/account.weft.dev",
 		"DELETE /apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies/pod-ips.weft.dev",
+		"DELETE /apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies/balancer.weft.dev",
 		"DELETE /apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies/account.weft.dev",
+		"DELETE /apis/rbac.authorization.k8s.io/v1/namespaces/kube-system/rolebindings/weft",
+		"DELETE /apis/rbac.authorization.k8s.io/v1/namespaces/kube-system/roles/weft",
+		"DELETE /apis/coordination.k8s.io/v1/namespaces/kube-system/leases/weft-load-balancer",
 		"DELETE /apis/rbac.authorization.k8s.io/v1/clusterrolebindings/weft",
 		"DELETE /apis/rbac.authorization.k8s.io/v1/clusterroles/weft",
 		"DELETE /api/v1/namespaces/kube-system/serviceaccounts/weft",
@@ -132,7 +137,7 @@ func TestUninstallKeepsWhatIsNeededToTryAgain(t *testing.T) {
 			}
 			l.says(tc.want...)
 			// All but the DaemonSet and the pods.
-			if left := l.left(); len(left) != 8 || strings.Contains(strings.Join(left, " "), "Pod ") {
+			if left := l.left(); len(left) != 13 || strings.Contains(strings.Join(left, " "), "Pod ") {
 				t.Errorf("left: %v", left)
 			}
 

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -206,6 +207,38 @@ func TestLibcni(t *testing.T) {
 		}
 		if last := d.calls[len(d.calls)-1]; last != step.verb {
 			t.Errorf("%s: daemon's last call is %s", step.verb, last)
+		}
+	}
+}
+
+// Whatever moment a folder vanishes in, also while it is put back.
+func TestWatchPutsBackWhatVanishesAtAnyMoment(t *testing.T) {
+	o := options(t)
+	_, conf := installed(o)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- plugin.Watch(ctx, o, slog.New(slog.DiscardHandler), nil) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	aside := filepath.Join(t.TempDir(), "x")
+	for i := range 16 {
+		for deadline := time.Now().Add(10 * time.Second); ; runtime.Gosched() {
+			if _, err := os.Stat(conf); err == nil {
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("time %d: not put back in 10 s", i)
+			}
+		}
+		for moment := time.Now().Add(time.Duration(i%8) * time.Millisecond / 2); time.Now().Before(moment); {
+			runtime.Gosched()
+		}
+		if err := errors.Join(os.Rename(o.ConfDir, aside), os.RemoveAll(aside)); err != nil {
+			t.Fatal(err)
 		}
 	}
 }

@@ -33,6 +33,16 @@ func Watch(ctx context.Context, o InstallOptions, log *slog.Logger, report func(
 		return fmt.Errorf("watch CNI folders: %w", err)
 	}
 	defer w.Close()
+	errs := make(chan error, 1)
+	go func() {
+		// The watcher reports some errors with its lock held, for which Add waits.
+		for err := range w.Errors {
+			select {
+			case errs <- err:
+			default:
+			}
+		}
+	}()
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
 	k := keeper{InstallOptions: o, log: log, report: report}
@@ -45,16 +55,22 @@ func Watch(ctx context.Context, o InstallOptions, log *slog.Logger, report func(
 				log.Debug("watch CNI folder, will retry", "err", err)
 			}
 		}
+		var again <-chan time.Time // something changed before it was watched
+		if !k.settled() {
+			again = time.After(settle)
+		}
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
 			continue
-		case err := <-w.Errors:
+		case <-again:
+			continue
+		case err := <-errs:
 			log.Debug("watch CNI folders, will retry", "err", err)
 		case <-w.Events:
 		}
-		if !drain(ctx, w) {
+		if !drain(ctx, w.Events) {
 			return nil
 		}
 	}
@@ -62,7 +78,7 @@ func Watch(ctx context.Context, o InstallOptions, log *slog.Logger, report func(
 
 // drain waits until there was no event for a moment, at most until the next tick
 // would have come. It reports whether to go on.
-func drain(ctx context.Context, w *fsnotify.Watcher) bool {
+func drain(ctx context.Context, events <-chan fsnotify.Event) bool {
 	end := time.After(lookEvery)
 	for {
 		quiet := time.NewTimer(settle)
@@ -73,8 +89,7 @@ func drain(ctx context.Context, w *fsnotify.Watcher) bool {
 			return true
 		case <-quiet.C:
 			return true
-		case <-w.Events:
-		case <-w.Errors:
+		case <-events:
 		}
 	}
 }
@@ -85,12 +100,13 @@ type keeper struct {
 	log    *slog.Logger
 	report func(error)
 
-	seen    []stamp // when all was well and nothing changed meanwhile
+	seen    []stamp // when all was there, well, and nothing changed meanwhile
 	started bool
 	last    string // error of the last attempt
 }
 
-// stamp tells whether a file was replaced, written or had its mode changed.
+// stamp tells whether a file was replaced, written or had its mode changed; zero if it
+// is not there.
 type stamp struct {
 	inode uint64
 	ctime syscall.Timespec
@@ -116,6 +132,9 @@ func (k *keeper) stamps() []stamp {
 	return stamps
 }
 
+// settled reports whether there is nothing to do that has not failed just now.
+func (k *keeper) settled() bool { return k.last != "" || slices.Equal(k.stamps(), k.seen) }
+
 func (k *keeper) keep() {
 	before := k.stamps()
 	if k.started && k.last == "" && slices.Equal(before, k.seen) {
@@ -130,7 +149,7 @@ func (k *keeper) keep() {
 	text := ""
 	if err != nil {
 		text = err.Error()
-	} else if slices.Equal(after, before) {
+	} else if slices.Equal(after, before) && !slices.Contains(after, stamp{}) {
 		k.seen = after
 	}
 	if text != k.last {

@@ -61,3 +61,9 @@ static __always_inline struct backend *choose_alike(__u64 set_id, const struct s
 	slot.slot = row->slot[at % MAGLEV_BLOCK];
 	return bpf_map_lookup_elem(&backends, &slot);
 }
+
+/* Counts a flow that begins at a place. Only this field of the row is not the daemon's. */
+static __always_inline void count_begun(const struct frontend *frontend)
+{
+	__sync_fetch_and_add((__u64 *)&frontend->begun, 1);
+}

@@ -81,6 +81,7 @@ __u32 ended_first, ended_next; /* in ended, modulo its size */
 
 enum {
 	CLIENTS = 16384,
+	PAIRS = 32768,
 };
 
 /* Whether an address is the client of translated flows, by a hash of it: most packets
@@ -92,6 +93,17 @@ struct {
 	__type(value, __u32);
 	__uint(max_entries, CLIENTS);
 } clients SEC(".maps");
+
+/* Whether a client may have translated flows to a backend that sees its own address, by a
+ * hash of both: what it sends to the backend itself could have the tuple of such a one.
+ * Written by the programs; cleared by the daemon.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, __u32);
+	__uint(max_entries, PAIRS);
+} pairs SEC(".maps");
 
 static __always_inline __u32 now(void)
 {
@@ -117,6 +129,34 @@ static __always_inline void mark_client(const union addr *addr)
 {
 	__u32 *mark = client_of(addr);
 
+	if (mark && *mark != now())
+		*mark = now();
+}
+
+static __always_inline __u32 *pair_of(const union addr *client, const union addr *backend)
+{
+	__u64 hash = mix(backend->d[0], backend->d[1]);
+	__u32 key = mix(mix(hash, client->d[0]), client->d[1]) >> 49;
+
+	return bpf_map_lookup_elem(&pairs, &key);
+}
+
+static __always_inline bool is_pair(const union addr *client, const union addr *backend)
+{
+	__u32 *mark = pair_of(client, backend);
+
+	return mark && *mark;
+}
+
+/* Marks whom a flow of this client leads to, and from where: f. */
+static __always_inline void mark_flow(const union addr *client, const struct flow *f)
+{
+	__u32 *mark;
+
+	mark_client(&f->src);
+	if (!same_addr(client, &f->src))
+		return;
+	mark = pair_of(client, &f->dst);
 	if (mark && *mark != now())
 		*mark = now();
 }

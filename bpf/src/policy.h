@@ -5,14 +5,14 @@
  */
 #pragma once
 #include "allowed.h"
+#include "direct.h"
 #include "icmp.h"
 #include "serve.h"
 
-/* RFC 4861, RFC 9260 */
+/* RFC 4861 */
 enum {
 	ND_FIRST = 133,
 	ND_LAST = 136,
-	SCTP_INIT = 1,
 };
 
 static __always_inline bool is_isolated(const struct endpoint *ep)

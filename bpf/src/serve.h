@@ -116,6 +116,8 @@ static __always_inline enum reason pick_backend(const struct frontend *fe, const
 	struct affinity *stays;
 	enum reason why = find_backend(fe, t, outside, &key, &stays, to);
 
+	if (likely(!why))
+		count_begun(fe);
 	if (likely(why || !fe->affinity))
 		return why;
 	if (stays)
@@ -126,9 +128,9 @@ static __always_inline enum reason pick_backend(const struct frontend *fe, const
 }
 
 /* Whose address the backend sees: the client's, unless its answer would not come back
- * here.
+ * here. A pod that reaches itself does not do so from outside.
  */
-static __always_inline void pick_source(const struct tuple *t, bool outside, struct flow *f)
+static __always_inline enum reason pick_source(const struct tuple *t, bool outside, struct flow *f)
 {
 	__u32 kind = OWN_GATEWAY;
 	union addr *own_addr;
@@ -137,11 +139,11 @@ static __always_inline void pick_source(const struct tuple *t, bool outside, str
 	f->sport = t->sport;
 	if (outside) {
 		if (endpoint_of(&f->dst))
-			return;
+			return same_addr(&t->src, &f->dst) ? DROP_SPOOFED_ADDRESS : OK;
 		if (!peer_of(&f->dst))
 			kind = OWN_NODE;
 	} else if (likely(!same_addr(&t->src, &f->dst))) {
-		return;
+		return OK;
 	}
 	kind += !is_v4(&f->dst);
 	own_addr = bpf_map_lookup_elem(&own, &kind);
@@ -152,6 +154,7 @@ static __always_inline void pick_source(const struct tuple *t, bool outside, str
 	 * (ip_local_port_range) are fewer than PORTS, so none gets another's.
 	 */
 	f->sport = PORT_FIRST + (hash_of(t, true) % PORTS + t->sport) % PORTS;
+	return OK;
 }
 
 /* Whether a new flow may have the place of another one that is new or has ended: if it is
@@ -212,11 +215,12 @@ static __always_inline enum reason new_flow(const struct frontend *fe, const str
 	f->dport = to.port;
 	f->generation = to.generation;
 	f->seen = now();
-	pick_source(t, outside, f);
-	why = claim(t, f);
+	why = pick_source(t, outside, f);
+	if (likely(!why))
+		why = claim(t, f);
 	if (unlikely(why))
 		return why;
-	mark_client(&f->src);
+	mark_flow(&t->src, f);
 	return bpf_map_update_elem(&brief, t, f, BPF_ANY) ? DROP_FLOWS_FULL : OK;
 }
 
@@ -246,7 +250,7 @@ static __always_inline enum reason known_flow(const struct tuple *t, __u8 flags,
 		note_live(t, known, flags);
 		return OK;
 	}
-	mark_client(&f->src); /* the daemon may have cleared it a moment ago */
+	mark_flow(&t->src, f); /* the daemon may have cleared it a moment ago */
 	return note_client(t, known, flags);
 }
 
@@ -321,7 +325,7 @@ __noinline int flow_of(struct packet *p, struct flow *f)
 	if (t.proto == IPPROTO_UDP || p->l4.flags & TCP_SYN ||
 	    !is_alive(&f->dst, f->dport, t.proto, f->generation))
 		return NOT_OURS;
-	mark_client(&f->src); /* the daemon may have cleared it a moment ago */
+	mark_flow(&t.src, f); /* the daemon may have cleared it a moment ago */
 	return note_client(&t, known, p->l4.flags);
 }
 

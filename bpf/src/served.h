@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
 /* The ways of packets that Services have to do with, at each hook. */
 #pragma once
+#include "direct.h"
 #include "icmp.h"
 #include "nat.h"
 #include "overlay.h"
@@ -36,7 +37,7 @@ __noinline int go_on(struct __sk_buff *skb, struct packet *p, __u32 way)
 	to = endpoint_of(&p->ip.dst);
 	if (to) {
 		if (unlikely(is_isolated(to))) {
-			why = judge_arriving(skb, p, !!(way & WAY_BACK));
+			why = judge_arriving(skb, p, (way & (WAY_BACK | WAY_OUTSIDE)) == WAY_BACK);
 			if (why)
 				return give_up(skb, why);
 		}
@@ -163,6 +164,7 @@ static __always_inline int leave_plain(struct __sk_buff *skb, struct packet *p, 
 		if (why)
 			return give_up(skb, why);
 	}
+	note_direct(p);
 	return way & WAY_HOST ? TCX_NEXT : to_outside(skb, &p->ip);
 }
 
@@ -179,6 +181,8 @@ static __always_inline int pass_plain(struct __sk_buff *skb, struct packet *p, _
 		why = judge_arriving(skb, p, false);
 	if (!why && way & WAY_LIMITED)
 		why = STACK_LIMITED;
+	if (!why || why == STACK_LIMITED)
+		note_direct(p);
 	if (unlikely(why))
 		return give_up(skb, why);
 	if (to)
@@ -224,7 +228,7 @@ __noinline int from_pod_served(struct __sk_buff *skb, struct packet *p, __u32 wa
 /* From a device of the node: what is not of the overlay. */
 __noinline int from_outside_served(struct __sk_buff *skb)
 {
-	__u32 way = WAY_AROUND;
+	__u32 way = WAY_AROUND | WAY_OUTSIDE;
 	struct packet p;
 	int why;
 
@@ -241,8 +245,11 @@ __noinline int from_outside_served(struct __sk_buff *skb)
 		return give_up(skb, why);
 	if (unlikely(p.l4.unported))
 		return TCX_NEXT;
-	why = serve(skb, &p, way | WAY_OUTSIDE);
-	return why == NOT_OURS ? TCX_NEXT : why;
+	why = serve(skb, &p, way);
+	if (likely(why != NOT_OURS))
+		return why;
+	note_direct(&p);
+	return TCX_NEXT;
 }
 
 /* From another node, decapsulated by the kernel (at is ETH_HLEN) or not yet, and to an

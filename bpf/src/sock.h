@@ -130,12 +130,15 @@ static __always_inline int pick(const struct call *c, const struct frontend *fro
 	struct affinity_key key = {.set = frontend->inside};
 	const struct backend *backend;
 
-	if (frontend->affinity && stays_with(&key, c->proto, frontend->affinity, to))
+	if (frontend->affinity && stays_with(&key, c->proto, frontend->affinity, to)) {
+		count_begun(frontend);
 		return REWRITE;
+	}
 	backend = choose(frontend->inside, set, bpf_get_prandom_u32());
 	if (!backend)
 		return set->flags & SET_DROP ? -EHOSTUNREACH : -ECONNREFUSED;
 	*to = *backend;
+	count_begun(frontend);
 	if (frontend->affinity)
 		stay_with(&key, frontend->affinity, to);
 	return REWRITE;

@@ -54,7 +54,7 @@ int from_pod(struct __sk_buff *skb)
 	peer = to ? NULL : peer_of(&p.ip.dst);
 	if (!peer && (!to || to->flags & EP_HOST))
 		return from_pod_served(skb, &p, way | (to ? WAY_HOST : 0));
-	if (to && unlikely(is_client(&p.ip.dst)))
+	if (unlikely(is_pair(&p.ip.src, &p.ip.dst)) || (to && unlikely(is_client(&p.ip.dst))))
 		return from_pod_served(skb, &p, way | WAY_POD);
 	if (unlikely(way & WAY_JUDGED || (to && is_isolated(to)))) {
 		why = judge_plain(skb, &p, ETH_HLEN, !!(way & WAY_JUDGED));

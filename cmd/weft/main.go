@@ -184,6 +184,7 @@ ready. SERVED AT *: all addresses of the node that serve node ports.`,
 		c.dropsCommand(),
 		c.policyCommand(),
 		c.explainCommand(),
+		c.webCommand(),
 	)
 	return root
 }

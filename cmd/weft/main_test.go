@@ -79,6 +79,13 @@ func (node) Services(name string) ([]api.Service, error) {
 	return nil, &api.Error{Code: api.CodeUnknown, Msg: "there is no Service " + name}
 }
 
+func (n node) FindServices(api.ServiceQuery) (api.ServicePage, error) {
+	list, err := n.Services("")
+	return api.ServicePage{Found: len(list), Services: list}, err
+}
+
+func (n node) WatchedService(name string) ([]api.Service, error) { return n.Services(name) }
+
 // serve answers on a socket until the test ends.
 func serve(t *testing.T, h http.Handler) string {
 	t.Helper()

@@ -65,8 +65,16 @@ func FromService(o *corev1.Service) (*Service, error) {
 	spec.LoadBalancerSourceRanges = o.Spec.LoadBalancerSourceRanges
 	spec.LoadBalancerClass = value(o.Spec.LoadBalancerClass)
 	spec.TrafficDistribution = value(o.Spec.TrafficDistribution)
+	spec.LoadBalancerIP = o.Spec.LoadBalancerIP
+	for _, f := range o.Spec.IPFamilies {
+		spec.IPFamilies = append(spec.IPFamilies, string(f))
+	}
+	spec.IPFamilyPolicy = string(value(o.Spec.IPFamilyPolicy))
 	for _, i := range o.Status.LoadBalancer.Ingress {
 		in.Status.LoadBalancer.Ingress = append(in.Status.LoadBalancer.Ingress, ingressObject{i.IP, string(value(i.IPMode))})
+	}
+	for _, c := range o.Status.Conditions {
+		in.Status.Conditions = append(in.Status.Conditions, conditionObject{c.Type, string(c.Status), c.Reason, c.Message})
 	}
 	return newService(in)
 }

@@ -48,6 +48,8 @@ var objectsOfBoth = map[string][]string{
 		`{metadata: {name: s}, spec: {type: NodePort, clusterIP: 10.96.0.1, ports: [{port: 80}]}}`,
 		`{metadata: {name: s}, spec: {type: LoadBalancer, clusterIP: 10.96.0.1, externalTrafficPolicy: Local, healthCheckNodePort: 31000, loadBalancerSourceRanges: [10.0.0.0/8], loadBalancerClass: weft.dev/l2, sessionAffinity: ClientIP, sessionAffinityConfig: {clientIP: {timeoutSeconds: 60}}, trafficDistribution: PreferClose, publishNotReadyAddresses: true, ports: [{port: 80}]}, status: {loadBalancer: {ingress: [{ip: 192.0.2.1}, {ip: 192.0.2.2, ipMode: Proxy}, {hostname: x}, {ip: 127.0.0.1}]}}}`,
 		`{metadata: {name: s, annotations: {service.beta.kubernetes.io/load-balancer-source-ranges: '10.0.0.0/8, 192.0.2.0/24'}}, spec: {type: LoadBalancer, clusterIP: 10.96.0.1, ports: [{port: 80}]}}`,
+		`{metadata: {name: s}, spec: {type: LoadBalancer, clusterIP: 10.96.0.1, loadBalancerIP: 192.0.2.7, ipFamilies: [IPv6, IPv4], ipFamilyPolicy: RequireDualStack, ports: [{port: 80}]}, status: {conditions: [{type: Other, status: 'True', reason: R}, {type: weft.dev/LoadBalancerAddress, status: 'False', reason: Exhausted, message: none is free}]}}`,
+		`{metadata: {name: s}, spec: {type: ClusterIP, clusterIP: 'fd00::1', ports: [{port: 80}]}, status: {loadBalancer: {ingress: [{ip: 192.0.2.1}]}, conditions: [{type: weft.dev/LoadBalancerAddress, status: 'True', reason: Allocated, message: x}]}}`,
 		`{metadata: {name: s}, spec: {clusterIP: None, clusterIPs: [None]}}`,
 		`{metadata: {name: s}, spec: {type: ExternalName, externalName: example.com}}`,
 		`{metadata: {name: s, labels: {service.kubernetes.io/service-proxy-name: other}}, spec: {clusterIP: 10.96.0.1}}`,

@@ -130,7 +130,7 @@ func BenchmarkDerive(b *testing.B) {
 		b.Fatal(err)
 	}
 	v := view{root: []named{{objects: o}}}
-	whole := build(v, nil)
+	whole := build(v, nil, nil)
 	if got := len(whole.Slices); got != 500 || len(whole.Slices[0].Endpoints) != 4 || len(whole.Problems) != 0 {
 		b.Fatal(got, whole.Problems)
 	}

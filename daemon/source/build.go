@@ -29,8 +29,9 @@ type named struct {
 func key(p *Pod) string { return p.Namespace + "/" + p.Name }
 
 // build makes the state of what the folder holds and what we attached ourselves. Of an
-// object that is in two files, that of the first file (by name) counts.
-func build(v view, own []*Pod) State {
+// object that is in two files, that of the first file (by name) counts. Services that were
+// granted a status have that instead of their own.
+func build(v view, own []*Pod, granted map[nameIn]serviceStatus) State {
 	s := State{Problems: slices.Clone(v.problems), Complete: v.complete, PoliciesComplete: v.sure}
 	nodes, pods, spaces := first[Node]{}, first[Pod]{}, first[Namespace]{}
 	var services ordered[Service]
@@ -69,6 +70,11 @@ func build(v view, own []*Pod) State {
 	}
 	s.Pods = mergeStatus(&s, pods, v.status, own)
 	s.Services = services.sorted(&s, "Service", compareServices, func(v *Service) string { return v.Namespace + "/" + v.Name })
+	for i, v := range s.Services {
+		if status, ok := granted[nameIn{v.Namespace, v.Name}]; ok {
+			s.Services[i] = v.withGrant(status)
+		}
+	}
 	s.Slices = ends.sorted(&s, "EndpointSlice", compareSlices, func(e *EndpointSlice) string { return e.Namespace + "/" + e.Name })
 	derive(&s)
 	s.Policies = policies.sorted(&s, "NetworkPolicy", compareNetworkPolicies, func(p *NetworkPolicy) string { return p.Namespace + "/" + p.Name })

@@ -36,6 +36,7 @@ type Dir struct {
 	root    *folder
 	status  map[string]*folder // by node, without ourselves
 	watcher *fsnotify.Watcher  // nil: none
+	lost    chan error         // events were; one stands for all
 	noWatch error
 
 	mu     sync.Mutex
@@ -46,6 +47,10 @@ type Dir struct {
 	synced bool
 
 	own ownFiles
+
+	grants   grants
+	elected  *os.File // the lock, if it is ours; guarded by grants.lock
+	electErr error    // why we cannot have it; guarded by mu
 }
 
 // Open checks the setting ("dir:" and a path) and makes the source. The folder need
@@ -67,11 +72,12 @@ func Open(source string, o Options) (*Dir, error) {
 		return nil, fmt.Errorf("open source: %w", err)
 	}
 	return &Dir{
-		path: path, opts: o, changed: make(chan struct{}, 1),
+		path: path, opts: o, changed: make(chan struct{}, 1), lost: make(chan error, 1),
 		root:   &folder{path: path, files: map[string]*file{}},
 		status: map[string]*folder{},
 		since:  map[string]time.Time{},
 		own:    ownFiles{dir: filepath.Join(path, statusDir, o.Node), files: map[string]ownFile{}, gone: map[api.Ref]bool{}},
+		grants: grants{dir: filepath.Join(path, statusDir)},
 	}, nil
 }
 
@@ -101,7 +107,7 @@ func (d *Dir) rebuild() {
 		return
 	}
 	before := d.state
-	d.state, d.stale = build(d.view, d.own.pods()), false
+	d.state, d.stale = build(d.view, d.own.pods(), d.grants.status), false
 	keep(before.Nodes, d.state.Nodes, func(a, b *Node) int { return cmp.Compare(a.Name, b.Name) })
 	keep(before.Namespaces, d.state.Namespaces, func(a, b *Namespace) int { return cmp.Compare(a.Name, b.Name) })
 	keep(before.Pods, d.state.Pods, comparePods)
@@ -136,6 +142,7 @@ func (d *Dir) Run(ctx context.Context) error {
 		d.opts.Log.Warn("no notification of changes in the source, polling", "err", d.noWatch)
 	} else {
 		defer d.watcher.Close()
+		go d.receive(d.watcher.Errors)
 	}
 	dirty := map[string]bool(nil) // nil: look at everything
 	for {
@@ -143,6 +150,17 @@ func (d *Dir) Run(ctx context.Context) error {
 		var ok bool
 		if dirty, ok = d.wait(ctx); !ok {
 			return nil
+		}
+	}
+}
+
+// receive takes the watcher's errors at once: it reports some with its lock held, for
+// which Add waits.
+func (d *Dir) receive(errs <-chan error) {
+	for err := range errs {
+		select {
+		case d.lost <- err:
+		default:
 		}
 	}
 }
@@ -155,9 +173,8 @@ func (d *Dir) wait(ctx context.Context) (map[string]bool, bool) {
 		poll = min(poll, hastyPoll)
 	}
 	var events <-chan fsnotify.Event
-	var errs <-chan error
 	if d.watcher != nil {
-		events, errs = d.watcher.Events, d.watcher.Errors
+		events = d.watcher.Events
 	}
 	var dirty map[string]bool
 	timer := time.NewTimer(poll)
@@ -171,7 +188,7 @@ func (d *Dir) wait(ctx context.Context) (map[string]bool, bool) {
 			return dirty, true
 		case <-latest:
 			return dirty, true
-		case err := <-errs: // events were lost
+		case err := <-d.lost:
 			d.opts.Log.Debug("watch source", "err", err)
 			return nil, true
 		case e := <-events:
@@ -210,6 +227,7 @@ func (d *Dir) look(dirty map[string]bool) {
 	}
 	if d.root.err == nil && (all || dirs[above] != nil) {
 		changed = d.lookForNodes(above) || changed
+		changed = d.loadGrants() || changed
 	}
 	for node, f := range d.status {
 		if d.root.err == nil && (all || dirs[f.path] != nil || dirs[above][node]) {
@@ -302,6 +320,13 @@ func (d *Dir) newView() view {
 	if err := d.own.err(); err != nil {
 		problem(ProblemStatus, fmt.Sprintf("addresses of our pods are not written for the other nodes: %v", err), time.Time{})
 	}
+	d.mu.Lock()
+	for _, err := range []error{d.grants.err, d.electErr} {
+		if err != nil {
+			problem(ProblemStatus, "load balancers' addresses: "+err.Error(), time.Time{})
+		}
+	}
+	d.mu.Unlock()
 	add := func(f *folder, prefix, node string) (out []named) {
 		if f.err != nil && f != d.root && !errors.Is(f.err, os.ErrNotExist) {
 			problem(ProblemFile, f.err.Error(), time.Time{})

@@ -242,3 +242,29 @@ func TestThousandNodes(t *testing.T) {
 	t.Logf("heap with a thousand nodes: %d KiB", m.HeapAlloc/1024)
 	runtime.KeepAlive(d)
 }
+
+// Whatever moment the folder vanishes in: the watcher has errors then.
+func TestFolderVanishesAtAnyMoment(t *testing.T) {
+	p := start(t, "", Options{Poll: 20 * time.Millisecond})
+	aside := filepath.Join(t.TempDir(), "x")
+	for i := range 200 {
+		if err := os.MkdirAll(p.dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		p.put("nodes.yaml", nodeYAML("node-a", 1+i%2))
+		for moment := time.Now().Add(time.Duration(i%20) * time.Millisecond); time.Now().Before(moment); {
+			runtime.Gosched()
+		}
+		if err := os.Rename(p.dir, aside); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.RemoveAll(aside); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.MkdirAll(p.dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	p.put("nodes.yaml", nodeYAML("node-b", 2))
+	p.wait(nodeB)
+}

@@ -43,6 +43,8 @@ type Service struct {
 	LoadBalancerClass string
 	Selector          []Label           // of its pods, by key; none: its slices are made by somebody else
 	Annotations       map[string]string // those that begin with weft.dev/
+	// Balancer is nil unless it is of Type LoadBalancer, or was and has Weft's condition.
+	Balancer *Balancer
 	// Problem says what is missing or left out; "" if nothing.
 	Problem string
 }
@@ -109,18 +111,24 @@ type serviceObject struct {
 		PublishNotReadyAddresses bool     `json:"publishNotReadyAddresses"`
 		LoadBalancerSourceRanges []string `json:"loadBalancerSourceRanges"`
 		LoadBalancerClass        string   `json:"loadBalancerClass"`
+		LoadBalancerIP           string   `json:"loadBalancerIP"`
+		IPFamilies               []string `json:"ipFamilies"`
+		IPFamilyPolicy           string   `json:"ipFamilyPolicy"`
 		TrafficDistribution      string   `json:"trafficDistribution"`
 	} `json:"spec"`
-	Status struct {
-		LoadBalancer struct {
-			Ingress []ingressObject `json:"ingress"`
-		} `json:"loadBalancer"`
-	} `json:"status"`
+	Status serviceStatus `json:"status"`
+}
+
+type serviceStatus struct {
+	LoadBalancer struct {
+		Ingress []ingressObject `json:"ingress"`
+	} `json:"loadBalancer"`
+	Conditions []conditionObject `json:"conditions,omitempty"`
 }
 
 type ingressObject struct {
 	IP     string `json:"ip"`
-	IPMode string `json:"ipMode"`
+	IPMode string `json:"ipMode,omitempty"`
 }
 
 type servicePortObject struct {
@@ -162,7 +170,7 @@ func newService(in serviceObject) (*Service, error) {
 			s.Annotations[intern(k)] = v
 		}
 	}
-	for _, read := range []func(*serviceObject) error{s.readAddresses, s.readPorts, s.readPolicies, s.readRanges} {
+	for _, read := range []func(*serviceObject) error{s.readAddresses, s.readPorts, s.readPolicies, s.readRanges, s.readBalancer} {
 		if err := read(&in); err != nil {
 			return nil, fmt.Errorf("%s/%s: %w", namespace, name, err)
 		}

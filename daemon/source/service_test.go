@@ -76,7 +76,7 @@ status: {loadBalancer: {ingress: [{ip: 198.51.100.1}, {hostname: a.example}, {ip
 			Ports:           []ServicePort{{Protocol: TCP, Port: 443, NodePort: 30443, TargetPort: "https"}},
 			Affinity:        time.Minute, ExternalLocal: true, InternalLocal: true, HealthCheckNodePort: 32000, PublishNotReady: true,
 			SourceRanges: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("2001:db8::/32")},
-			Distribution: "PreferSameNode", ProxyName: "other", LoadBalancerClass: "example.com/x",
+			Distribution: "PreferSameNode", ProxyName: "other", LoadBalancerClass: "example.com/x", Balancer: &Balancer{IPv6: true, IPv6First: true},
 		}},
 		"ranges of the annotation, default affinity": {`
 apiVersion: v1
@@ -105,9 +105,16 @@ spec: {clusterIPs: [10.96.0.1], sessionAffinity: ClientIP, ports: [{port: 1}]}
 		"distribution of tomorrow": {`{apiVersion: v1, kind: Service, metadata: {name: a}, spec: {clusterIP: 10.96.0.1, trafficDistribution: Near, ports: [{port: 1}]}}`,
 			Service{Namespace: "default", Name: "a", Type: "ClusterIP", ClusterIPs: ips("10.96.0.1"), Ports: []ServicePort{{Protocol: TCP, Port: 1}},
 				Problem: `spec.trafficDistribution: "Near" is not known; it is left out`}},
+		"what is asked of a load balancer": {`{apiVersion: v1, kind: Service, metadata: {name: a}, spec: {type: LoadBalancer, clusterIP: 10.96.0.1, loadBalancerIP: 192.0.2.7, ipFamilies: [IPv6, IPv4], ipFamilyPolicy: RequireDualStack, ports: [{port: 1}]}, status: {conditions: [{type: Other, status: "True", reason: R}, {type: weft.dev/LoadBalancerAddress, status: "False", reason: Exhausted, message: none is free}]}}`,
+			Service{Namespace: "default", Name: "a", Type: "LoadBalancer", ClusterIPs: ips("10.96.0.1"), Ports: []ServicePort{{Protocol: TCP, Port: 1}},
+				Balancer: &Balancer{IPv4: true, IPv6: true, IPv6First: true, NeedsBoth: true, Requested: "192.0.2.7", Condition: Condition{Reason: "Exhausted", Message: "none is free"}}}},
+		"a load balancer no more": {`{apiVersion: v1, kind: Service, metadata: {name: a}, spec: {type: ClusterIP, clusterIPs: [10.96.0.1, "fd00::1"], ports: [{port: 1}]}, status: {loadBalancer: {ingress: [{ip: 192.0.2.1}]}, conditions: [{type: weft.dev/LoadBalancerAddress, status: "True", reason: Allocated, message: it has 192.0.2.1}]}}`,
+			Service{Namespace: "default", Name: "a", Type: "ClusterIP", ClusterIPs: ips("10.96.0.1", "fd00::1"), Ports: []ServicePort{{Protocol: TCP, Port: 1}},
+				Balancer: &Balancer{IPv4: true, IPv6: true, Condition: Condition{True: true, Reason: ReasonAllocated}}}},
 		"loopback from a load balancer": {`{apiVersion: v1, kind: Service, metadata: {name: a}, spec: {type: LoadBalancer, clusterIP: 10.96.0.1, ports: [{port: 1}]}, status: {loadBalancer: {ingress: [{ip: 127.0.0.1}, {ip: 192.0.2.1, ipMode: VIP}]}}}`,
 			Service{Namespace: "default", Name: "a", Type: "LoadBalancer", ClusterIPs: ips("10.96.0.1"), Ports: []ServicePort{{Protocol: TCP, Port: 1}},
 				LoadBalancerIPs: []LoadBalancerIP{{IP: ips("192.0.2.1")[0]}},
+				Balancer:        &Balancer{IPv4: true},
 				Problem:         "status.loadBalancer.ingress[0].ip: 127.0.0.1 is a loopback address; it is left out"}},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -95,8 +95,11 @@ func (c call) denials(t *testing.T, list []admissionv1.ValidatingAdmissionPolicy
 		operation, options = admission.Update, &metav1.UpdateOptions{}
 	}
 	kind := schema.GroupVersionKind{Version: "v1", Kind: "Pod"}
-	if _, ok := c.now.(*corev1.Binding); ok {
+	switch c.now.(type) {
+	case *corev1.Binding:
 		kind.Kind = "Binding"
+	case *corev1.Service:
+		kind.Kind = "Service"
 	}
 	gvr := schema.GroupVersionResource{Version: "v1", Resource: resource}
 	attr := &admission.VersionedAttributes{
@@ -192,6 +195,57 @@ func TestPoliciesLetNobodyElseSayAPodsAddresses(t *testing.T) {
 		{"Weft adds another annotation", call{"pods", weft("n1"), pod(none), pod(other)}, account + "Weft's account may change nothing"},
 		{"Weft adds an empty one", call{"pods", weft("n1"), pod(none), pod(map[string]string{"x": ""})}, account + "Weft's account may change nothing"},
 		{"Weft removes another annotation", call{"pods", weft("n1"), pod(other), pod(none)}, account + "Weft's account may change nothing"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			got := tc.call.denials(t, policies(t))
+			if tc.want == "" && len(got) > 0 {
+				t.Errorf("denied: %q", got)
+			}
+			if tc.want != "" && (len(got) != 1 || !strings.HasPrefix(got[0], tc.want)) {
+				t.Errorf("got %q, want one that begins with %q", got, tc.want)
+			}
+		})
+	}
+}
+
+func TestWeftsAccountChangesOnlyItsOwnOfServices(t *testing.T) {
+	weft := &user.DefaultInfo{Name: "system:serviceaccount:kube-system:weft"}
+	joe := &user.DefaultInfo{Name: "joe"}
+	const ours, class = "weft.dev/LoadBalancerAddress", "balancer.weft.dev: Weft's account may change Services of the class"
+	const nothing = "balancer.weft.dev: Weft's account may change nothing of a Service"
+	service := func(class string, change ...func(*corev1.Service)) *corev1.Service {
+		s := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: "s", Namespace: "default", Labels: map[string]string{"app": "a"}}}
+		s.Spec.Type, s.Spec.ClusterIP = corev1.ServiceTypeLoadBalancer, "10.96.0.1"
+		if class != "" {
+			s.Spec.LoadBalancerClass = &class
+		}
+		s.Status.Conditions = []metav1.Condition{{Type: "Other", Status: metav1.ConditionTrue}}
+		for _, f := range change {
+			f(s)
+		}
+		return s
+	}
+	ip := func(s *corev1.Service) {
+		s.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "192.0.2.1"}}
+	}
+	condition := func(s *corev1.Service) {
+		s.Status.Conditions = append(s.Status.Conditions, metav1.Condition{Type: ours, Status: metav1.ConditionTrue})
+	}
+	for _, tc := range []struct {
+		name string
+		call call
+		want string
+	}{
+		{"address and condition", call{"services/status", weft, service("weft.dev/l2"), service("weft.dev/l2", ip, condition)}, ""},
+		{"without a class", call{"services/status", weft, service(""), service("", ip, condition)}, ""},
+		{"without conditions", call{"services/status", weft, service("", func(s *corev1.Service) { s.Status.Conditions = nil }), service("", func(s *corev1.Service) { s.Status.Conditions = nil }, condition)}, ""},
+		{"taken back", call{"services/status", weft, service("", ip, condition), service("")}, ""},
+		{"of another class", call{"services/status", weft, service("other"), service("other", ip)}, class},
+		{"another's condition", call{"services/status", weft, service(""), service("", func(s *corev1.Service) { s.Status.Conditions = nil })}, nothing},
+		{"a label by the status", call{"services/status", weft, service(""), service("", func(s *corev1.Service) { s.Labels["app"] = "b" })}, nothing},
+		{"an annotation by the status", call{"services/status", weft, service(""), service("", func(s *corev1.Service) { s.Annotations = map[string]string{"a": "b"} })}, nothing},
+		{"the spec", call{"services", weft, service(""), service("", func(s *corev1.Service) { s.Spec.ClusterIP = "10.96.0.2" })}, nothing},
+		{"others do as they may", call{"services/status", joe, service("other"), service("other", ip)}, ""},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			got := tc.call.denials(t, policies(t))

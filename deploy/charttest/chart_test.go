@@ -109,8 +109,8 @@ func TestHelmRendersTheChartAsWeDo(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(got) != 9 {
-		t.Errorf("Helm makes %d objects, want 9", len(got))
+	if len(got) != 14 {
+		t.Errorf("Helm makes %d objects, want 14", len(got))
 	}
 	usual := own(t, deploy.DefaultNamespace, deploy.Defaults())
 	if diff := cmp.Diff(usual, got); diff != "" {

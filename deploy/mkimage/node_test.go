@@ -265,13 +265,14 @@ func (n *node) client() *api.Client {
 	return api.NewClient(filepath.Join(n.dir, "run/weft/weftd.sock"))
 }
 
-// attach asks for an interface as the plugin does, by a path as containerd has it.
+// attach asks for an interface as the plugin does, by a path as containerd has it. Each
+// pod has a host port of its own: two that want the same are a problem of the node's.
 func (n *node) attach(pod *testnet.NS) error {
 	n.api.Put(&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: pod.Name, UID: types.UID(pod.Name)}, Spec: corev1.PodSpec{NodeName: "node-1"}})
 	_, err := n.client().Add(context.Background(), api.Attach{
 		PodNamespace: "default", PodName: pod.Name, PodUID: pod.Name,
 		ContainerID: pod.Name, IfName: "eth0", Netns: "/var/run/netns/" + pod.Name, Network: "weft",
-		PortMappings: []api.PortMapping{{HostPort: 8081, ContainerPort: 80, Protocol: "tcp"}},
+		PortMappings: []api.PortMapping{{HostPort: uint16(8080 + len(n.api.Pods())), ContainerPort: 80, Protocol: "tcp"}},
 		Bandwidth:    &api.Bandwidth{IngressRate: 1e9, IngressBurst: 1e7, EgressRate: 1e9, EgressBurst: 1e7},
 	})
 	return err

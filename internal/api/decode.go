@@ -49,6 +49,15 @@ func DecodeExplain(r io.Reader) (ExplainRequest, error) {
 	return e, e.Validate()
 }
 
+// DecodeServiceQuery reads a ServiceQuery as strictly as [DecodeAttach].
+func DecodeServiceQuery(r io.Reader) (ServiceQuery, error) {
+	var q ServiceQuery
+	if err := decode(r, &q); err != nil {
+		return ServiceQuery{}, err
+	}
+	return q, q.Validate()
+}
+
 func decode(r io.Reader, into any) error {
 	limited := &io.LimitedReader{R: r, N: MaxRequest + 1}
 	d := json.NewDecoder(limited)

@@ -13,6 +13,10 @@ type Service struct {
 	Served    bool           `json:"served"`
 	Fronts    []ServiceFront `json:"fronts"`
 	Problems  []string       `json:"problems"`
+	// Begun is how many flows began on this node and got a backend. It may begin again at
+	// 0; who wants flows per second asks twice. It is there if one Service was asked for,
+	// or some.
+	Begun uint64 `json:"begun,omitempty"`
 	// Backends is there if one Service was asked for.
 	Backends []ServiceBackend `json:"backends,omitempty"`
 }

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"testing"
 
+	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
@@ -22,7 +23,7 @@ import (
 )
 
 // Object is one of *corev1.Node, Pod, Namespace, Service, *discoveryv1.EndpointSlice,
-// *networkingv1.NetworkPolicy and *[ClusterPolicy].
+// *networkingv1.NetworkPolicy, *[ClusterPolicy], *coordinationv1.Lease and *corev1.Event.
 type Object interface {
 	runtime.Object
 	metav1.Object
@@ -44,6 +45,7 @@ type Cluster struct {
 	asked   []string
 	patches []Patch
 	fail    func(*http.Request) int
+	before  map[string]func()
 	options Options
 }
 
@@ -80,7 +82,7 @@ func NewCluster(t testing.TB) *Cluster {
 		t: t, codecs: newCodecs(), pki: newPKI(t), version: 100, kept: 100,
 		kinds: map[string]*kind{}, more: make(chan struct{}), tokens: map[string]bool{},
 	}
-	for _, resource := range []string{"nodes", "pods", "services", "endpointslices", "namespaces", "networkpolicies", clusterPolicies} {
+	for _, resource := range []string{"nodes", "pods", "services", "endpointslices", "namespaces", "networkpolicies", clusterPolicies, "leases", "events"} {
 		c.kinds[resource] = &kind{objects: map[string]Object{}}
 	}
 	return c
@@ -98,6 +100,16 @@ func (c *Cluster) Fail(f func(*http.Request) int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.fail = f
+}
+
+// Before has f called before the next request is answered that Asked names so.
+func (c *Cluster) Before(request string, f func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.before == nil {
+		c.before = map[string]func(){}
+	}
+	c.before[request] = f
 }
 
 // Allow lets requests with this token in, or no more.
@@ -264,6 +276,10 @@ func resourceOf(o Object) string {
 		return "networkpolicies"
 	case *ClusterPolicy:
 		return clusterPolicies
+	case *coordinationv1.Lease:
+		return "leases"
+	case *corev1.Event:
+		return "events"
 	}
 	panic(fmt.Sprintf("testkube: no resource for %T", o))
 }

@@ -65,6 +65,14 @@ func (c *Cluster) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		c.patch(a, r, namespace, object)
 	case r.Method == http.MethodPatch && resource == clusterPolicies && len(path) == 3 && path[2] == "status":
 		c.applyStatus(a, r, object)
+	case r.Method == http.MethodPatch && resource == "services" && len(path) == 3 && path[2] == "status":
+		c.merge(a, r, resource, namespace, object, "status")
+	case r.Method == http.MethodPatch && resource == "leases":
+		c.merge(a, r, resource, namespace, object, "spec")
+	case r.Method == http.MethodPost && (resource == "leases" || resource == "events"):
+		c.create(a, r, resource, namespace)
+	case r.Method != http.MethodGet:
+		a.refuse(apierrors.NewMethodNotSupported(corev1.Resource(resource), r.Method))
 	case r.Method == http.MethodGet && object != "":
 		c.get(a, resource, namespace, object)
 	case q.Get("watch") == "true":
@@ -87,8 +95,13 @@ func (c *Cluster) note(r *http.Request, resource string) {
 		text = "list " + resource
 	}
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	c.asked = append(c.asked, text)
+	before := c.before[text]
+	delete(c.before, text)
+	c.mu.Unlock()
+	if before != nil {
+		before()
+	}
 }
 
 func selectionOf(namespace, label, field string) (selection, error) {

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 
+	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
@@ -29,7 +30,8 @@ func newCodecs() codecs {
 	s := runtime.NewScheme()
 	s.AddKnownTypes(corev1.SchemeGroupVersion,
 		&corev1.Node{}, &corev1.NodeList{}, &corev1.Pod{}, &corev1.PodList{}, &corev1.Service{}, &corev1.ServiceList{},
-		&corev1.Namespace{}, &corev1.NamespaceList{})
+		&corev1.Namespace{}, &corev1.NamespaceList{}, &corev1.Event{})
+	s.AddKnownTypes(coordinationv1.SchemeGroupVersion, &coordinationv1.Lease{})
 	s.AddKnownTypes(discoveryv1.SchemeGroupVersion, &discoveryv1.EndpointSlice{}, &discoveryv1.EndpointSliceList{})
 	s.AddKnownTypes(networkingv1.SchemeGroupVersion, &networkingv1.NetworkPolicy{}, &networkingv1.NetworkPolicyList{})
 	s.AddKnownTypeWithName(clusterPolicyVersion.WithKind("ClusterNetworkPolicy"), &ClusterPolicy{})
@@ -72,6 +74,10 @@ func empty(resource string) (list runtime.Object, one Object) {
 		return &networkingv1.NetworkPolicyList{}, &networkingv1.NetworkPolicy{}
 	case clusterPolicies:
 		return &clusterPolicyList{}, &ClusterPolicy{}
+	case "leases": // nobody lists them
+		return nil, &coordinationv1.Lease{}
+	case "events":
+		return nil, &corev1.Event{}
 	}
 	return &discoveryv1.EndpointSliceList{}, &discoveryv1.EndpointSlice{}
 }

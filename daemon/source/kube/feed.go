@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"net/url"
 	"strconv"
 	"sync"
 	"time"
@@ -33,15 +32,6 @@ const (
 	retryMost  = 10 * time.Second
 )
 
-// sink takes what a [feed] finds.
-type sink interface {
-	// begin says that what follows, until end, is all objects there are.
-	begin()
-	put(runtime.Object)
-	remove(runtime.Object)
-	end()
-}
-
 // feed keeps a sink at what the API holds of one kind: it lists, then watches from there
 // on. When the connection is lost it watches on from what was seen last; it lists again
 // only if the server says that it does not know any more what came since (410).
@@ -58,14 +48,16 @@ type feed struct {
 	// how often it is asked again; 0: it must have it.
 	optional time.Duration
 
-	version string      // resourceVersion to watch from; "": list first
-	newest  string      // resourceVersion that was seen last
-	using   [][2]string // the selector of this turn
+	version string          // resourceVersion to watch from; "": list first
+	newest  string          // resourceVersion that was seen last
+	using   [][2]string     // the selector of this turn
+	anew    []chan struct{} // what was asked, of this turn and of former ones that failed
 
 	mu       sync.Mutex
 	selector [][2]string        // parameters of each request
 	other    bool               // selector is not what the turn under way uses
 	stop     context.CancelFunc // of the turn under way
+	asked    chan struct{}      // closed when all have been listed anew; nil: nobody asks
 	err      error
 	since    time.Time // of err
 }
@@ -81,11 +73,38 @@ func (f *feed) selectAll() {
 	}
 }
 
+// again has the feed list all objects anew, as they are now and not as the cache of a server
+// has them, and go on with them. The channel is closed when that is done.
+func (f *feed) again() <-chan struct{} {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.asked == nil {
+		f.asked = make(chan struct{})
+	}
+	f.other = true
+	if f.stop != nil {
+		f.stop()
+	}
+	return f.asked
+}
+
+// listed takes up that all objects have been listed.
+func (f *feed) listed() {
+	f.sink.end()
+	for _, done := range f.anew {
+		close(done)
+	}
+	f.anew = nil
+}
+
 // takeSelector begins a turn, and says whether it has another selector than the last.
 func (f *feed) takeSelector(stop context.CancelFunc) (other bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	other, f.other, f.stop, f.using = f.other, false, stop, f.selector
+	if f.asked != nil {
+		f.anew, f.asked = append(f.anew, f.asked), nil
+	}
 	return other
 }
 
@@ -224,7 +243,7 @@ func (f *feed) watchList(ctx context.Context) (watch.Interface, error) {
 			return nil, fmt.Errorf("list %s: %w", f.resource, apierrors.FromObject(e.Object))
 		case e.Type == watch.Bookmark && isInitialEnd(e.Object):
 			f.take(e)
-			f.sink.end()
+			f.listed()
 			return w, nil
 		case e.Type == watch.Bookmark: // the version is not that of a whole list
 		default:
@@ -253,9 +272,9 @@ func (f *feed) listAll(ctx context.Context) error {
 	for next := ""; ; {
 		list := f.list()
 		r := f.request()
-		if next == "" {
+		if next == "" && len(f.anew) == 0 {
 			r = r.Param("resourceVersion", cmp.Or(f.newest, "0"))
-		} else {
+		} else if next != "" {
 			r = r.Param("continue", next)
 		}
 		if err := r.Do(ctx).Into(list); err != nil {
@@ -277,7 +296,7 @@ func (f *feed) listAll(ctx context.Context) error {
 		}
 		if next = m.GetContinue(); next == "" {
 			f.version, f.newest = m.GetResourceVersion(), m.GetResourceVersion()
-			f.sink.end()
+			f.listed()
 			return nil
 		}
 	}
@@ -340,23 +359,6 @@ func (f *feed) put(e watch.Event) {
 		return
 	}
 	f.sink.put(e.Object)
-}
-
-// isGone says whether the server cannot tell what came since a version, or never knew it:
-// another database was put behind it.
-func isGone(err error) bool {
-	return apierrors.IsGone(err) || apierrors.IsResourceExpired(err) ||
-		apierrors.HasStatusCause(err, metav1.CauseTypeResourceVersionTooLarge)
-}
-
-// brief is an error without the URL of its request, which is long and of which the rest
-// of the text tells what matters.
-func brief(err error) error {
-	var u *url.Error
-	if errors.As(err, &u) {
-		return u.Err
-	}
-	return err
 }
 
 // note keeps the error of the last turn; nil: it was well.

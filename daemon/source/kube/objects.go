@@ -7,6 +7,15 @@ import (
 	"github.com/weftnet/weft/daemon/source"
 )
 
+// sink takes what a [feed] finds.
+type sink interface {
+	// begin says that what follows, until end, is all objects there are.
+	begin()
+	put(runtime.Object)
+	remove(runtime.Object)
+	end()
+}
+
 // objects is the sink of one kind.
 type objects[O interface {
 	runtime.Object

@@ -49,6 +49,7 @@ type Options struct {
 
 	serviceAccount string        // for tests
 	absentEvery    time.Duration // likewise: how often a kind is asked for that there is not
+	lease          leaseTimes    // likewise
 }
 
 func (o *Options) fill() {
@@ -59,6 +60,7 @@ func (o *Options) fill() {
 		o.serviceAccount = serviceAccount
 	}
 	o.absentEvery = cmp.Or(o.absentEvery, 10*time.Second)
+	o.lease = cmp.Or(o.lease, usualLease)
 }
 
 // Preflight says what is missing before any API server can be asked, and what to do.
@@ -81,12 +83,15 @@ type Source struct {
 	conn      *connector
 	announcer *announcer
 	reporter  *reporter
+	elector   *elector
+	core      rest.Interface
 	feeds     []*feed
 	changed   chan struct{}
 	learnt    chan struct{} // of size 1: own may say something new
 
-	labels  sharedLabels
-	podFeed *feed
+	labels      sharedLabels
+	podFeed     *feed
+	serviceFeed *feed // nil: none are wanted
 
 	mu         sync.Mutex
 	nodes      *table[source.Node]
@@ -138,6 +143,12 @@ func Open(o Options) (*Source, error) {
 		}
 		return ""
 	}
+	s.core = to.core
+	namespace := ownNamespace(o)
+	s.elector = &elector{
+		client: to.core, path: "/apis/coordination.k8s.io/v1/namespaces/" + namespace + "/leases", namespace: namespace,
+		identity: o.Node, rank: s.rank, ready: s.ready, times: o.lease, log: o.Log,
+	}
 	s.reporter = newReporter(to.policy, o.Log, s.rank)
 	s.addFeeds(to)
 	return s, nil
@@ -171,7 +182,7 @@ func (s *Source) addFeeds(to clients) {
 			saw: s.seeClusterPolicy, lost: s.reporter.unsee,
 		}).optional = s.opts.absentEvery
 	if s.opts.Services {
-		add(to.core, "services", func() runtime.Object { return &corev1.ServiceList{} },
+		s.serviceFeed = add(to.core, "services", func() runtime.Object { return &corev1.ServiceList{} },
 			&objects[*corev1.Service, source.Service]{s: s, table: s.services, read: source.FromService})
 	}
 	slices := add(to.discovery, "endpointslices", func() runtime.Object { return &discoveryv1.EndpointSliceList{} },
@@ -219,6 +230,7 @@ func (s *Source) Snapshot() source.State {
 	for _, f := range s.feeds {
 		problems = append(problems, f.problem()...)
 	}
+	problems = append(problems, s.elector.problem()...)
 	state.Problems = append(problems, s.announcer.problem()...)
 	return state
 }
@@ -244,6 +256,13 @@ func (s *Source) SyncPods(live []api.Endpoint) error {
 
 func (s *Source) complete() bool {
 	return s.nodes.synced && s.pods.synced && (!s.opts.Services || s.services.synced && s.slices.synced)
+}
+
+// ready says whether the state is complete.
+func (s *Source) ready() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.complete()
 }
 
 // change notes that the state has changed. s.mu is held.

@@ -10,6 +10,8 @@ mtu: {{ .Values.mtu | int }}
 masquerade: {{ .Values.masquerade }}
 services: {{ .Values.services }}
 nodeport-addresses: {{ .Values.nodeportAddresses | quote }}
+load-balancer-pools: {{ .Values.loadBalancerPools | quote }}
+load-balancer-default: {{ .Values.loadBalancerDefault }}
 cgroup: {{ .Values.cgroup | quote }}
 reuse-delay: {{ .Values.reuseDelay | quote }}
 max-pods: {{ .Values.maxPods | int }}

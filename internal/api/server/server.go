@@ -33,6 +33,10 @@ type Info interface {
 	// Services returns all, or with a name (NAME or NAMESPACE/NAME) that one with its
 	// backends; an [*api.Error] if there is none, or more than one.
 	Services(name string) ([]api.Service, error)
+	// FindServices returns some; the query is valid.
+	FindServices(api.ServiceQuery) (api.ServicePage, error)
+	// WatchedService is Services for one name, for who asks every moment.
+	WatchedService(name string) ([]api.Service, error)
 	// Drops returns what was dropped lately, the oldest first.
 	Drops() []api.Drop
 	// WatchDrops calls each with what is dropped from now on, and with nil now and then
@@ -90,6 +94,20 @@ func Handler(cni CNI, info Info, metrics http.Handler) http.Handler {
 	get(api.PathServices, func() (any, error) { s, err := info.Services(""); return list(s), err })
 	mux.HandleFunc("GET "+api.PathServices+"/{name...}", func(w http.ResponseWriter, r *http.Request) {
 		s, err := info.Services(r.PathValue("name"))
+		reply(w, list(s), err)
+	})
+	mux.HandleFunc("POST "+api.PathFindServices, func(w http.ResponseWriter, r *http.Request) {
+		q, err := api.DecodeServiceQuery(r.Body)
+		if err != nil {
+			refuse(w, err)
+			return
+		}
+		p, err := info.FindServices(q)
+		p.Services = list(p.Services)
+		reply(w, p, err)
+	})
+	mux.HandleFunc("GET "+api.PathWatchedService+"/{name...}", func(w http.ResponseWriter, r *http.Request) {
+		s, err := info.WatchedService(r.PathValue("name"))
 		reply(w, list(s), err)
 	})
 	get(api.PathDrops, func() (any, error) { return list(info.Drops()), nil })

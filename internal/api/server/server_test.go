@@ -49,6 +49,15 @@ func (info) Services(name string) ([]api.Service, error) {
 	return []api.Service{{Namespace: "default", Name: "web"}}, nil
 }
 
+func (info) FindServices(q api.ServiceQuery) (api.ServicePage, error) {
+	if q.Offset > 0 {
+		return api.ServicePage{Found: 1}, nil
+	}
+	return api.ServicePage{Found: 1, Services: []api.Service{{Namespace: "default", Name: q.Text}}}, nil
+}
+
+func (i info) WatchedService(name string) ([]api.Service, error) { return i.Services(name) }
+
 func (info) Drops() []api.Drop { return []api.Drop{{Reason: "no-peer"}} }
 
 func (info) WatchDrops(ctx context.Context, each func([]api.Drop) error) {
@@ -177,6 +186,34 @@ func TestClientAndServer(t *testing.T) {
 	var refused *api.Error
 	if err := c.Del(ctx, a); !errors.As(err, &refused) || !strings.Contains(refused.Msg, "larger") {
 		t.Errorf("too large a request: %v, want the daemon's error", err)
+	}
+}
+
+func TestSomeServicesAreAsked(t *testing.T) {
+	c := listen(t, Handler(&fake{}, info{}, nil))
+	ctx := t.Context()
+	if p, err := c.FindServices(ctx, api.ServiceQuery{Text: "wéb", Limit: 1}); err != nil || len(p.Services) != 1 || p.Services[0].Name != "wéb" {
+		t.Errorf("FindServices: %+v, %v", p, err)
+	}
+	if p, err := c.FindServices(ctx, api.ServiceQuery{Offset: 1, Limit: 1}); err != nil || p.Services == nil || p.Found != 1 {
+		t.Errorf("FindServices past the end: %#v, %v", p, err)
+	}
+	var refused *api.Error
+	for name, q := range map[string]api.ServiceQuery{
+		"no limit": {}, "large limit": {Limit: api.MaxServicePage + 1}, "offset": {Offset: -1, Limit: 1},
+		"long text": {Text: strings.Repeat("x", 300), Limit: 1}, "long type": {Type: strings.Repeat("x", 300), Limit: 1},
+	} {
+		if _, err := c.FindServices(ctx, q); !errors.As(err, &refused) || refused.Code != api.CodeBadConfig {
+			t.Errorf("%s: %v, want it refused", name, err)
+		}
+	}
+	if s, err := c.WatchedService(ctx, "default/web"); err != nil || len(s) != 1 {
+		t.Errorf("WatchedService: %+v, %v", s, err)
+	}
+	for _, name := range []string{"default/none", "../status", ""} {
+		if _, err := c.WatchedService(ctx, name); !errors.As(err, &refused) || refused.Code != api.CodeUnknown {
+			t.Errorf("WatchedService of %q: %v", name, err)
+		}
 	}
 }
 
