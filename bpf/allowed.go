@@ -20,12 +20,13 @@ type AllowedFlow struct {
 	Idle          time.Duration  // since a packet passed, rounded down to about a second
 }
 
-// ALLOWED_BY_POD and so on in src/allowed.h.
+// ALLOWED_BY_POD and so on in src/allowednew.h.
 const (
 	allowedByPod    = 1 << 0
 	allowedAnswered = 1 << 1
 	allowedClosed   = 1 << 4
 	allowedAlways   = 1 << 5
+	allowedLive     = 1 << 6
 )
 
 // CollectAllowed tells f of every flow of isolated pods that both ends have spoken in, and
@@ -33,7 +34,7 @@ const (
 // be nil.
 func (d *Datapath) CollectAllowed(timeouts Timeouts, f func(AllowedFlow)) (int, error) {
 	now := uptime()
-	return forget(d, weftMapAllowed, func(k *weftTuple, v *weftAllowed) bool {
+	silent := func(k *weftTuple, v *weftAllowed) bool {
 		idle := max(0, now-time.Duration(v.Seen)*flowTick)
 		if idle > timeouts.ofAllowed(k, v) {
 			return true
@@ -46,7 +47,16 @@ func (d *Datapath) CollectAllowed(timeouts Timeouts, f func(AllowedFlow)) (int, 
 			})
 		}
 		return false
-	})
+	}
+	forgotten, err := forget(d, weftMapAllowed, silent)
+	if f != nil { // the programs know themselves what is silent there
+		err = errors.Join(err, d.scanAllowedNew(func(k *weftTuple, v *weftAllowed) {
+			if v.Flags&allowedLive != 0 {
+				silent(k, v)
+			}
+		}))
+	}
+	return forgotten, err
 }
 
 func (t Timeouts) ofAllowed(k *weftTuple, v *weftAllowed) time.Duration {
@@ -96,7 +106,7 @@ func (d *Datapath) adoptAllowed(f AllowedFlow, revision uint32) error {
 		Src: toAddr(f.Local.Addr()), Dst: toAddr(f.Remote.Addr()),
 		Sport: f.Local.Port(), Dport: f.Remote.Port(), Proto: uint8(f.Protocol),
 	}
-	v := weftAllowed{Revision: revision, Seen: uint32(uptime() / flowTick), Flags: allowedAnswered}
+	v := weftAllowed{Revision: revision, Seen: uint32(uptime() / flowTick), Flags: allowedAnswered | allowedLive}
 	if f.PodOpened {
 		v.Flags |= allowedByPod
 	}
@@ -107,11 +117,10 @@ func (d *Datapath) adoptAllowed(f AllowedFlow, revision uint32) error {
 	if k.Src == k.Dst || known && remote.Flags&EndpointHost != 0 && !f.PodOpened {
 		v.Flags |= allowedAlways
 	}
-	var old weftAllowed
-	if err := d.maps[weftMapAllowedNew].Lookup(&k, &old); err == nil {
-		return nil
-	} else if !errors.Is(err, ebpf.ErrKeyNotExist) {
+	if _, known, err := d.inAllowedNew(&k); err != nil {
 		return fmt.Errorf("adopt flow %s with %s: %w", f.Local, f.Remote, err)
+	} else if known {
+		return nil
 	}
 	err = d.maps[weftMapAllowed].Update(&k, &v, ebpf.UpdateNoExist)
 	switch {

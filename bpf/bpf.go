@@ -50,8 +50,8 @@ type Options struct {
 	MaxClasses uint32 // rows of `classes`; 0: DefaultMaxClasses
 	MaxRules   uint32 // rows of `rules`; 0: DefaultMaxRules
 	MaxAllowed uint32 // rows of `allowed`, one a flow and isolated pod; 0: DefaultMaxAllowed
-	// MaxAllowedNew: rows of `allowed_new`, the same for each flow that is new or has
-	// ended; 0: DefaultMaxAllowedNew.
+	// MaxAllowedNew: rows of `allowed_new`, the same for each flow that is new, has ended,
+	// or has not made room yet; 0: DefaultMaxAllowedNew.
 	MaxAllowedNew uint32
 	Log           *slog.Logger
 }
@@ -60,7 +60,7 @@ type Options struct {
 // bytes a row), `peers` and `nodes` row by row; `sockets` and `datagrams` at once (about 130 bytes
 // a row of each), `live` row by row and `brief` at once (about 150 bytes a row);
 // `classes`, `rules` and `allowed` row by row (about 100, 140 and 120 bytes a row),
-// `allowed_new` at once (about 110 bytes a row).
+// `allowed_new` at once (61 bytes a row).
 const (
 	DefaultMaxEndpoints = 1024
 	DefaultMaxPeers     = 8192
@@ -74,7 +74,7 @@ const (
 	DefaultMaxClasses    = 524288
 	DefaultMaxRules      = 524288
 	DefaultMaxAllowed    = 262144
-	DefaultMaxAllowedNew = 65536
+	DefaultMaxAllowedNew = 131072
 )
 
 // Validate says what is wrong with the options.
@@ -106,6 +106,7 @@ type Datapath struct {
 	rejudge  sync.Mutex
 	// pods_by_packet, taken_over, policy_revision and allowed_full.
 	byPacket, takenOver, revision, allowedFull *ebpf.Variable
+	allowedSeed                                uint64
 
 	// From Commit on, a link must run exactly our program; before, a former
 	// daemon's will do.
@@ -165,6 +166,9 @@ func (d *Datapath) load(spec *ebpf.CollectionSpec) error {
 			return err
 		}
 		d.maps[name] = m
+	}
+	if err := d.seedAllowed(spec); err != nil {
+		return err
 	}
 	c, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: d.maps})
 	if err != nil {

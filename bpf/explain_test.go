@@ -266,7 +266,7 @@ func TestExplainTellsBothEnds(t *testing.T) {
 // Asking leaves no trace: no flow, no affinity, no count, no record. It tells each of the
 // backends that there are, and of a client that stays with one, that one.
 func TestExplainChangesNothing(t *testing.T) {
-	p := newLane(t, false, false)
+	p := newLaneWith(t, false, false, Options{MaxAllowedNew: allowedWays})
 	at := netip.MustParseAddrPort("10.96.0.77:80")
 	backends := []netip.Addr{p.backend.Addr(), p.other.sib4, addr("10.244.2.99")}
 	p.serve(t, 77, at, backends...)

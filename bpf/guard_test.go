@@ -59,26 +59,50 @@ func (d *Datapath) allowedIn(t testing.TB, p Protocol, local, remote netip.AddrP
 	t.Helper()
 	k := weftTuple{Src: toAddr(local.Addr()), Dst: toAddr(remote.Addr()), Sport: local.Port(), Dport: remote.Port(), Proto: uint8(p)}
 	name, flags := "", uint32(0)
-	for _, m := range []string{weftMapAllowed, weftMapAllowedNew} {
-		var v weftAllowed
-		if err := d.maps[m].Lookup(&k, &v); err == nil {
-			name, flags = name+m, v.Flags
-		}
+	if row, ok, err := get[weftTuple, weftAllowed](d, weftMapAllowed, k); err != nil {
+		t.Fatal(err)
+	} else if ok {
+		name, flags = weftMapAllowed, row.Flags
+	}
+	if row, ok, err := d.inAllowedNew(&k); err != nil {
+		t.Fatal(err)
+	} else if ok {
+		name, flags = name+weftMapAllowedNew, row.Flags
 	}
 	return name, flags
+}
+
+// changeAllowedNew changes the sets of `allowed_new`, while no program runs.
+func (d *Datapath) changeAllowedNew(t testing.TB, change func(*weftAllowedSet)) {
+	t.Helper()
+	m := d.maps[weftMapAllowedNew]
+	must(t, scan(d, weftMapAllowedNew, func(at *uint32, set *weftAllowedSet) {
+		old := *set
+		if *at != m.MaxEntries()-1 {
+			change(set)
+		}
+		if *set != old {
+			must(t, m.Put(at, set))
+		}
+	}))
 }
 
 // age makes all allowed flows as old as if nothing had passed for so long.
 func (d *Datapath) age(t testing.TB, by time.Duration) {
 	t.Helper()
-	for _, m := range []string{weftMapAllowed, weftMapAllowedNew} {
-		rows := map[weftTuple]weftAllowed{}
-		must(t, scan(d, m, func(k *weftTuple, v *weftAllowed) { rows[*k] = *v }))
-		for k, v := range rows {
-			v.Seen -= uint32(by / flowTick)
-			must(t, d.maps[m].Put(&k, &v))
-		}
+	rows := map[weftTuple]weftAllowed{}
+	must(t, scan(d, weftMapAllowed, func(k *weftTuple, v *weftAllowed) { rows[*k] = *v }))
+	for k, v := range rows {
+		v.Seen -= uint32(by / flowTick)
+		must(t, d.maps[weftMapAllowed].Put(&k, &v))
 	}
+	d.changeAllowedNew(t, func(set *weftAllowedSet) {
+		for i := range set.Slot {
+			if set.Tag[i] != 0 {
+				set.Slot[i].Row.Seen -= uint32(by / flowTick)
+			}
+		}
+	})
 }
 
 // runFrom runs a program on a packet that came in by a device.

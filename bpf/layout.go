@@ -85,9 +85,10 @@ func specs(o Options) (*ebpf.CollectionSpec, error) {
 	spec.Maps[weftMapClasses].MaxEntries = cmp.Or(o.MaxClasses, DefaultMaxClasses)
 	spec.Maps[weftMapRules].MaxEntries = cmp.Or(o.MaxRules, DefaultMaxRules)
 	spec.Maps[weftMapAllowed].MaxEntries = cmp.Or(o.MaxAllowed, DefaultMaxAllowed)
-	spec.Maps[weftMapAllowedNew].MaxEntries = cmp.Or(o.MaxAllowedNew, DefaultMaxAllowedNew)
+	allowed := allowedSets(cmp.Or(o.MaxAllowedNew, DefaultMaxAllowedNew))
+	spec.Maps[weftMapAllowedNew].MaxEntries = allowed + 1 // the seed
 	config := weftConfig{Vni: o.Config.VNI, Port: o.Config.Port, NetnsCookie: o.Config.NetnsCookie, Ended: ended,
-		AnnouncePort: cmp.Or(o.Config.AnnouncePort, DefaultAnnouncePort)}
+		AllowedSets: allowed, AnnouncePort: cmp.Or(o.Config.AnnouncePort, DefaultAnnouncePort)}
 	if o.Config.Netfilter {
 		config.Netfilter = true
 	}

@@ -65,10 +65,9 @@ func TestIsolatedPods(t *testing.T) {
 // forgetAllowed removes all rows of allowed flows.
 func (d *Datapath) forgetAllowed(t testing.TB) {
 	t.Helper()
-	for _, m := range []string{weftMapAllowed, weftMapAllowedNew} {
-		_, err := forget(d, m, func(*weftTuple, *weftAllowed) bool { return true })
-		must(t, err)
-	}
+	_, err := forget(d, weftMapAllowed, func(*weftTuple, *weftAllowed) bool { return true })
+	must(t, err)
+	d.changeAllowedNew(t, func(set *weftAllowedSet) { *set = weftAllowedSet{} })
 }
 
 // A pod whose policies are not known is closed to all but its node.
@@ -158,8 +157,8 @@ func TestPoliciesSeeBackends(t *testing.T) {
 				{"the backend is allowed", true, there(syn)}, {"it answers", true, back(syn | ack)},
 				{"the client goes on", true, there(ack)}, {"the backend, too", true, back(ack)},
 			})
-			if m, _ := p.allowedIn(t, proto, client, p.backend); m != weftMapAllowed {
-				t.Errorf("%s: the client's row is in %q", proto, m)
+			if _, flags := p.allowedIn(t, proto, client, p.backend); flags&allowedLive == 0 {
+				t.Errorf("%s: the client's row has flags %#x", proto, flags)
 			}
 		}
 	})
@@ -307,6 +306,7 @@ func TestAnswersComeInTime(t *testing.T) {
 			{UDP, false, 25 * time.Second, true}, {UDP, false, 40 * time.Second, false},
 			{UDP, true, 110 * time.Second, true}, {UDP, true, 130 * time.Second, false},
 			{TCP, false, 40 * time.Second, true}, {TCP, true, time.Hour, true}, {SCTP, true, time.Hour, true}, {SCTP, false, 40 * time.Second, false},
+			{TCP, true, 120 * time.Minute, true}, {TCP, true, 126 * time.Minute, false}, {SCTP, true, 126 * time.Minute, false},
 		} {
 			p.forgetAllowed(t)
 			p.there(t, c.proto, syn)
@@ -331,9 +331,9 @@ func TestFreePodsHaveNoRows(t *testing.T) {
 			p.back(t, proto, syn|ack)
 			p.send(t, datagram(proto, p.client, p.vip, 64, syn, load))
 		}
-		for _, m := range []string{weftMapAllowed, weftMapAllowedNew} {
-			must(t, scan(p.Datapath, m, func(k *weftTuple, _ *weftAllowed) { t.Errorf("%s has %+v", m, k) }))
-		}
+		row := func(k *weftTuple, _ *weftAllowed) { t.Errorf("there is a row of %+v", k) }
+		must(t, scan(p.Datapath, weftMapAllowed, row))
+		must(t, p.scanAllowedNew(row))
 		if diff := cmp.Diff(p.counts(t), map[string]uint64{}); diff != "" {
 			t.Errorf("counters (-got +want):\n%s", diff)
 		}

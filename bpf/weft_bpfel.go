@@ -51,6 +51,18 @@ type weftAllowed struct {
 	Pad      uint32
 }
 
+type weftAllowedSet struct {
+	_    structs.HostLayout
+	Tag  [8]uint32
+	Next uint32
+	Busy uint32
+	Slot [8]struct {
+		_   structs.HostLayout
+		T   weftTuple
+		Row weftAllowed
+	}
+}
+
 type weftAnnounced struct {
 	_       structs.HostLayout
 	Ifindex uint32
@@ -102,8 +114,9 @@ type weftConfig struct {
 	Pad          uint8
 	NetnsCookie  uint64
 	Ended        uint32
+	AllowedSets  uint32
 	AnnouncePort uint16
-	Pad2         uint16
+	Pad2         [3]uint16
 }
 
 type weftConnected struct {
@@ -234,6 +247,12 @@ type weftJudged struct {
 		Pad   uint8
 		Found uint32
 	}
+	Home struct {
+		_   structs.HostLayout
+		Set uint32
+		Tag uint32
+	}
+	Row weftAllowed
 }
 
 type weftMaglev struct {
@@ -503,6 +522,7 @@ const (
 	weftProgToPod         = "to_pod"
 	weftProgToUplink      = "to_uplink"
 	weftVarAllowedFull    = "allowed_full"
+	weftVarAllowedSeed    = "allowed_seed"
 	weftVarConfig         = "config"
 	weftVarEndedFirst     = "ended_first"
 	weftVarEndedNext      = "ended_next"
@@ -620,6 +640,7 @@ type weftMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type weftVariableSpecs struct {
 	AllowedFull    *ebpf.VariableSpec `ebpf:"allowed_full"`
+	AllowedSeed    *ebpf.VariableSpec `ebpf:"allowed_seed"`
 	Config         *ebpf.VariableSpec `ebpf:"config"`
 	EndedFirst     *ebpf.VariableSpec `ebpf:"ended_first"`
 	EndedNext      *ebpf.VariableSpec `ebpf:"ended_next"`
@@ -732,6 +753,7 @@ func (m *weftMaps) Close() error {
 // It can be passed to loadWeftObjects or ebpf.CollectionSpec.LoadAndAssign.
 type weftVariables struct {
 	AllowedFull    *ebpf.Variable `ebpf:"allowed_full"`
+	AllowedSeed    *ebpf.Variable `ebpf:"allowed_seed"`
 	Config         *ebpf.Variable `ebpf:"config"`
 	EndedFirst     *ebpf.Variable `ebpf:"ended_first"`
 	EndedNext      *ebpf.Variable `ebpf:"ended_next"`

@@ -1,58 +1,19 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
 /* Conntrack of policy: the flows that policies let pass, of isolated pods only. Each pod
  * has a row of its own for a flow: the pod's end is the tuple's source, the other end, as
- * the pod's policies see it, its destination. New flows are in `allowed_new`, where a
- * flood pushes out its like; one that both ends have spoken in moves to `allowed`, from
- * which nothing is pushed out, and back when it has ended.
+ * the pod's policies see it, its destination. Where the rows are is in allowednew.h.
  */
 #pragma once
-#include "flow.h"
+#include "allowednew.h"
 #include "kernel.h"
 #include "rows.h"
 #include "rules.h"
-
-/* Those up to ALLOWED_ALWAYS are in ../allowed.go, too. */
-enum {
-	ALLOWED_BY_POD = 1 << 0,   /* the pod has begun it; else the other end has */
-	ALLOWED_ANSWERED = 1 << 1, /* who has not begun it has sent, too */
-	ALLOWED_POD_FIN = 1 << 2,  /* the pod has ended its direction (TCP) */
-	ALLOWED_PEER_FIN = 1 << 3, /* the other end has */
-	ALLOWED_CLOSED = 1 << 4,   /* both have, or one has reset it */
-	ALLOWED_ALWAYS = 1 << 5,   /* no policy forbids it */
-};
-
-struct allowed {
-	__u32 revision; /* of policies, by which it was judged */
-	__u32 seen;	/* when a packet passed, in units of 2^30 ns of uptime */
-	__u32 flags;
-	__u32 pad;
-};
-
-/* Written by the programs; the daemon removes what has been silent too long. */
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__type(key, struct tuple);
-	__type(value, struct allowed);
-	__uint(max_entries, 262144); /* replaced at load by the setting */
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-} allowed SEC(".maps");
-
-/* Written by the programs; new flows and those that have ended, the oldest go first. */
-struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__type(key, struct tuple);
-	__type(value, struct allowed);
-	__uint(max_entries, 65536); /* replaced at load by the setting */
-} allowed_new SEC(".maps");
 
 /* Raised by the daemon after each change of policies: a flow that was judged before is
  * judged again by its next packet. A daemon begins with another number than those before
  * it ended with.
  */
 __u32 policy_revision;
-
-/* How often a flow could not be settled because `allowed` is full. */
-__u64 allowed_full;
 
 /* What is asked of a pod's policies about a packet, and, if it does not pass, by what. */
 struct judged {
@@ -65,6 +26,8 @@ struct judged {
 	__u32 is_egress; /* the set is one of egress */
 	__u32 pad;
 	struct walk walk;
+	struct home home;   /* of t */
+	struct allowed row; /* to be made */
 };
 
 /* Of the packet at hand: kept here because the stack is short. */
@@ -102,31 +65,12 @@ enum {
 	ASK_ERROR = 1 << 11, /* about a flow: leaves no trace */
 };
 
-/* How long a flow without an end of its own may be silent, in units of 2^30 ns: then what
- * comes back is no answer any more. Two minutes and half a one; ../flows.go.
- */
-enum {
-	SILENT_ANSWERED = 112,
-	SILENT_NEW = 28,
-};
-
 /* Whether a row is about this packet; if not, the packet begins a flow of its own. */
 static __always_inline bool is_about(const struct allowed *row, const struct judged *j, __u32 how)
 {
-	__u32 most = SILENT_NEW;
-
 	if (!(row->flags & ALLOWED_BY_POD) == !(how & ASK_OUT))
 		return true;
-	if (how & ASK_BEGINS)
-		return false;
-	if (j->t.proto == IPPROTO_TCP)
-		return true;
-	if (row->flags & ALLOWED_ANSWERED) {
-		if (j->t.proto == IPPROTO_SCTP)
-			return true;
-		most = SILENT_ANSWERED;
-	}
-	return now() - row->seen <= most;
+	return !(how & ASK_BEGINS) && !is_silent(row, j->t.proto);
 }
 
 /* Judges a flow that the pod has begun, or the other end. */
@@ -175,18 +119,23 @@ static __always_inline void note_segment(struct judged *j, struct allowed *row, 
 					 __u32 how)
 {
 	const __u32 fins = ALLOWED_POD_FIN | ALLOWED_PEER_FIN;
+	__u32 stays = ALLOWED_BY_POD | ALLOWED_ALWAYS;
 
 	if (how & ASK_BEGINS) {
-		row->flags &= ALLOWED_BY_POD | ALLOWED_ALWAYS;
+		if (!(row->flags & ALLOWED_CLOSED))
+			stays |= ALLOWED_LIVE; /* its end was missed, or this is an old one */
+		row->flags &= stays;
 		return;
 	}
 	if (how & TCP_FIN)
 		row->flags |= how & ASK_OUT ? ALLOWED_POD_FIN : ALLOWED_PEER_FIN;
 	if (how & TCP_RST || (row->flags & fins) == fins)
 		row->flags |= ALLOWED_CLOSED;
-	if (settled && row->flags & ALLOWED_CLOSED &&
-	    !bpf_map_update_elem(&allowed_new, &j->t, row, BPF_ANY))
-		bpf_map_delete_elem(&allowed, &j->t);
+	if (unlikely(settled) && row->flags & ALLOWED_CLOSED) {
+		j->row = *row;
+		bpf_map_delete_elem(&allowed, &j->t); /* first: the other may need the room */
+		put_new(&j->t, &j->home, &j->row);
+	}
 }
 
 /* Takes note of a packet of a flow. */
@@ -199,25 +148,20 @@ static __always_inline void note_allowed(struct judged *j, struct allowed *row, 
 		row->seen = now();
 	if (unlikely(!opener && !(row->flags & ALLOWED_ANSWERED)))
 		row->flags |= ALLOWED_ANSWERED;
-	if (unlikely(how & (TCP_FIN | TCP_SYN | TCP_RST))) {
+	if (unlikely(how & (TCP_FIN | TCP_SYN | TCP_RST)))
 		note_segment(j, row, settled, how);
-	} else if (unlikely(!settled) && opener && row->flags & ALLOWED_ANSWERED &&
-		   !(row->flags & ALLOWED_CLOSED)) {
-		if (unlikely(bpf_map_update_elem(&allowed, &j->t, row, BPF_ANY)))
-			__sync_fetch_and_add(&allowed_full, 1);
-		else
-			bpf_map_delete_elem(&allowed_new, &j->t);
-	}
+	else if (unlikely(!(row->flags & ALLOWED_LIVE)) && opener && row->flags & ALLOWED_ANSWERED)
+		row->flags |= ALLOWED_LIVE;
 }
 
-/* A flow that is judged as one that the packet begins; former is the row that has its
+/* A flow that is judged as one that the packet begins; settled is the row that has its
  * place in `allowed`. What always passes begins one only if it surely does: what the node
  * answers must not open the way for a pod that may not ask.
  */
-static __always_inline enum reason admit_new(struct judged *j, struct allowed *former, __u32 how)
+static __always_inline enum reason admit_new(struct judged *j, struct allowed *settled, __u32 how)
 {
 	bool ported = j->t.proto == IPPROTO_UDP || j->t.proto == IPPROTO_SCTP;
-	struct allowed row = {.revision = j->revision, .seen = now()};
+	struct allowed *row = &j->row;
 	enum reason why;
 
 	if (!(how & ASK_ALWAYS)) {
@@ -229,26 +173,31 @@ static __always_inline enum reason admit_new(struct judged *j, struct allowed *f
 	}
 	if (how & ASK_ERROR || how & TCP_RST)
 		return OK;
-	row.flags = how & ASK_OUT ? ALLOWED_BY_POD : 0;
+	row->revision = j->revision;
+	row->seen = now();
+	row->flags = how & ASK_OUT ? ALLOWED_BY_POD : 0;
+	row->pad = 0;
 	if (how & ASK_ALWAYS)
-		row.flags |= ALLOWED_ALWAYS;
-	if (unlikely(former)) {
-		*former = row;
+		row->flags |= ALLOWED_ALWAYS;
+	if (unlikely(settled)) {
+		*settled = *row;
 		return OK;
 	}
-	return bpf_map_update_elem(&allowed_new, &j->t, &row, BPF_ANY) ? DROP_FLOWS_FULL : OK;
+	return put_new(&j->t, &j->home, row);
 }
 
 /* Whether a packet may pass the pod's policies. */
 __noinline int admit(struct judged *j, __u32 how)
 {
-	struct allowed *row, *settled;
+	struct allowed *row, *settled = NULL;
 	enum reason why;
 
 	if (!j)
 		return DROP_INTERNAL;
-	settled = bpf_map_lookup_elem(&allowed, &j->t);
-	row = likely(settled) ? settled : bpf_map_lookup_elem(&allowed_new, &j->t);
+	home_of(&j->t, &j->home);
+	row = find_new(&j->t, &j->home);
+	if (!row)
+		row = settled = bpf_map_lookup_elem(&allowed, &j->t);
 	if (unlikely(!row || !is_about(row, j, how)))
 		return admit_new(j, settled, how);
 	if (unlikely(how & ASK_ALWAYS) && !(row->flags & ALLOWED_BY_POD) == !(how & ASK_OUT))
@@ -263,9 +212,11 @@ __noinline int admit(struct judged *j, __u32 how)
 /* Whether the flow that an ICMP error is about may pass; no trace is left. */
 static __always_inline bool is_allowed(struct judged *j)
 {
-	struct allowed *row = bpf_map_lookup_elem(&allowed, &j->t);
+	struct allowed *row;
 
+	home_of(&j->t, &j->home);
+	row = find_new(&j->t, &j->home);
 	if (!row)
-		row = bpf_map_lookup_elem(&allowed_new, &j->t);
+		row = bpf_map_lookup_elem(&allowed, &j->t);
 	return row && !judge_again(j, row);
 }

@@ -2,10 +2,9 @@
 /* Conntrack: the flows that are translated, and those that are passed on for another node
  * to translate (passed.h). A flow has two rows, one for each direction; each says what the
  * packets of its tuple become, so each leads to the other. One that is passed on has the
- * first only, in `brief`: answers do not come by. New flows are in `brief`, where a flood pushes
- * out its like; a flow that both ends have spoken in moves to `live`, from which nothing is pushed
- * out. There it stays for a while after its end, for what is still under way: until many others
- * have ended, or there is no more room.
+ * first only, in `brief`: answers do not come by. New flows are in `brief`, where a flood
+ * pushes out its like; a flow that both ends have spoken in moves to `live`, from which
+ * nothing is pushed out. There it stays for a while after its end, for what is under way.
  */
 #pragma once
 #include "choose.h"

@@ -60,15 +60,16 @@ struct config {
 	__u8 pad;
 	__u64 netns_cookie;  /* of the node's own network namespace */
 	__u32 ended;	     /* size of the map of that name */
+	__u32 allowed_sets;  /* of allowed_new */
 	__u16 announce_port; /* host order; UDP, see announce.h */
-	__u16 pad2;
+	__u16 pad2[3];
 };
 
 /* Of packets that one node passes on to another as they came from outside (passed.h). */
 #define VNI_PASSED (config.vni + 1)
 
 volatile const struct config config = {
-	.vni = 87, .port = 8872, .ended = 16384, .announce_port = 8874};
+	.vni = 87, .port = 8872, .ended = 16384, .allowed_sets = 16384, .announce_port = 8874};
 
 __u32 taken_over; /* written by the daemon */
 
