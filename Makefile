@@ -62,7 +62,7 @@ e2e: ## (root) a kind cluster from nothing, and upstream's conformance tests and
 	@$(MAKE) --no-print-directory image
 	@$(E2E) $(E2E_FLAGS)
 
-e2e-full: ## (root) the same for dual-stack, IPv4-only and IPv6-only, with all upstream tests that need no cloud
+e2e-full: ## (root) the same for dual-stack, IPv4-only and IPv6-only, and from outside, with all upstream tests that need no cloud
 	@./deps.sh e2e
 	@$(MAKE) --no-print-directory image
 	@$(E2E) -full $(E2E_FLAGS)

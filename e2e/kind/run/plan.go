@@ -42,11 +42,15 @@ func (o options) plans() ([]plan, error) {
 	if err != nil {
 		return nil, err
 	}
+	outside, err := o.choose(byManifest, scenario.Outside())
+	if err != nil {
+		return nil, err
+	}
 	last, err := o.choose(byManifest, scenario.Last())
 	if err != nil {
 		return nil, err
 	}
-	if o.scenarios != "" && len(short)+len(long)+len(last) == 0 {
+	if o.scenarios != "" && len(short)+len(long)+len(outside)+len(last) == 0 {
 		return nil, fmt.Errorf("-scenarios: none of %s is called %q", byManifest.name, o.scenarios)
 	}
 	all := append(short, long...)
@@ -59,7 +63,7 @@ func (o options) plans() ([]plan, error) {
 	}
 	if !o.full {
 		if o.scenarios != "" {
-			short = all
+			short = append(all, outside...)
 		}
 		return []plan{{string(o.spec.Family), o.spec, o.focus, byManifest, short, last}}, nil
 	}
@@ -67,6 +71,7 @@ func (o options) plans() ([]plan, error) {
 		{"dual", cluster.Spec{Family: cluster.Dual}, with(upstream.FullDual), byManifest, all, last},
 		{"ipv4", cluster.Spec{Family: cluster.IPv4}, with(upstream.Full), byCLI, all, last},
 		{"ipv6", cluster.Spec{Family: cluster.IPv6}, with(upstream.Full), byCLI, all, last},
+		{"outside", cluster.Spec{Family: cluster.Dual}, upstream.LoadBalancers, byManifest, outside, nil},
 		{"zones", cluster.Spec{Family: cluster.Dual, Workers: 6, Zones: 3}, upstream.Zoned, byManifest, nil, nil},
 	}, nil
 }

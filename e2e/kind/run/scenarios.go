@@ -30,7 +30,7 @@ func (o options) playHeld(ctx context.Context, log *progress.Log) error {
 	}
 	given, all := network{weft: true}, [][]scenario.Scenario{scenario.Short()}
 	if o.full || o.scenarios != "" {
-		all = append(all, scenario.Long(), scenario.Last())
+		all = append(all, scenario.Long(), scenario.Outside(), scenario.Last())
 	}
 	scenarios, err := o.choose(given, all...)
 	if err != nil {

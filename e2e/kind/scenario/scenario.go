@@ -51,6 +51,14 @@ func Long() []Scenario {
 	}
 }
 
+// Outside are those of a cluster whose Services get addresses of load balancers.
+func Outside() []Scenario {
+	return []Scenario{
+		{"pools of addresses are set", pooled, false},
+		{"the example is reached from outside, at addresses as asked for, also when who announces one is cut off", reached, false},
+	}
+}
+
 // Last are those that take Weft away, and bring it back. They are played at the end of every
 // run.
 func Last() []Scenario {

@@ -5,7 +5,7 @@ const Conformance = `\[sig-network\].*\[Conformance\]`
 
 // Full is all that a network without a cloud is asked for on a cluster of one address
 // family, but for Policies. Session affinity, traffic policies, terminating endpoints
-// and rejection are among the Services; upstream's LoadBalancers want a cloud's controller.
+// and rejection are among the Services.
 const Full = Conformance + `|` +
 	`\[sig-network\] (` +
 	`Services|Service CIDRs|EndpointSlice|Endpoints|Traffic Distribution|Topology Hints|HostPort|Conntrack|Proxy version|` +
@@ -18,6 +18,13 @@ const FullDual = Full + `|\[sig-network\] \[Feature:IPv6DualStack\]`
 
 // Zoned are the specs that skip themselves on fewer than three zones with two nodes each.
 const Zoned = `\[sig-network\] (Traffic Distribution|Topology Hints)`
+
+// LoadBalancers are the specs of Services that get addresses from outside the cluster, but
+// for two: that a Service has the finalizer of a cloud's controller; and that, without
+// session affinity, its backends all answer under the traffic policy Local, also if each is
+// on another node, which an address announced by one node does not do.
+const LoadBalancers = `\[sig-network\] LoadBalancers (ExternalTrafficPolicy|\[Feature:LoadBalancer\] should ` +
+	`(be able to (change|create|preserve|switch session affinity for LoadBalancer service with Cluster)|have|not|only))`
 
 // Policies are the specs of NetworkPolicy. Those with SCTP between pods need its sockets;
 // that a policy names it, none.
