@@ -44,7 +44,7 @@ static __always_inline __u32 hash_of(const struct tuple *t, bool client_only)
 		h = mix(mix(h, t->dst.d[0]), t->dst.d[1]);
 		h = mix(h, t->sport | (__u32)t->dport << 16 | (__u64)t->proto << 32);
 	}
-	return h >> 32;
+	return mix(h, 0) >> 32; /* ports come in steps, and a single round leaves that to be seen */
 }
 
 /* What a client that has no backend to stay with gets one by, when it comes from outside.

@@ -89,6 +89,7 @@ kind: Service
 metadata: {name: web, namespace: default}
 spec:
   type: LoadBalancer
+  loadBalancerClass: weft.dev/l2
   selector: {app: web}
   clusterIP: 10.96.0.20
   clusterIPs: [10.96.0.20, "fd00:96::20"]

@@ -50,6 +50,7 @@ func TestABackendIsSeenToDie(t *testing.T) {
 	for _, a := range []string{"192.0.2.80", "2001:db8:80::80"} {
 		b.sees("the address "+a, row(a)+`.includes('default/web')`)
 	}
+	w.moves(t, b)
 
 	b.click(`a[href="#/service/default/web"]`, `location.hash === '#/service/default/web'`)
 	for _, p := range []string{w.one.IP4.String(), "[" + w.one.IP6.String() + "]", w.two.IP4.String(), "[" + w.two.IP6.String() + "]"} {
@@ -73,6 +74,23 @@ func TestABackendIsSeenToDie(t *testing.T) {
 	b.sees("that node-2 does not answer", `!trouble.hidden && /no answer/.test(trouble.innerText) && /no answer/.test(node.innerText)`)
 	must(t, w.Nodes[1].Start())
 	b.sees("that it does again", `trouble.hidden && /ready/.test(node.innerText) && `+row(w.one.IP4.String()))
+}
+
+// moves cuts off the node that announces an address, and sees the other take over, and give
+// it back when the node is there again.
+func (w *world) moves(t *testing.T, b *browser) {
+	t.Helper()
+	at, one, two := "192.0.2.80", w.Nodes[0].Name, w.Nodes[1]
+	b.sees("the column of announcers", `document.querySelectorAll('thead th')[5].innerText === 'Announced by'`)
+	by := func(name string) string {
+		return fmt.Sprintf(`document.querySelector('tr[data-key^="%s "]').cells[5].innerText === '%s'`, at, name)
+	}
+	b.sees("that "+two.Name+" announces "+at, by(two.Name))
+	b.sees("that "+one+" announces the other address", `document.querySelector('tr[data-key^="2001:db8:80::80 "]').cells[5].innerText === '`+one+`'`)
+	must(t, w.Bridge.IP("link", "set", two.Name, "down"))
+	b.sees("that "+one+" has taken over", by(one))
+	must(t, w.Bridge.IP("link", "set", two.Name, "up"))
+	b.sees("that "+two.Name+" announces it again", by(two.Name))
 }
 
 // dies removes a backend, and holds the time until the page shows it as gone: as the page's
