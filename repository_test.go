@@ -68,6 +68,7 @@ func TestImportLaw(t *testing.T) {
 		"daemon/source":       free,
 		"daemon/source/kube":  append([]string{"daemon/source"}, free...),
 		"daemon/announce":     append([]string{"daemon/source"}, free...),
+		"daemon/returns":      {},
 		"daemon/loadbalancer": append([]string{"daemon/source"}, free...),
 		"daemon/policy":       append([]string{"bpf", "daemon/source", "overlay"}, free...),
 		"internal/web":        {"internal/api", "internal/api/server"},

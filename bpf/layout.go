@@ -37,7 +37,7 @@ var lastingMaps = []string{
 }
 
 // loadedMaps are not pinned: each daemon reads what its own programs tell.
-var loadedMaps = []string{weftMapRecords, weftMapRecordsLost}
+var loadedMaps = []string{weftMapRecords, weftMapRecordsLost, weftMapReturned}
 
 // attachTypes are the programs of devices, and where each is attached.
 var attachTypes = map[Program]ebpf.AttachType{

@@ -36,13 +36,16 @@ type Peer struct {
 	MAC       [6]byte    // inner destination MAC: that node's weft-vxlan
 	LinkIndex uint32     // uplink
 	MTU       uint32     // biggest inner IP packet, bytes
-	Flags     uint32     // PeerDirect
+	Flags     uint32     // PeerDirect, PeerMute
 }
 
 // Flags of a [Peer].
 const (
 	// PeerDirect: no encapsulation; the packet goes to NextHop as it is.
 	PeerDirect uint32 = 1 << iota
+	// PeerMute: what it sends from addresses that are not its own, as a Service's, does not
+	// arrive: it cannot answer clients itself.
+	PeerMute
 )
 
 // Program is one program of the datapath.

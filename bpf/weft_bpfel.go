@@ -306,10 +306,11 @@ type weftPassing struct {
 		Dst [6]uint8
 		Src [6]uint8
 	}
-	_   [4]byte
-	Key weftAffinityKey
-	Pad uint32
-	_   [4]byte
+	_    [4]byte
+	Key  weftAffinityKey
+	Said [8]uint8
+	Pad  uint32
+	_    [4]byte
 }
 
 type weftPeer struct {
@@ -502,6 +503,7 @@ const (
 	weftMapRecords        = "records"
 	weftMapRecordsBudget  = "records_budget"
 	weftMapRecordsLost    = "records_lost"
+	weftMapReturned       = "returned"
 	weftMapRules          = "rules"
 	weftMapSets           = "sets"
 	weftMapSockets        = "sockets"
@@ -630,6 +632,7 @@ type weftMapSpecs struct {
 	Records       *ebpf.MapSpec `ebpf:"records"`
 	RecordsBudget *ebpf.MapSpec `ebpf:"records_budget"`
 	RecordsLost   *ebpf.MapSpec `ebpf:"records_lost"`
+	Returned      *ebpf.MapSpec `ebpf:"returned"`
 	Rules         *ebpf.MapSpec `ebpf:"rules"`
 	Sets          *ebpf.MapSpec `ebpf:"sets"`
 	Sockets       *ebpf.MapSpec `ebpf:"sockets"`
@@ -704,6 +707,7 @@ type weftMaps struct {
 	Records       *ebpf.Map `ebpf:"records"`
 	RecordsBudget *ebpf.Map `ebpf:"records_budget"`
 	RecordsLost   *ebpf.Map `ebpf:"records_lost"`
+	Returned      *ebpf.Map `ebpf:"returned"`
 	Rules         *ebpf.Map `ebpf:"rules"`
 	Sets          *ebpf.Map `ebpf:"sets"`
 	Sockets       *ebpf.Map `ebpf:"sockets"`
@@ -742,6 +746,7 @@ func (m *weftMaps) Close() error {
 		m.Records,
 		m.RecordsBudget,
 		m.RecordsLost,
+		m.Returned,
 		m.Rules,
 		m.Sets,
 		m.Sockets,

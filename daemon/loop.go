@@ -99,7 +99,7 @@ func (n *node) pass(w work) error {
 			refresh(n.tables.silent())
 		}
 	}
-	n.announcer.poke()
+	n.follow()
 	_, err := n.policies.follow() // pods' rows are written before others are pruned
 	return errors.Join(append(errs, err, n.tables.all().Sync(false))...)
 }

@@ -90,6 +90,7 @@ var (
 	descAnnounced = desc("announced_addresses", "Load balancers' addresses that this node announces.")
 	descAddresses = desc("load_balancer_addresses", "Load balancers' addresses of the cluster that are Weft's to announce.")
 	descTakeovers = desc("announce_takeovers_total", "Addresses that this node began to announce because those before it did not.")
+	descMute      = desc("dsr_mute_nodes", "Nodes whose answers to clients do not arrive, so that snat is used towards them.")
 	descDeadPeers = desc("announce_dead_nodes", "Nodes that do not answer, of those that this node probes.")
 )
 
@@ -137,6 +138,7 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	gauge(descAnnounced, float64(announced.Own))
 	gauge(descAddresses, float64(announced.Addresses))
 	count(descTakeovers, takeovers)
+	gauge(descMute, float64(c.n.returns.muteNodes()))
 	gauge(descDeadPeers, float64(len(announced.Dead)))
 	if a := c.n.allocator; a != nil {
 		usage, refused := a.use()

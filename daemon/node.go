@@ -33,6 +33,7 @@ type node struct {
 	allocator *allocator // of load balancers' addresses; nil: there are no pools
 	policies  *policies
 	announcer *announcer // nil: Services are not ours to serve
+	returns   *returner  // likewise
 	drops     *drops
 	records   *bpf.Records // that drops are made of
 	since     time.Time
@@ -161,7 +162,7 @@ func (n *node) changeServices(at time.Time) (more bool, err error) {
 	if !state.Complete && !n.begun() { // a former daemon may have known more
 		return more, nil
 	}
-	n.announcer.poke()
+	n.follow()
 	owners := n.services.update(state, self)
 	if len(owners) == 0 {
 		return more, nil

@@ -22,7 +22,8 @@ type book struct {
 	self    overlay.Node
 	entries map[string]*entry
 	paths   map[netip.Addr]overlay.Path
-	lost    map[netip.Addr]bool // addresses whose path is a former one: there is none now
+	lost    map[netip.Addr]bool   // addresses whose path is a former one: there is none now
+	mute    map[netip.Prefix]bool // nodes' prefixes that cannot answer clients; see daemon/returns
 }
 
 // peerRows is what one of the other nodes wants of the kernel's tables.
@@ -47,7 +48,7 @@ func newBook(
 ) *book {
 	return &book{
 		lookup: lookup, put: put, entries: map[string]*entry{},
-		paths: map[netip.Addr]overlay.Path{}, lost: map[netip.Addr]bool{},
+		paths: map[netip.Addr]overlay.Path{}, lost: map[netip.Addr]bool{}, mute: map[netip.Prefix]bool{},
 	}
 }
 
@@ -140,7 +141,7 @@ func (b *book) compile(e *entry) {
 	if e.err == nil && slices.ContainsFunc(e.remotes, func(a netip.Addr) bool { return b.lost[a] }) {
 		e.err = fmt.Errorf("node %s: no way to %v now, the former one is kept", e.node.Name, e.remotes)
 	}
-	b.put(e.node.Name, peerRows{bpfPeers(rows), bpfNodes(e.node, rows), routes})
+	b.put(e.node.Name, peerRows{bpfPeers(rows, b.mute), bpfNodes(e.node, rows), routes})
 }
 
 // deadEnds is unreachable routes for the prefixes of a node that could be reached

@@ -72,6 +72,7 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	n.records = records
 	if cfg.Services {
 		n.announcer = newAnnouncer(cfg, n, dp)
+		n.returns = newReturner(n, dp)
 	}
 	n.policies = newPolicies(policyDeps{
 		node: cfg.NodeName, stateDir: cfg.StateDir, log: log, problems: n.problems,
@@ -175,6 +176,7 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 		group.Go(func() error { return n.watchPods(ctx, pods) })
 		group.Go(func() error { return n.probe(ctx) })
 		group.Go(func() error { return n.serveProbes(ctx) })
+		group.Go(func() error { return n.returns.run(ctx) })
 		group.Go(func() error { return n.services.serveHealth(ctx) })
 		group.Go(func() error { return n.allocator.run(ctx) })
 		group.Go(func() error { return n.collectFlows(ctx, dp) })

@@ -121,8 +121,8 @@ func survey(name string, nodes []overlay.Node, held func(netip.Prefix) bool) clu
 	return c
 }
 
-// bpfPeers is the rows of one node's prefixes for the datapath.
-func bpfPeers(peers []overlay.Peer) map[netip.Prefix]bpf.Peer {
+// bpfPeers is the rows of one node's prefixes for the datapath, some of which are mute.
+func bpfPeers(peers []overlay.Peer, mute map[netip.Prefix]bool) map[netip.Prefix]bpf.Peer {
 	rows := make(map[netip.Prefix]bpf.Peer, len(peers))
 	for _, p := range peers {
 		row := bpf.Peer{
@@ -131,6 +131,9 @@ func bpfPeers(peers []overlay.Peer) map[netip.Prefix]bpf.Peer {
 		}
 		if p.Direct {
 			row.Flags |= bpf.PeerDirect
+		}
+		if mute[p.Prefix] {
+			row.Flags |= bpf.PeerMute
 		}
 		rows[p.Prefix] = row
 	}

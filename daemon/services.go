@@ -66,6 +66,13 @@ func newServices(cfg Config, t *tables, p *problems) *services {
 	return s
 }
 
+// of is this node as Services are compiled for it.
+func (s *services) of() service.Node {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.node
+}
+
 // remembered takes up who the node was, for the host ports of pods that live on.
 func (s *services) remembered(self overlay.Node) {
 	s.mu.Lock()

@@ -53,6 +53,18 @@ struct {
 	__uint(max_entries, 1024);
 } claims SEC(".maps");
 
+/* Which of the packets that the daemon wants other nodes to return (passed.h) did come: when
+ * (CLOCK_BOOTTIME, ns), by nonce as in the packet. The daemon makes the rows, with 0, and
+ * deletes them, so that strangers' packets leave no trace.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__type(key, __u64);
+	__type(value, __u64);
+	__uint(max_entries, 4096);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+} returned SEC(".maps");
+
 /* A daemon that has been silent for so long announces nothing; bpf.SilenceLimit. */
 #define SILENCE_LIMIT (15 * 1000000000ULL)
 
@@ -74,6 +86,7 @@ enum {
 	PROBE_MAGIC = 0x74666577,
 	PROBE_QUESTION = 1,
 	PROBE_ANSWER = 2,
+	PROBE_RETURN = 4,    /* by another node, from an address that need not be its own */
 	PROBE_ON = 1 << 0,   /* it answers for the address */
 	PROBE_HELD = 1 << 1, /* or could */
 	PROBE_LEN = 40,
@@ -246,6 +259,16 @@ __noinline int announce_nd(struct __sk_buff *skb)
 	return answer_announced(skb, row);
 }
 
+static __always_inline int note_returned(__u64 nonce)
+{
+	__u64 *at = bpf_map_lookup_elem(&returned, &nonce);
+
+	if (!at)
+		return NOT_OURS;
+	*at = bpf_ktime_get_boot_ns();
+	return TCX_DROP;
+}
+
 /* Answers another node's probe, whose UDP header is behind an IP header of hlen bytes, by
  * that packet turned around. Whatever else comes to that port is the daemon's.
  */
@@ -271,7 +294,11 @@ static __always_inline int answer_probe(struct __sk_buff *skb, bool v6)
 	udp = data_of(skb) + ETH_HLEN + hlen;
 	p = (void *)(udp + 1);
 	if ((void *)(p + 1) > end_of(skb) || udp->len != htons(len) ||
-	    *(__u32 *)p->magic != PROBE_MAGIC || p->kind != PROBE_QUESTION)
+	    *(__u32 *)p->magic != PROBE_MAGIC)
+		return NOT_OURS;
+	if (p->kind == PROBE_RETURN)
+		return note_returned(p->nonce);
+	if (p->kind != PROBE_QUESTION)
 		return NOT_OURS;
 	if (v6 ? parse_v6(skb, ETH_HLEN, &ip) : parse_v4(skb, ETH_HLEN, &ip))
 		return NOT_OURS;

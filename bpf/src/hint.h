@@ -75,7 +75,9 @@ static __always_inline bool hinted(const struct hint *hint, const struct tuple *
 	return true;
 }
 
-/* Whether a backend is a pod of another node to which there is a way. */
+/* Whether a backend is a pod of another node to which there is a way, and which can answer
+ * clients itself.
+ */
 static __always_inline bool may_pass(const union addr *to)
 {
 	struct peer *peer;
@@ -83,17 +85,22 @@ static __always_inline bool may_pass(const union addr *to)
 	if (endpoint_of(to))
 		return false;
 	peer = peer_of(to);
-	return peer && peer->ifindex;
+	return peer && peer->ifindex && !(peer->flags & PEER_MUTE);
 }
 
 /* Takes note of a packet of a flow that is passed on, or says (NOT_OURS) that a backend is
- * to be chosen anew: the former is gone, or another flow of the same tuple begins.
+ * to be chosen anew: the former is gone, or another flow of the same tuple begins, or the
+ * flow has no answer as its backend's node cannot send any. A connection that is open stays:
+ * if it was answered before, it may be again.
  */
 static __always_inline int note_passed(const struct tuple *t, struct flow *f, __u8 flags)
 {
 	if (unlikely(!is_alive(&f->dst, f->dport, t->proto, f->generation)))
 		return NOT_OURS;
 	if (unlikely(flags & TCP_SYN && f->flags & FLOW_CLOSED))
+		return NOT_OURS;
+	if (unlikely((flags & TCP_SYN || (t->proto == IPPROTO_UDP && f->seen != now())) &&
+		     !may_pass(&f->dst)))
 		return NOT_OURS;
 	if (f->seen != now())
 		f->seen = now();

@@ -16,6 +16,7 @@ struct passing {
 	struct tuple t;
 	struct hint hint;
 	struct affinity_key key;
+	__u8 said[8]; /* the first bytes of what may be a probe */
 	__u32 pad;
 };
 

@@ -113,6 +113,31 @@ static __always_inline int error_passed(struct __sk_buff *skb, struct packet *p,
 	return why == NOT_OURS || (why == PASS_ON && is_again(hint)) ? DROP_PASSAGE : why;
 }
 
+/* What another node sends to know if what this one sends to clients arrives, goes back as an
+ * answer to a client does, from the address that it is to: f. NOT_OURS: it is no such probe.
+ * See docs/services.md, "Where answers are eaten".
+ */
+__noinline int return_of(struct __sk_buff *skb, struct passing *x)
+{
+	struct ip *ip;
+	struct l4 *l4;
+
+	if (!x)
+		return NOT_OURS;
+	ip = &x->p.ip;
+	l4 = &x->p.l4;
+	if (likely(l4->proto != IPPROTO_UDP || l4->dport != config.announce_port) || !l4->off ||
+	    l4->more ||
+	    bpf_skb_load_bytes(skb, l4->off + sizeof(struct udphdr), x->said, sizeof(x->said)) ||
+	    *(__u32 *)x->said != PROBE_MAGIC || x->said[4] != PROBE_RETURN)
+		return NOT_OURS;
+	x->f.src = ip->dst;
+	x->f.dst = ip->src;
+	x->f.sport = l4->dport;
+	x->f.dport = l4->sport;
+	return OK;
+}
+
 /* From another node, decapsulated by the kernel (at is ETH_HLEN) or not yet: a packet that
  * came to that one from outside. That it may pass packets on has been checked.
  */
@@ -141,6 +166,8 @@ __noinline int from_passed(struct __sk_buff *skb, __u32 at, bool v6, bool outer_
 	if (unlikely(p->l4.unported))
 		why = error_passed(skb, p, &x->hint, &x->f);
 	else
+		why = return_of(skb, x);
+	if (likely(why == NOT_OURS))
 		why = passed_of(p, &x->hint, &x->f);
 	if (at != ETH_HLEN) {
 		if (unlikely(decap(skb, outer_v6, v6)))

@@ -31,9 +31,10 @@ struct endpoint {
 	__u64 egress;  /* for what the pod sends */
 };
 
-/* Peer flags; bpf.PeerDirect. */
+/* Peer flags; bpf.PeerDirect, bpf.PeerMute. */
 enum {
 	PEER_DIRECT = 1 << 0,
+	PEER_MUTE = 1 << 1, /* what it sends from others' addresses does not arrive */
 };
 
 struct prefix {

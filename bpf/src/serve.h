@@ -95,15 +95,17 @@ static __always_inline enum reason find_backend(const struct frontend *fe, const
 	return OK;
 }
 
-/* The same for a flow that begins now: its client stays with the backend. */
+/* The same for a flow that begins now: its client stays with the backend. passed: another
+ * node has counted it, and this one has another choice.
+ */
 static __always_inline enum reason pick_backend(const struct frontend *fe, const struct tuple *t,
-						bool outside, struct backend *to)
+						bool outside, bool passed, struct backend *to)
 {
 	struct affinity_key key;
 	struct affinity *stays;
 	enum reason why = find_backend(fe, t, outside, &key, &stays, to);
 
-	if (likely(!why))
+	if (likely(!why && !passed))
 		count_begun(fe);
 	if (likely(why || !fe->affinity))
 		return why;
@@ -203,7 +205,7 @@ static __always_inline int new_flow(const struct frontend *fe, const struct tupl
 			stay_with(&key, fe->affinity, &to);
 		}
 	} else {
-		why = pick_backend(fe, t, outside, &to);
+		why = pick_backend(fe, t, outside, hint, &to);
 		if (unlikely(why))
 			return why;
 	}

@@ -16,6 +16,7 @@ const (
 	kindQuestion = 1 // answered by the BPF program of the asked node
 	kindAnswer   = 2
 	kindYield    = 3 // the sender has announced the address and leaves it to the receiver
+	// 4 is daemon/returns'.
 )
 
 const (

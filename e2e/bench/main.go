@@ -5,7 +5,7 @@
 // (other node). The peer is bridge, kernel VXLAN and iptables as flannel makes them,
 // and for CNI calls bridge and host-local; for Services kube-proxy's rules of both modes
 // on top, with a line for each; for policies the same in nftables' sets, and in iptables with
-// ipset. TCP is cubic, both ends of a load are pinned
+// ipset; from outside kube-proxy with an address that is there as MetalLB would announce it. TCP is cubic, both ends of a load are pinned
 // to one CPU for all parties alike; a value is the median of its rounds. The machine's
 // noise is in absolute numbers and mostly not in the ratios.
 package main
@@ -78,7 +78,7 @@ func bench(ctx context.Context) (err error) {
 	}
 	defer func() { err = errors.Join(err, r.close()) }()
 	for _, part := range []func(context.Context, options, *report) error{
-		trafficMetrics, cniMetrics, daemonMetrics, serviceTraffic, serviceDaemon, scaleDaemon, policyTraffic, policyDaemon, policyPeer,
+		trafficMetrics, cniMetrics, daemonMetrics, serviceTraffic, outsideTraffic, serviceDaemon, scaleDaemon, policyTraffic, policyDaemon, policyPeer,
 	} {
 		if err := part(ctx, o, r); err != nil {
 			return err

@@ -31,6 +31,7 @@ const (
 	RR     Kind = "rr"     // requests of one byte, one after the other on one TCP connection
 	CRR    Kind = "crr"    // TCP connections, each for one request
 	Stream Kind = "stream" // bytes over TCP
+	Answer Kind = "answer" // bytes over TCP, from the server to the client
 	UDP    Kind = "udp"    // received datagrams of 18 bytes
 )
 
@@ -170,7 +171,7 @@ func Measure(p Path, kind Kind, n int, d time.Duration) (perSecond float64, err 
 			return 0, err
 		}
 		all = append(all, client)
-		if kind == RR || kind == CRR {
+		if kind == RR || kind == CRR || kind == Answer {
 			counting = append(counting, client)
 		} else {
 			counting = append(counting, server)

@@ -33,7 +33,7 @@ func TestMeasure(t *testing.T) {
 		}
 	}
 	for _, addr := range []string{"10.0.0.2", "fd00::2"} {
-		for _, kind := range []Kind{RR, CRR, Stream, UDP} {
+		for _, kind := range []Kind{RR, CRR, Stream, Answer, UDP} {
 			for _, n := range []int{1, 2} {
 				got, err := Measure(Path{From: a, To: b, Addr: netip.MustParseAddr(addr)}, kind, n, 200*time.Millisecond)
 				if err != nil {

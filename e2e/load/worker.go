@@ -39,7 +39,8 @@ func work(args []string) error {
 	runtime.LockOSThread()
 	loops := map[string]func(netip.AddrPort, func(uint16)) error{
 		"rr server": serveRR, "rr client": askRR, "crr server": serveCRR, "crr client": askCRR,
-		"stream server": serveStream, "stream client": askStream, "udp server": serveUDP, "udp client": askUDP,
+		"stream server": serveStream, "stream client": askStream,
+		"answer server": serveAnswer, "answer client": askAnswer, "udp server": serveUDP, "udp client": askUDP,
 	}
 	loop := loops[string(kind)+" "+role]
 	if loop == nil {
@@ -141,25 +142,11 @@ func askCRR(at netip.AddrPort, ready func(uint16)) error {
 const chunk = 128 << 10
 
 func serveStream(at netip.AddrPort, ready func(uint16)) error {
-	l, err := listen(at, ready)
+	fd, err := acceptOne(at, ready)
 	if err != nil {
 		return err
 	}
-	fd, err := accept(l)
-	if err != nil {
-		return err
-	}
-	b := make([]byte, chunk)
-	for {
-		n, err := read(fd, b)
-		if err != nil {
-			return err
-		}
-		if n == 0 {
-			return nil
-		}
-		count.Add(uint64(n))
-	}
+	return drain(fd)
 }
 
 func askStream(at netip.AddrPort, ready func(uint16)) error {
@@ -168,10 +155,52 @@ func askStream(at netip.AddrPort, ready func(uint16)) error {
 		return err
 	}
 	ready(0)
+	return pour(fd)
+}
+
+func serveAnswer(at netip.AddrPort, ready func(uint16)) error {
+	fd, err := acceptOne(at, ready)
+	if err != nil {
+		return err
+	}
+	return pour(fd)
+}
+
+func askAnswer(at netip.AddrPort, ready func(uint16)) error {
+	fd, err := dial(at)
+	if err != nil {
+		return err
+	}
+	ready(0)
+	return drain(fd)
+}
+
+func acceptOne(at netip.AddrPort, ready func(uint16)) (int, error) {
+	l, err := listen(at, ready)
+	if err != nil {
+		return -1, err
+	}
+	return accept(l)
+}
+
+// pour writes without end.
+func pour(fd int) error {
 	b := make([]byte, chunk)
 	for {
 		if err := write(fd, b); err != nil {
 			return err
 		}
+	}
+}
+
+// drain counts what it reads until the other end closes.
+func drain(fd int) error {
+	b := make([]byte, chunk)
+	for {
+		n, err := read(fd, b)
+		if err != nil || n == 0 {
+			return err
+		}
+		count.Add(uint64(n))
 	}
 }

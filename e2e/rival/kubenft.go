@@ -88,8 +88,13 @@ func nftablesRules(services []Service) string {
 			name, s.IP, s.Protocol, s.Port, clusterCIDR, len(vmap), strings.Join(vmap, ", "))
 		fmt.Fprintf(&elements, "add element ip kube-proxy cluster-ips { %s }\n", s.IP)
 		fmt.Fprintf(&elements, "add element ip kube-proxy service-ips { %s . %s . %d : goto service-%s }\n", s.IP, s.Protocol, s.Port, name)
-		if s.NodePort != 0 {
+		if s.outer() {
 			fmt.Fprintf(&b, "\tchain external-%s {\n\t\tjump mark-for-masquerade\n\t\tgoto service-%[1]s\n\t}\n", name)
+		}
+		if s.Balancer.IsValid() {
+			fmt.Fprintf(&elements, "add element ip kube-proxy service-ips { %s . %s . %d : goto external-%s }\n", s.Balancer, s.Protocol, s.Port, name)
+		}
+		if s.NodePort != 0 {
 			fmt.Fprintf(&elements, "add element ip kube-proxy service-nodeports { %s . %d : goto external-%s }\n", s.Protocol, s.NodePort, name)
 		}
 	}

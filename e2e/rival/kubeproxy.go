@@ -15,7 +15,7 @@ const clusterCIDR = "10.244.0.0/16"
 
 // KubeProxy is Flannel's lab with kube-proxy's rules on both nodes.
 //
-// It has Outside4, whose Addr is the pod's, as it is to be reached by a node port.
+// It has Outside4 and Near4, whose Addr is the pod's, as it is to be reached by a Service.
 type KubeProxy struct {
 	*Lab
 	Node netip.Addr // the first one's
@@ -37,6 +37,7 @@ func NewKubeProxy(mode ProxyMode) (*KubeProxy, error) {
 			return err
 		}
 		l.Outside4 = load.Path{From: outside, To: l.Cross4.To, Addr: l.Cross4.Addr}
+		l.Near4 = load.Path{From: outside, To: l.Same4.To, Addr: l.Same4.Addr}
 		addr := k.Node
 		for i, n := range nodes {
 			if k.rules[i], err = NewProxyRules(mode, n, addr); err != nil {
@@ -47,6 +48,12 @@ func NewKubeProxy(mode ProxyMode) (*KubeProxy, error) {
 		return nil
 	})
 	return k, err
+}
+
+// Announce makes the first node answer for a load balancer's address, as MetalLB would from
+// its own process: packets meet the same rules.
+func (k *KubeProxy) Announce(addr netip.Addr) error {
+	return k.rules[0].node.IP("addr", "add", addr.String()+"/32", "dev", "eth0")
 }
 
 // onBoth is how many Services the second node gets at most. It is asked for fewer, and
@@ -124,10 +131,15 @@ func iptablesRules(services []Service) string {
 		fmt.Fprintf(&chains, ":%s - [0:0]\n", svc)
 		to := fmt.Sprintf("-d %s/32 -p %[2]s -m %[2]s --dport %d", s.IP, s.Protocol, s.Port)
 		fmt.Fprintf(&rules, "-A KUBE-SERVICES -m comment --comment \"default/%s cluster IP\" %s -j %s\n", s.Name, to, svc)
-		if s.NodePort != 0 {
+		if s.outer() {
 			fmt.Fprintf(&chains, ":%s - [0:0]\n", ext)
-			fmt.Fprintf(&rules, "-A KUBE-NODEPORTS -m comment --comment default/%[1]s -p %[2]s -m %[2]s --dport %[3]d -j %[4]s\n", s.Name, s.Protocol, s.NodePort, ext)
 			fmt.Fprintf(&rules, "-A %s -m comment --comment \"masquerade traffic for default/%s external destinations\" -j KUBE-MARK-MASQ\n-A %[1]s -j %[3]s\n", ext, s.Name, svc)
+		}
+		if s.Balancer.IsValid() {
+			fmt.Fprintf(&rules, "-A KUBE-SERVICES -m comment --comment \"default/%s loadbalancer IP\" -d %s/32 -p %[3]s -m %[3]s --dport %d -j %s\n", s.Name, s.Balancer, s.Protocol, s.Port, ext)
+		}
+		if s.NodePort != 0 {
+			fmt.Fprintf(&rules, "-A KUBE-NODEPORTS -m comment --comment default/%[1]s -p %[2]s -m %[2]s --dport %[3]d -j %[4]s\n", s.Name, s.Protocol, s.NodePort, ext)
 		}
 		fmt.Fprintf(&rules, "-A %s -m comment --comment \"default/%s cluster IP\" %s ! -s %s -j KUBE-MARK-MASQ\n", svc, s.Name, to, clusterCIDR)
 		ends := s.endpoints()

@@ -26,9 +26,14 @@ type Service struct {
 	IP       netip.Addr
 	Port     uint16
 	NodePort uint16 // 0: none
+	// Balancer is the address of a load balancer; zero: none.
+	Balancer netip.Addr
 	Endpoint netip.AddrPort
 	More     []netip.AddrPort // endpoints besides that one
 }
+
+// outer says whether it is served outside.
+func (s Service) outer() bool { return s.NodePort != 0 || s.Balancer.IsValid() }
 
 func (s Service) endpoints() []netip.AddrPort {
 	return append([]netip.AddrPort{s.Endpoint}, s.More...)

@@ -22,8 +22,12 @@ type Lab struct {
 	// Outside4 begins at a host beside the nodes, and goes through the first node to the
 	// pod on the second. Flannel has none.
 	Outside4 load.Path
+	// Near4 begins there, too, and goes to a pod of the first node; Direct4 goes straight to
+	// the second node, and only limits have it.
+	Near4, Direct4 load.Path
 
 	bridge *testnet.NS // between the nodes
+	hosts  [2]*testnet.NS
 	undo   []func() error
 }
 
@@ -83,6 +87,17 @@ func build(f func(*Lab) error) (*Lab, error) {
 	return l, nil
 }
 
+// Device is a device in a namespace.
+type Device struct {
+	NS   *testnet.NS
+	Name string
+}
+
+// Links are both ends of the nodes' links.
+func (l *Lab) Links() []Device {
+	return []Device{{l.hosts[0], "eth0"}, {l.hosts[1], "eth0"}, {l.bridge, "port1"}, {l.bridge, "port2"}}
+}
+
 // Limits makes both limits: Same paths are one veth pair, Cross paths are routed.
 func Limits() (*Lab, error) {
 	return build(func(l *Lab) error {
@@ -128,6 +143,7 @@ func (l *Lab) nodes() (nodes [2]*testnet.NS, err error) {
 		if nodes[i], err = l.ns(fmt.Sprint("node", i+1)); err != nil {
 			return nodes, err
 		}
+		l.hosts[i] = nodes[i]
 		port := fmt.Sprint("port", i+1)
 		if err := testnet.Veth(bridge, port, nodes[i], "eth0", 1500); err != nil {
 			return nodes, err
@@ -207,5 +223,10 @@ func (l *Lab) routed() error {
 		return err
 	}
 	l.Outside4 = load.Path{From: outside, To: pods[1], Addr: l.Cross4.Addr}
-	return run(outside, "ip route add 10.9.0.0/16 via 172.18.0.1")
+	l.Near4 = load.Path{From: outside, To: pods[0], Addr: netip.MustParseAddr("10.9.1.2")}
+	l.Direct4 = load.Path{From: outside, To: pods[1], Addr: netip.MustParseAddr("10.9.2.3")}
+	if err := run(pods[1], "ip addr add 10.9.2.3/24 dev eth0"); err != nil {
+		return err
+	}
+	return run(outside, "ip route add 10.9.0.0/16 via 172.18.0.1\nip route add 10.9.2.3/32 via 172.18.0.2")
 }

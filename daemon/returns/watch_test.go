@@ -1,0 +1,155 @@
+package returns
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"testing"
+	"time"
+)
+
+// network is other nodes, and what arrives of what they send.
+type network struct {
+	t      *testing.T
+	now    time.Time
+	watch  *Watch
+	random *rand.Rand
+	eats   map[string]bool // what these nodes send from others' addresses
+	dead   map[string]bool // nodes that send nothing
+	loss   float64         // of everything
+	last   uint64
+	came   map[uint64]bool
+	asked  int
+	told   []string // changes, in order
+}
+
+func newNetwork(t *testing.T, nodes int, mute ...netip.Prefix) *network {
+	w := &network{t: t, now: time.Unix(1e9, 0), random: rand.New(rand.NewPCG(1, 2)),
+		eats: map[string]bool{}, dead: map[string]bool{}, came: map[uint64]bool{}}
+	w.watch = New(mute, func() uint64 { w.last++; return w.last })
+	w.watch.Set(w.now, targets(nodes))
+	return w
+}
+
+func name(i int) string { return fmt.Sprintf("node-%04d", i) }
+
+func pods(i int) netip.Prefix {
+	return netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 8), byte(i), 0}), 24)
+}
+
+func targets(nodes int) (out []Target) {
+	for i := range nodes {
+		out = append(out, Target{
+			Pods: pods(i), Node: name(i), Own: netip.AddrFrom4([4]byte{172, 18, byte(i >> 8), byte(i)}),
+			Served: netip.MustParseAddr("203.0.113.1"),
+		})
+	}
+	return out
+}
+
+// run lets time pass.
+func (w *network) run(d time.Duration) {
+	for end := w.now.Add(d); w.now.Before(end); w.now = w.now.Add(Every) {
+		ask, changed := w.watch.Step(w.now, func(n uint64) bool {
+			came := w.came[n]
+			delete(w.came, n)
+			return came
+		})
+		for _, q := range ask {
+			w.asked++
+			if w.random.Float64() >= w.loss && !w.dead[q.Node] && (q.From == q.Own || !w.eats[q.Node]) {
+				w.came[q.Nonce] = true
+			}
+		}
+		for _, c := range changed {
+			w.told = append(w.told, fmt.Sprintf("%s mute=%v", c.Node, c.Mute))
+		}
+	}
+}
+
+// mute wants exactly these nodes to be mute.
+func (w *network) mute(when string, want ...string) {
+	w.t.Helper()
+	var got []string
+	for _, m := range w.watch.Mute() {
+		got = append(got, m.Node)
+	}
+	if fmt.Sprint(got) != fmt.Sprint(want) {
+		w.t.Errorf("%s: mute are %v, want %v; told %v", when, got, want, w.told)
+	}
+}
+
+func TestWhoseAnswersAreEatenIsMuteWithinSecondsUntilTheyArrive(t *testing.T) {
+	w := newNetwork(t, 3)
+	w.run(time.Minute)
+	w.mute("all is well")
+	w.eats[name(1)] = true
+	w.run(7 * time.Second)
+	w.mute("eaten", name(1))
+	w.run(10 * time.Minute)
+	w.mute("still eaten", name(1))
+	delete(w.eats, name(1))
+	w.run(7 * time.Second)
+	w.mute("not eaten any more")
+	if want := fmt.Sprint([]string{name(1) + " mute=true", name(1) + " mute=false"}); fmt.Sprint(w.told) != want {
+		t.Errorf("told %v, want %v", w.told, want)
+	}
+}
+
+// Who sends nothing at all is as it was.
+func TestSilenceSaysNothingOfSources(t *testing.T) {
+	w := newNetwork(t, 2, pods(1))
+	w.dead[name(0)], w.dead[name(1)] = true, true
+	w.eats[name(1)] = true
+	w.run(time.Hour)
+	w.mute("dead", name(1))
+}
+
+func TestLossAloneChangesNothing(t *testing.T) {
+	w := newNetwork(t, 2)
+	w.loss = 0.1
+	w.run(6 * time.Hour)
+	w.mute("a tenth is lost")
+	if len(w.told) > 0 {
+		t.Errorf("told %v", w.told)
+	}
+	w.eats[name(0)] = true
+	w.run(time.Minute)
+	w.mute("a tenth is lost, and one eaten", name(0))
+}
+
+// What is known of a node outlives its going and coming, another address of Services, and the
+// daemon.
+func TestWhatIsKnownStays(t *testing.T) {
+	w := newNetwork(t, 2, pods(0))
+	w.eats[name(0)] = true
+	w.mute("from a former daemon", name(0))
+	w.run(time.Minute)
+	w.watch.Set(w.now, nil)
+	w.mute("without any")
+	moved := targets(2)
+	moved[0].Served = netip.MustParseAddr("203.0.113.9")
+	w.watch.Set(w.now, moved)
+	w.mute("another address of Services", name(0))
+	w.run(time.Minute)
+	w.mute("a minute later", name(0))
+	if len(w.told) > 0 {
+		t.Errorf("told %v", w.told)
+	}
+}
+
+// However many nodes there are, few are asked at a time; without any, nobody.
+func TestQuestionsAreFew(t *testing.T) {
+	for nodes, most := range map[int]float64{0: 0, 1: 0.8, 30: 20, 1000: 45, 10000: 45} {
+		w := newNetwork(t, nodes)
+		w.run(time.Minute)
+		first := float64(w.asked) / 60
+		w.asked = 0
+		w.run(10 * time.Minute)
+		later := float64(w.asked) / 600
+		t.Logf("%d nodes: %.1f packets a second in the first minute, %.1f later", nodes, first, later)
+		if first > most || later > most || nodes > 0 && later == 0 {
+			t.Errorf("%d nodes: %.1f packets a second in the first minute, %.1f later, want at most %.1f", nodes, first, later, most)
+		}
+	}
+}
