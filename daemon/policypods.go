@@ -17,7 +17,10 @@ import (
 type policyPods struct {
 	mu      sync.Mutex
 	pods    map[api.Ref]policyPod
-	version uint64 // rises when pods come and go
+	version uint64    // rises when pods come and go
+	order   []api.Ref // of pods, sorted; nil: not made since that
+	// isolated: a pod has been, since takeIsolated was asked last.
+	isolated bool
 }
 
 // policyPod is one of them. The zero isolation is open.
@@ -46,7 +49,14 @@ func (p *policyPods) add(pod endpoint.Pod, i endpoint.Isolation, there bool) {
 	}
 	e.pod = pod
 	p.pods[pod.Ref] = e
+	p.isolated = p.isolated || e.isolation != endpoint.Isolation{}
+	p.moved()
+}
+
+// moved notes that pods have come or gone. p.mu is held.
+func (p *policyPods) moved() {
 	p.version++
+	p.order = nil
 }
 
 // renew makes a pod known that is being added, whatever was known of its name: closed.
@@ -54,7 +64,7 @@ func (p *policyPods) renew(pod endpoint.Pod) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.pods[pod.Ref] = policyPod{pod: pod, isolation: endpoint.Closed}
-	p.version++
+	p.moved()
 }
 
 // drop says whether there was one.
@@ -63,7 +73,7 @@ func (p *policyPods) drop(ref api.Ref) bool {
 	defer p.mu.Unlock()
 	_, had := p.pods[ref]
 	delete(p.pods, ref)
-	p.version++
+	p.moved()
 	return had
 }
 
@@ -96,7 +106,22 @@ func (p *policyPods) get(ref api.Ref) (policyPod, bool) {
 
 // set says what a pod's rows are to say, if it is still there.
 func (p *policyPods) set(ref api.Ref, i endpoint.Isolation) {
-	p.change(ref, func(e *policyPod) { e.isolation, e.unjudged = i, false })
+	p.change(ref, func(e *policyPod) {
+		e.isolation, e.unjudged = i, false
+		p.isolated = p.isolated || i != endpoint.Isolation{}
+	})
+}
+
+// takeIsolated says whether a pod is isolated or has been since it was asked last.
+func (p *policyPods) takeIsolated() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	was := p.isolated
+	p.isolated = false
+	for _, e := range p.pods {
+		p.isolated = p.isolated || e.isolation != endpoint.Isolation{}
+	}
+	return was || p.isolated
 }
 
 // note says whether a pod's policies are known.
@@ -117,7 +142,14 @@ func (p *policyPods) change(ref api.Ref, f func(*policyPod)) {
 func (p *policyPods) all() []policyPod {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return slices.SortedFunc(maps.Values(p.pods), func(a, b policyPod) int { return compareRefs(a.pod.Ref, b.pod.Ref) })
+	if p.order == nil {
+		p.order = slices.SortedFunc(maps.Keys(p.pods), compareRefs)
+	}
+	out := make([]policyPod, len(p.order))
+	for i, ref := range p.order {
+		out[i] = p.pods[ref]
+	}
+	return out
 }
 
 // locals is the pods as package policy takes them. With bare, a pod without labels from the
