@@ -142,6 +142,7 @@ func (n *node) loop(ctx context.Context, events <-chan overlay.Event, settle fun
 	defer services.Stop()
 	var (
 		asked    time.Time // when Services or policies changed; zero: they did not
+		told     bool      // by the source, so that it may be Services
 		served   time.Time // no change of them before
 		retrying bool
 		todo     = work{source: true} // tells the world that all is in force
@@ -166,15 +167,20 @@ func (n *node) loop(ctx context.Context, events <-chan overlay.Event, settle fun
 		case <-ctx.Done():
 			return nil
 		case <-n.source.Changed():
+			told = true
 			promptly()
 		case <-n.policies.due:
 			promptly()
 		case <-services.C:
 			start := time.Now()
 			err := n.changePolicies(asked)
-			more, serviceErr := n.changeServices(asked)
-			todo.source = todo.source || more
-			asked, served = time.Time{}, time.Now().Add(time.Since(start))
+			var serviceErr error
+			if told {
+				var more bool
+				more, serviceErr = n.changeServices(asked)
+				todo.source = todo.source || more
+			}
+			told, asked, served = false, time.Time{}, time.Now().Add(time.Since(start))
 			n.log.Debug("policies and services", "took", time.Since(start), "err", errors.Join(err, serviceErr))
 			if failed := n.review(); failed && !retrying {
 				retrying = true

@@ -15,10 +15,10 @@ import (
 // policyPods is the attachments of this node and what their rows say of policies. Its lock
 // is held for moments only, so that a pod's rows can be written while others compile.
 type policyPods struct {
-	mu      sync.Mutex
-	pods    map[api.Ref]policyPod
-	version uint64    // rises when pods come and go
-	order   []api.Ref // of pods, sorted; nil: not made since that
+	mu    sync.Mutex
+	pods  map[api.Ref]policyPod
+	addrs map[netip.Addr]api.Ref // whose an address is
+	order []api.Ref              // of pods, sorted; nil: not made since one came or went
 	// isolated: a pod has been, since takeIsolated was asked last.
 	isolated bool
 }
@@ -36,7 +36,9 @@ type policyPod struct {
 // open says whether the pod may have connections that nobody has judged.
 func (p policyPod) open() bool { return p.unjudged || p.isolation == endpoint.Isolation{} }
 
-func newPolicyPods() *policyPods { return &policyPods{pods: map[api.Ref]policyPod{}} }
+func newPolicyPods() *policyPods {
+	return &policyPods{pods: map[api.Ref]policyPod{}, addrs: map[netip.Addr]api.Ref{}}
+}
 
 // add makes a pod known whose row in the kernel says so, or is not there. One that is known
 // keeps its isolation.
@@ -48,14 +50,27 @@ func (p *policyPods) add(pod endpoint.Pod, i endpoint.Isolation, there bool) {
 		e.isolation, e.unjudged = i, !there
 	}
 	e.pod = pod
-	p.pods[pod.Ref] = e
 	p.isolated = p.isolated || e.isolation != endpoint.Isolation{}
-	p.moved()
+	p.replace(pod.Ref, e)
 }
 
-// moved notes that pods have come or gone. p.mu is held.
-func (p *policyPods) moved() {
-	p.version++
+// replace puts a pod in the place of a former one of its name. p.mu is held.
+func (p *policyPods) replace(ref api.Ref, e policyPod) {
+	p.remove(ref)
+	p.pods[ref] = e
+	for _, a := range e.pod.Addrs {
+		p.addrs[a] = ref
+	}
+}
+
+// remove takes a pod out. p.mu is held.
+func (p *policyPods) remove(ref api.Ref) {
+	for _, a := range p.pods[ref].pod.Addrs {
+		if p.addrs[a] == ref {
+			delete(p.addrs, a)
+		}
+	}
+	delete(p.pods, ref)
 	p.order = nil
 }
 
@@ -63,8 +78,7 @@ func (p *policyPods) moved() {
 func (p *policyPods) renew(pod endpoint.Pod) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.pods[pod.Ref] = policyPod{pod: pod, isolation: endpoint.Closed}
-	p.moved()
+	p.replace(pod.Ref, policyPod{pod: pod, isolation: endpoint.Closed})
 }
 
 // drop says whether there was one.
@@ -72,16 +86,19 @@ func (p *policyPods) drop(ref api.Ref) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	_, had := p.pods[ref]
-	delete(p.pods, ref)
-	p.moved()
+	p.remove(ref)
 	return had
 }
 
-// changes is a number that is another after pods have come or gone.
-func (p *policyPods) changes() uint64 {
+// at is the name of the pod that has an address; empty: none of this node.
+func (p *policyPods) at(a netip.Addr) string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.version
+	ref, ok := p.addrs[a]
+	if !ok {
+		return ""
+	}
+	return podText(p.pods[ref].pod)
 }
 
 // byAddr is the pods' names by their addresses.

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"net/netip"
 	"testing"
 
 	"github.com/weftnet/weft/bpf"
@@ -66,4 +67,58 @@ func TestIsolatedPodsAreTold(t *testing.T) {
 	tells("gone", true)
 	p.add(podNamed("b"), endpoint.Closed, true)
 	tells("closed by a former daemon", true)
+}
+
+// An ADD does not read the source's state where there are no policies: a folder makes it
+// anew for each pod, so that the thousandth would cost more than the first.
+func TestAddWithoutPoliciesReadsNoState(t *testing.T) {
+	l := newPolicyLab(t)
+	l.says(clusterOf([]string{"web"}))
+	before := l.snapshots
+	for i := range byte(20) {
+		if got := l.add(l.pod("web", i+1)); got != (endpoint.Isolation{}) {
+			t.Fatalf("pod %d: got %+v, want that it is open", i, got)
+		}
+	}
+	if got := l.snapshots - before; got != 0 {
+		t.Errorf("for 20 pods: got %d looks at the source's state, want none", got)
+	}
+	l.policyKernel.mu.Lock() // a policy that was not taken up yet
+	l.state = clusterOf([]string{"web"}, lets("p", "order", "web", 80))
+	l.policyKernel.mu.Unlock()
+	pod := l.pod("web", 99)
+	pod.Labels = map[string]string{"app": "web"}
+	if got := l.add(pod); got.Ingress == 0 {
+		t.Errorf("with a policy about the pod: got %+v, want that it is isolated", got)
+	}
+}
+
+// An address is that of the pod that had it last.
+func TestPodsAreFoundByAddress(t *testing.T) {
+	p := newPolicyPods()
+	pod := func(id string, addrs ...string) endpoint.Pod {
+		out := podNamed(id)
+		out.PodNamespace, out.PodName = "shop", id
+		for _, a := range addrs {
+			out.Addrs = append(out.Addrs, netip.MustParseAddr(a))
+		}
+		return out
+	}
+	at := func(when string, want map[string]string) {
+		t.Helper()
+		for a, name := range want {
+			if got := p.at(netip.MustParseAddr(a)); got != name {
+				t.Errorf("%s: pod at %s: got %q, want %q", when, a, got, name)
+			}
+		}
+	}
+	p.add(pod("a", "10.0.0.1", "fd00::1"), endpoint.Isolation{}, true)
+	at("one", map[string]string{"10.0.0.1": "shop/a", "fd00::1": "shop/a", "10.0.0.2": ""})
+	p.renew(pod("a", "10.0.0.2"))
+	at("another sandbox", map[string]string{"10.0.0.1": "", "fd00::1": "", "10.0.0.2": "shop/a"})
+	p.renew(pod("b", "10.0.0.2"))
+	p.drop(podNamed("a").Ref)
+	at("the address is another's", map[string]string{"10.0.0.2": "shop/b"})
+	p.drop(podNamed("b").Ref)
+	at("gone", map[string]string{"10.0.0.2": ""})
 }
