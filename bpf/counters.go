@@ -75,23 +75,49 @@ func (d *Datapath) Counters() ([]Counter, error) {
 		if name == "" {
 			continue
 		}
-		var perCPU []uint64
-		if err := d.maps[weftMapCounters].Lookup(uint32(r), &perCPU); err != nil {
-			return nil, fmt.Errorf("read counter %s: %w", name, err)
-		}
-		c := Counter{Kind: "drop", Reason: name}
-		switch {
-		case weftReason(r) >= weftReasonSTACK_FIRST:
-			c.Kind = "stack"
-		case weftReason(r) >= weftReasonREJECT_FIRST:
-			c.Kind = "reject"
-		}
-		for _, n := range perCPU {
-			c.Count += n
+		c, err := d.counter(weftReason(r))
+		if err != nil {
+			return nil, err
 		}
 		out = append(out, c)
 	}
 	return out, nil
+}
+
+// CountersOf is [Datapath.Counters] of some reasons, in their order; a name that is none is
+// an error. Each is a system call.
+func (d *Datapath) CountersOf(names ...string) ([]Counter, error) {
+	out := make([]Counter, 0, len(names))
+	for _, name := range names {
+		r, err := ReasonNumber(name)
+		if err != nil {
+			return nil, fmt.Errorf("read counter: %w", err)
+		}
+		c, err := d.counter(weftReason(r))
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, c)
+	}
+	return out, nil
+}
+
+func (d *Datapath) counter(r weftReason) (Counter, error) {
+	var perCPU []uint64
+	if err := d.maps[weftMapCounters].Lookup(uint32(r), &perCPU); err != nil {
+		return Counter{}, fmt.Errorf("read counter %s: %w", reasons[r], err)
+	}
+	c := Counter{Kind: "drop", Reason: reasons[r]}
+	switch {
+	case r >= weftReasonSTACK_FIRST:
+		c.Kind = "stack"
+	case r >= weftReasonREJECT_FIRST:
+		c.Kind = "reject"
+	}
+	for _, n := range perCPU {
+		c.Count += n
+	}
+	return c, nil
 }
 
 // repin puts back the pin of a map that someone has removed: without it, the next

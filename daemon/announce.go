@@ -19,6 +19,7 @@ import (
 	"github.com/weftnet/weft/daemon/announce"
 	"github.com/weftnet/weft/daemon/loadbalancer"
 	"github.com/weftnet/weft/daemon/source"
+	"github.com/weftnet/weft/internal/pace"
 	"github.com/weftnet/weft/internal/reconcile"
 	"github.com/weftnet/weft/overlay"
 )
@@ -28,7 +29,7 @@ const (
 	// announce, beatIdle while there are none: others may have heard of the first one
 	// before this node does.
 	beatEvery = 500 * time.Millisecond
-	beatIdle  = 5 * time.Second
+	beatIdle  = pace.Usual
 	// adoptWithin is how old the sign of life of a former daemon may be for its addresses
 	// to be kept: a second less than until the programs stop to answer for them.
 	adoptWithin = bpf.SilenceLimit - time.Second
@@ -69,6 +70,7 @@ type announcer struct {
 	beat      time.Time
 	updated   time.Time
 	pruned    bool // rows of a former daemon that are not ours are gone
+	settled   bool // there was no address when all was worked out last, and nothing failed
 
 	mu      sync.Mutex
 	machine *announce.Machine
@@ -166,7 +168,7 @@ func (a *announcer) run(ctx context.Context) error {
 		case busy || pending:
 			timer.Reset(announce.Every / 2)
 		default:
-			timer.Reset(beatIdle)
+			timer.Reset(pace.Next(beatIdle))
 		}
 	}
 }
@@ -189,6 +191,12 @@ func (a *announcer) update(now time.Time) bool {
 	needs := announce.Needs(state.Services, state.Slices, func(s *source.Service) bool {
 		return loadbalancer.Ours(s, a.cfg.LoadBalancerDefault)
 	})
+	if len(needs) == 0 && a.settled { // as in most clusters, whatever their nodes are
+		err := a.write() // rows that somebody else made
+		a.settled = err == nil
+		a.problems.err(problemAnnounce, err)
+		return true
+	}
 	var links []overlay.Link
 	if len(needs) > 0 {
 		var err error
@@ -218,7 +226,9 @@ func (a *announcer) update(now time.Time) bool {
 	a.places = places
 	a.machine.Set(now, candidates, known.probed)
 	a.mu.Unlock()
-	a.problems.err(problemAnnounce, errors.Join(err, a.write(), a.join()))
+	err = errors.Join(err, a.write(), a.join())
+	a.settled = err == nil && len(places) == 0 && len(needs) == 0
+	a.problems.err(problemAnnounce, err)
 	a.problems.set(problemAddressLink, few(8, nowhere(places))...)
 	if !a.pruned {
 		a.rows.AllowPrune()
@@ -234,7 +244,7 @@ func (a *announcer) step(now time.Time) (busy bool) {
 	do := a.machine.Step(now)
 	busy = len(a.places) > 0
 	a.mu.Unlock()
-	every := beatIdle
+	every := beatIdle / 2 // one that is asked for a little early must not be left out
 	if busy {
 		every = beatEvery
 	}

@@ -1,15 +1,21 @@
 package daemon
 
 import (
+	"fmt"
+	"log/slog"
 	"net/netip"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/weftnet/weft/bpf"
 	"github.com/weftnet/weft/daemon/announce"
 	"github.com/weftnet/weft/daemon/source"
+	"github.com/weftnet/weft/internal/reconcile"
 	"github.com/weftnet/weft/overlay"
 )
 
@@ -85,4 +91,52 @@ func TestHowANodeStandsToAddresses(t *testing.T) {
 	if got[on].first != "kept" || got[shared].first != "b" {
 		t.Errorf("first of %s %q, of %s %q", on, got[on].first, shared, got[shared].first)
 	}
+}
+
+// emptyTable is a kernel table that has no rows and takes all.
+type emptyTable[K, V comparable] struct{}
+
+func (emptyTable[K, V]) Dump() (map[K]V, error) { return nil, nil }
+func (emptyTable[K, V]) Set(K, V) error         { return nil }
+func (emptyTable[K, V]) Delete(K) error         { return nil }
+
+// A cluster without load balancers' addresses does not pay for its nodes with each change
+// of a Service, and its first address is found all the same.
+func TestWithoutAddressesNodesAreNotLookedAt(t *testing.T) {
+	state := source.State{Complete: true}
+	for i := range 1000 {
+		state.Nodes = append(state.Nodes, &source.Node{
+			Name: fmt.Sprint("n", i), InternalIPs: []netip.Addr{netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)})},
+		})
+	}
+	a := &announcer{
+		cfg: Config{NodeName: "n1"}, source: func() source.State { return state },
+		self: func() overlay.Node {
+			return overlay.Node{Name: "n1", Addrs: []netip.Addr{netip.MustParseAddr("fd00::1")}}
+		}, // it asks nobody
+		sockets: newAnnounceSockets(0), groups: overlay.NewGroups(filepath.Join(t.TempDir(), groupsFile)),
+		rows:     reconcile.New("announced", emptyTable[netip.Addr, bpf.Announced]{}),
+		hooks:    reconcile.New("links", emptyTable[bpf.Hook, struct{}]{}),
+		problems: newProblems(slog.New(slog.DiscardHandler)),
+		machine:  announce.New("n1", time.Now(), nil, nonce), places: map[netip.Addr]place{},
+	}
+	a.update(time.Now()) // takes away what a former daemon left
+	if got := testing.AllocsPerRun(20, func() { a.update(time.Now()) }); got > 100 {
+		t.Errorf("with 1000 nodes: got %.0f allocations for a change, want at most 100", got)
+	}
+	on := source.LoadBalancerIP{IP: netip.MustParseAddr("10.9.0.1")}
+	state.Services = []*source.Service{{Namespace: "x", Name: "s", Type: "LoadBalancer", LoadBalancerIPs: []source.LoadBalancerIP{on}}}
+	a.cfg.LoadBalancerDefault = true
+	a.update(time.Now())
+	if got := len(a.places); got != 1 {
+		t.Errorf("with a Service's address: got %d places, want 1", got)
+	}
+	state.Services = nil
+	for range 2 {
+		a.update(time.Now())
+	}
+	if len(a.places) != 0 || !a.settled {
+		t.Errorf("when it is gone: got %d places, settled %v, want 0, true", len(a.places), a.settled)
+	}
+	a.sockets.close()
 }

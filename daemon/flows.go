@@ -11,14 +11,18 @@ import (
 	"github.com/weftnet/weft/bpf"
 	"github.com/weftnet/weft/daemon/endpoint"
 	"github.com/weftnet/weft/internal/api"
+	"github.com/weftnet/weft/internal/pace"
 )
 
 const (
 	// flowsEvery is how often translated flows are looked through.
-	flowsEvery = 30 * time.Second
+	flowsEvery = pace.Seldom
 	// unmarkEvery is after how many of these looks the clients without flows are
 	// forgotten: their packets only cost a little more.
 	unmarkEvery = 20
+	// allowedLooks is at how many more looks flows of isolated pods are looked through when
+	// there is no such pod and no such flow any more: those that have ended are still there.
+	allowedLooks = 5
 	// endEvery is how long at least there is between two looks for sockets that are
 	// connected to backends that are gone.
 	endEvery = 500 * time.Millisecond
@@ -49,14 +53,13 @@ func (c Config) cgroup() (string, error) {
 // collectFlows forgets flows that were silent too long, those of isolated pods too, and what else is remembered and of
 // no use, until ctx is done.
 func (n *node) collectFlows(ctx context.Context, dp *bpf.Datapath) error {
-	tick := time.NewTicker(flowsEvery)
-	defer tick.Stop()
 	gone := isGone(dp)
+	alone := 0 // looks at allowed flows in a row that found neither one nor an isolated pod
 	for round := 0; ; round++ {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-tick.C:
+		case <-time.After(pace.Next(flowsEvery)):
 		}
 		live, adopted := int64(0), false
 		_, err := dp.Collect(bpf.DefaultTimeouts, func(f bpf.Flow) {
@@ -72,11 +75,19 @@ func (n *node) collectFlows(ctx context.Context, dp *bpf.Datapath) error {
 		if err == nil && round%unmarkEvery == unmarkEvery-1 {
 			err = dp.Unmark()
 		}
-		allowed := int64(0)
-		_, allowedErr := dp.CollectAllowed(bpf.DefaultTimeouts, func(bpf.AllowedFlow) { allowed++ })
-		n.problems.err(problemFlows, errors.Join(err, allowedErr))
 		n.liveFlows.Store(live)
-		n.allowedFlows.Store(allowed)
+		if alone++; n.policies.pods.takeIsolated() {
+			alone = 0
+		}
+		if alone <= allowedLooks { // the programs add none then
+			allowed := int64(0)
+			_, allowedErr := dp.CollectAllowed(bpf.DefaultTimeouts, func(bpf.AllowedFlow) { allowed++ })
+			err = errors.Join(err, allowedErr)
+			if n.allowedFlows.Store(allowed); allowed > 0 || allowedErr != nil {
+				alone = 0
+			}
+		}
+		n.problems.err(problemFlows, err)
 	}
 }
 
@@ -84,15 +95,13 @@ func (n *node) collectFlows(ctx context.Context, dp *bpf.Datapath) error {
 // backends that are gone, until ctx is done. One that connects just then is found by
 // the next look, which comes with the next full one if not before.
 func (n *node) endSockets(ctx context.Context, dp *bpf.Datapath, pods *endpoint.Manager) error {
-	full := time.NewTicker(fullEvery)
-	defer full.Stop()
 	gone := isGone(dp)
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-n.backendsChanged:
-		case <-full.C:
+		case <-time.After(pace.Next(fullEvery)):
 		}
 		ended, err := dp.EndSockets(gone, namespaces(pods.List())...)
 		if ended > 0 {

@@ -4,15 +4,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/weftnet/weft/bpf"
+	"github.com/weftnet/weft/internal/pace"
 )
 
 const (
 	// roomEvery is how often the counters of what found no room are looked at.
-	roomEvery = 5 * time.Second
+	roomEvery = pace.Usual
 	// roomHeld is how long a refusal stays a problem after the last one, so that a person
 	// sees one that comes and goes.
 	roomHeld = 5 * time.Minute
@@ -96,16 +99,15 @@ func nearlyFull(flows, room, allowed, allowedRoom int64) []string {
 // watchRoom tells of what finds no room, until ctx is done. had are the counters at the
 // daemon's start.
 func (n *node) watchRoom(ctx context.Context, dp *bpf.Datapath, had []bpf.Counter) error {
-	tick := time.NewTicker(roomEvery)
-	defer tick.Stop()
 	r := newRefused(had)
+	counted := slices.DeleteFunc(slices.Sorted(maps.Keys(refusals)), func(reason string) bool { return reason == reasonAllowedFull })
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-tick.C:
+		case <-time.After(pace.Next(roomEvery)):
 		}
-		counters, err := dp.Counters()
+		counters, err := dp.CountersOf(counted...)
 		if err != nil {
 			n.problems.err(problemFull, err)
 			continue

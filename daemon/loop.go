@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/weftnet/weft/internal/pace"
 	"github.com/weftnet/weft/internal/reconcile"
 	"github.com/weftnet/weft/overlay"
 )
@@ -28,13 +29,15 @@ const (
 	calm     = 300 * time.Millisecond
 	patience = 3 * time.Second
 	// quickEvery is how often the tables are read of whose changes nobody tells.
-	quickEvery = 8 * time.Second
+	quickEvery = pace.Usual
 	// fullEvery is how often everything is read, events or not.
-	fullEvery = 60 * time.Second
-	// pathsEvery is at how many of these times the ways to all peers are asked for too.
-	// Whatever changes them is told but the end of a path MTU exception, which the
-	// kernel keeps for ten minutes anyway (net.ipv4.route.mtu_expires).
-	pathsEvery = 5
+	fullEvery = pace.Minutes
+	// seldomEvery is at how many of these times seldom is looked at, too.
+	seldomEvery = 5
+	// seldom is what is expensive to read, and of whose changes we are told: the ways to all
+	// peers, a question for each, but for the end of a path MTU exception, which the kernel
+	// keeps for ten minutes anyway (net.ipv4.route.mtu_expires); and chains, eight processes.
+	seldom = overlay.EventPaths | overlay.EventChains
 	// retryFirst and retryMost bound the wait before what failed is tried again.
 	retryFirst = 250 * time.Millisecond
 	retryMost  = 10 * time.Second
@@ -45,7 +48,7 @@ type work struct {
 	source bool          // what the source says changed
 	event  overlay.Event // what the kernel says changed
 	quick  bool          // read the silent tables
-	full   bool          // read everything; the ways to the peers only if event says so
+	full   bool          // read everything; of seldom only what event says
 	retry  bool          // write what failed
 }
 
@@ -63,7 +66,7 @@ func fullWork() work { return work{full: true, event: overlay.EventAll} }
 func (n *node) pass(w work) error {
 	if w.full {
 		w.source = true
-		w.event |= overlay.EventAll &^ overlay.EventPaths
+		w.event |= overlay.EventAll &^ seldom
 	}
 	if w.source {
 		n.observe()
@@ -92,7 +95,7 @@ func (n *node) pass(w work) error {
 	}
 	switch {
 	case w.full:
-		refresh(n.tables.shown())
+		refresh(n.tables.read(w.event))
 	default:
 		refresh(n.tables.concerned(w.event))
 		if w.quick {
@@ -127,9 +130,8 @@ func (n *node) review() (failed bool) {
 // loop passes whenever something changed, until ctx is done. If the first synchronisation
 // is still to be put in force, because the source has not spoken, settle does that.
 func (n *node) loop(ctx context.Context, events <-chan overlay.Event, settle func() error) error {
-	quick, full := time.NewTicker(quickEvery), time.NewTicker(fullEvery)
+	quick := time.NewTimer(pace.Next(quickEvery))
 	defer quick.Stop()
-	defer full.Stop()
 	due := time.NewTimer(0) // the next pass, if there is anything to do
 	defer due.Stop()
 	retry := time.NewTimer(time.Hour)
@@ -140,13 +142,15 @@ func (n *node) loop(ctx context.Context, events <-chan overlay.Event, settle fun
 	defer services.Stop()
 	var (
 		asked    time.Time // when Services or policies changed; zero: they did not
+		told     bool      // by the source, so that it may be Services
 		served   time.Time // no change of them before
 		retrying bool
 		todo     = work{source: true} // tells the world that all is in force
 		rested   time.Time            // no pass before
 		since    time.Time            // when todo came to be
 		backoff  = retryFirst
-		laps     int // full passes
+		full     = time.Now() // when everything was read last
+		laps     int          // how often
 	)
 	promptly := func() {
 		if asked.IsZero() {
@@ -158,20 +162,25 @@ func (n *node) loop(ctx context.Context, events <-chan overlay.Event, settle fun
 		due.Reset(max(wait, time.Until(rested)))
 	}
 	for {
-		before := todo.any()
+		before, wait := todo.any(), debounce
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-n.source.Changed():
+			told = true
 			promptly()
 		case <-n.policies.due:
 			promptly()
 		case <-services.C:
 			start := time.Now()
 			err := n.changePolicies(asked)
-			more, serviceErr := n.changeServices(asked)
-			todo.source = todo.source || more
-			asked, served = time.Time{}, time.Now().Add(time.Since(start))
+			var serviceErr error
+			if told {
+				var more bool
+				more, serviceErr = n.changeServices(asked)
+				todo.source = todo.source || more
+			}
+			told, asked, served = false, time.Time{}, time.Now().Add(time.Since(start))
 			n.log.Debug("policies and services", "took", time.Since(start), "err", errors.Join(err, serviceErr))
 			if failed := n.review(); failed && !retrying {
 				retrying = true
@@ -183,12 +192,14 @@ func (n *node) loop(ctx context.Context, events <-chan overlay.Event, settle fun
 				continue
 			}
 			todo.event |= e
-		case <-quick.C:
-			todo.quick = true
-		case <-full.C:
-			todo.full = true
-			if laps++; laps%pathsEvery == 0 {
-				todo.event |= overlay.EventPaths
+		case now := <-quick.C:
+			quick.Reset(pace.Next(quickEvery))
+			todo.quick, wait = true, 0
+			if now.Sub(full) > fullEvery-quickEvery/2 {
+				todo.full, full = true, now
+				if laps++; laps%seldomEvery == 0 {
+					todo.event |= seldom
+				}
 			}
 		case <-n.poke:
 			todo.event |= overlay.EventLinks
@@ -219,7 +230,7 @@ func (n *node) loop(ctx context.Context, events <-chan overlay.Event, settle fun
 		}
 		if !before && todo.any() {
 			since = time.Now()
-			mark(debounce)
+			mark(wait)
 		}
 	}
 }

@@ -7,9 +7,10 @@ import (
 	"runtime/debug"
 	gometrics "runtime/metrics"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/weftnet/weft/internal/pace"
 )
 
 // gcPercent collects earlier than Go's default of 100: the live heap of a node with
@@ -50,7 +51,7 @@ func limitMemory() {
 // The garbage of the start (the parsed source above all) and of a burst of pods is given
 // back to the system when there was little new for lookEvery.
 const (
-	lookEvery = 5 * time.Second
+	lookEvery = pace.Often
 	little    = 1 << 20 // bytes allocated in lookEvery
 	worth     = 8 << 20 // bytes allocated since it was last given back
 )
@@ -67,7 +68,7 @@ func allocated() uint64 {
 func giveBack(ctx context.Context) error {
 	limited := os.Getenv("GOGC") == ""
 	percent := gcPercent
-	for last, given := allocated(), uint64(0); sleep(ctx, lookEvery); {
+	for last, given := allocated(), uint64(0); sleep(ctx, pace.Next(lookEvery)); {
 		now := allocated()
 		if now-last < little && now-given > worth {
 			debug.FreeOSMemory()

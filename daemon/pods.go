@@ -7,15 +7,16 @@ import (
 	"time"
 
 	"github.com/weftnet/weft/daemon/endpoint"
+	"github.com/weftnet/weft/internal/pace"
 )
 
 // sweepEvery is how often all pods are looked at.
-const sweepEvery = 10 * time.Second
+const sweepEvery = pace.Usual
 
 // lookAfter sweeps the pods, and remakes them when what the node offers changes,
 // until ctx is done.
 func (n *node) lookAfter(ctx context.Context, pods *endpoint.Manager) error {
-	tick := time.NewTicker(sweepEvery)
+	tick := time.NewTimer(pace.Next(sweepEvery))
 	defer tick.Stop()
 	for {
 		var err error
@@ -24,6 +25,7 @@ func (n *node) lookAfter(ctx context.Context, pods *endpoint.Manager) error {
 			return nil
 		case <-tick.C:
 			err = errors.Join(pods.Sweep(ctx), n.pools.Tidy())
+			tick.Reset(pace.Next(sweepEvery))
 		case <-n.remake:
 			mtu := n.net().MTU
 			n.log.Info("give the pods what the node now offers", "mtu", mtu)

@@ -32,8 +32,10 @@ type policyDeps struct {
 	log      *slog.Logger
 	problems *problems
 	source   func() source.State
-	rules    *reconcile.Flat[bpf.RuleKey, bpf.RuleRow]
-	classes  *reconcile.Flat[netip.Prefix, bpf.Class]
+	// unpoliced is what the source's state says of itself (source.State.Unpoliced).
+	unpoliced func() bool
+	rules     *reconcile.Flat[bpf.RuleKey, bpf.RuleRow]
+	classes   *reconcile.Flat[netip.Prefix, bpf.Class]
 	// noLabels: an attachment of which the source has no Pod has the labels that the
 	// runtime named, be they none. Else it is not known.
 	noLabels bool
@@ -103,6 +105,11 @@ func (p *policies) follow() (changed bool, err error) {
 		close(p.news)
 		p.news = make(chan struct{})
 	}()
+	if p.idle && p.unpoliced() {
+		p.failed = p.flip(p.flips())
+		p.report()
+		return false, p.failed
+	}
 	return p.take(p.source())
 }
 
@@ -121,10 +128,6 @@ func (p *policies) take(state source.State) (changed bool, err error) {
 		p.last = nil // what a former daemon knew
 		p.rules.AllowPrune()
 		p.classes.AllowPrune()
-	}
-	if p.idle && unpoliced(state) {
-		p.failed = p.flip(p.flips())
-		return false, p.failed
 	}
 	others := !slices.Equal(state.Policies, p.network) || !slices.Equal(state.ClusterPolicies, p.cluster)
 	if others || p.last == nil {

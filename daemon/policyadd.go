@@ -14,8 +14,8 @@ const admitWait = 5 * time.Second
 
 var _ endpoint.Policies = (*policies)(nil)
 
-// Admit implements [endpoint.Policies]. Where no policy can be about the pod, it costs a
-// look at the source's state. Else it waits until the source knows the pod, as long as
+// Admit implements [endpoint.Policies]. Where there are no policies it costs the same however
+// many pods there are. Else it waits until the source knows the pod, as long as
 // admitWait; after that the pod is closed until it is known.
 func (p *policies) Admit(ctx context.Context, pod endpoint.Pod) {
 	p.pods.renew(pod)
@@ -38,6 +38,10 @@ func (p *policies) Admit(ctx context.Context, pod endpoint.Pod) {
 func (p *policies) admit(pod endpoint.Pod, end bool) (done bool, news <-chan struct{}) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.idle && p.unpoliced() {
+		p.pods.set(pod.Ref, endpoint.Isolation{})
+		return true, nil
+	}
 	state := p.source()
 	if !state.PoliciesComplete {
 		// A source that has been silent from the start will not speak for ADD's sake.
@@ -50,10 +54,6 @@ func (p *policies) admit(pod endpoint.Pod, end bool) (done bool, news <-chan str
 			p.pods.note(pod.Ref, false)
 			p.report()
 		}
-		return true, nil
-	}
-	if p.idle && unpoliced(state) {
-		p.pods.set(pod.Ref, endpoint.Isolation{})
 		return true, nil
 	}
 	if _, err := p.take(state); err != nil {

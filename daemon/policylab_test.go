@@ -33,6 +33,8 @@ type policyKernel struct {
 	// full is why no rule can be written; nil: it can.
 	full error
 	bad  error // why flows cannot be judged again
+	// snapshots is how often the source's state was asked for.
+	snapshots int
 }
 
 // note appends what was done, once if it is done many times in a row.
@@ -125,8 +127,9 @@ func (l *policyLab) start() {
 	k := l.policyKernel
 	l.policies = newPolicies(policyDeps{
 		node: "n1", stateDir: l.dir, log: slog.New(slog.DiscardHandler), problems: newProblems(slog.New(slog.DiscardHandler)),
-		source: func() source.State { k.mu.Lock(); defer k.mu.Unlock(); return k.state },
-		rules:  reconcile.NewFlat("rules", fakeRules{k}), classes: reconcile.NewFlat("classes", fakeClasses{k}),
+		source:    func() source.State { k.mu.Lock(); defer k.mu.Unlock(); k.snapshots++; return k.state },
+		unpoliced: func() bool { k.mu.Lock(); defer k.mu.Unlock(); return k.state.Unpoliced() },
+		rules:     reconcile.NewFlat("rules", fakeRules{k}), classes: reconcile.NewFlat("classes", fakeClasses{k}),
 		held: func(a netip.Addr) (endpoint.Isolation, bool) {
 			k.mu.Lock()
 			defer k.mu.Unlock()

@@ -15,9 +15,12 @@ import (
 // policyPods is the attachments of this node and what their rows say of policies. Its lock
 // is held for moments only, so that a pod's rows can be written while others compile.
 type policyPods struct {
-	mu      sync.Mutex
-	pods    map[api.Ref]policyPod
-	version uint64 // rises when pods come and go
+	mu    sync.Mutex
+	pods  map[api.Ref]policyPod
+	addrs map[netip.Addr]api.Ref // whose an address is
+	order []api.Ref              // of pods, sorted; nil: not made since one came or went
+	// isolated: a pod has been, since takeIsolated was asked last.
+	isolated bool
 }
 
 // policyPod is one of them. The zero isolation is open.
@@ -33,7 +36,9 @@ type policyPod struct {
 // open says whether the pod may have connections that nobody has judged.
 func (p policyPod) open() bool { return p.unjudged || p.isolation == endpoint.Isolation{} }
 
-func newPolicyPods() *policyPods { return &policyPods{pods: map[api.Ref]policyPod{}} }
+func newPolicyPods() *policyPods {
+	return &policyPods{pods: map[api.Ref]policyPod{}, addrs: map[netip.Addr]api.Ref{}}
+}
 
 // add makes a pod known whose row in the kernel says so, or is not there. One that is known
 // keeps its isolation.
@@ -45,16 +50,35 @@ func (p *policyPods) add(pod endpoint.Pod, i endpoint.Isolation, there bool) {
 		e.isolation, e.unjudged = i, !there
 	}
 	e.pod = pod
-	p.pods[pod.Ref] = e
-	p.version++
+	p.isolated = p.isolated || e.isolation != endpoint.Isolation{}
+	p.replace(pod.Ref, e)
+}
+
+// replace puts a pod in the place of a former one of its name. p.mu is held.
+func (p *policyPods) replace(ref api.Ref, e policyPod) {
+	p.remove(ref)
+	p.pods[ref] = e
+	for _, a := range e.pod.Addrs {
+		p.addrs[a] = ref
+	}
+}
+
+// remove takes a pod out. p.mu is held.
+func (p *policyPods) remove(ref api.Ref) {
+	for _, a := range p.pods[ref].pod.Addrs {
+		if p.addrs[a] == ref {
+			delete(p.addrs, a)
+		}
+	}
+	delete(p.pods, ref)
+	p.order = nil
 }
 
 // renew makes a pod known that is being added, whatever was known of its name: closed.
 func (p *policyPods) renew(pod endpoint.Pod) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.pods[pod.Ref] = policyPod{pod: pod, isolation: endpoint.Closed}
-	p.version++
+	p.replace(pod.Ref, policyPod{pod: pod, isolation: endpoint.Closed})
 }
 
 // drop says whether there was one.
@@ -62,16 +86,19 @@ func (p *policyPods) drop(ref api.Ref) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	_, had := p.pods[ref]
-	delete(p.pods, ref)
-	p.version++
+	p.remove(ref)
 	return had
 }
 
-// changes is a number that is another after pods have come or gone.
-func (p *policyPods) changes() uint64 {
+// at is the name of the pod that has an address; empty: none of this node.
+func (p *policyPods) at(a netip.Addr) string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.version
+	ref, ok := p.addrs[a]
+	if !ok {
+		return ""
+	}
+	return podText(p.pods[ref].pod)
 }
 
 // byAddr is the pods' names by their addresses.
@@ -96,7 +123,22 @@ func (p *policyPods) get(ref api.Ref) (policyPod, bool) {
 
 // set says what a pod's rows are to say, if it is still there.
 func (p *policyPods) set(ref api.Ref, i endpoint.Isolation) {
-	p.change(ref, func(e *policyPod) { e.isolation, e.unjudged = i, false })
+	p.change(ref, func(e *policyPod) {
+		e.isolation, e.unjudged = i, false
+		p.isolated = p.isolated || i != endpoint.Isolation{}
+	})
+}
+
+// takeIsolated says whether a pod is isolated or has been since it was asked last.
+func (p *policyPods) takeIsolated() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	was := p.isolated
+	p.isolated = false
+	for _, e := range p.pods {
+		p.isolated = p.isolated || e.isolation != endpoint.Isolation{}
+	}
+	return was || p.isolated
 }
 
 // note says whether a pod's policies are known.
@@ -117,7 +159,14 @@ func (p *policyPods) change(ref api.Ref, f func(*policyPod)) {
 func (p *policyPods) all() []policyPod {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return slices.SortedFunc(maps.Values(p.pods), func(a, b policyPod) int { return compareRefs(a.pod.Ref, b.pod.Ref) })
+	if p.order == nil {
+		p.order = slices.SortedFunc(maps.Keys(p.pods), compareRefs)
+	}
+	out := make([]policyPod, len(p.order))
+	for i, ref := range p.order {
+		out[i] = p.pods[ref]
+	}
+	return out
 }
 
 // locals is the pods as package policy takes them. With bare, a pod without labels from the

@@ -11,11 +11,12 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/weftnet/weft/internal/pace"
 	"github.com/weftnet/weft/overlay"
 )
 
 // probeEvery is how often a few peers are probed.
-const probeEvery = 10 * time.Second
+const probeEvery = pace.Usual
 
 // reach is what the last probe of a node found out.
 type reach struct {
@@ -93,8 +94,6 @@ func (b *book) target(e *entry) (overlay.ProbeTarget, bool) {
 
 // probe asks a few peers every now and then, until ctx is done.
 func (n *node) probe(ctx context.Context) error {
-	tick := time.NewTicker(probeEvery)
-	defer tick.Stop()
 	for {
 		n.mu.Lock()
 		targets := n.book.choose()
@@ -116,7 +115,7 @@ func (n *node) probe(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-tick.C:
+		case <-time.After(pace.Next(probeEvery)):
 		}
 	}
 }

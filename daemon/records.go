@@ -3,12 +3,12 @@ package daemon
 import (
 	"context"
 	"fmt"
-	"net"
 	"net/netip"
 	"time"
 
 	"github.com/weftnet/weft/bpf"
 	"github.com/weftnet/weft/internal/api"
+	"github.com/weftnet/weft/overlay"
 )
 
 // devicesKept is for how long the names of devices are believed.
@@ -17,11 +17,9 @@ const devicesKept = 30 * time.Second
 // recordReader makes drops of what the programs record.
 type recordReader struct {
 	policies *policies
-	lost     uint64                // as it was at the last record
-	devices  map[uint32]string     // by index
-	asked    time.Time             // since when devices holds
-	pods     map[netip.Addr]string // this node's, by address
-	version  uint64                // of policies.pods, when pods was made
+	lost     uint64            // as it was at the last record
+	devices  map[uint32]string // by index
+	asked    time.Time         // since when devices holds
 }
 
 // readDrops keeps what is dropped, until ctx is done.
@@ -68,10 +66,7 @@ func (r *recordReader) drop(record bpf.Record, lost uint64) api.Drop {
 }
 
 func (r *recordReader) end(at netip.AddrPort) api.DropEnd {
-	if v := r.policies.pods.changes(); r.pods == nil || v != r.version {
-		r.pods, r.version = r.policies.pods.byAddr(), v
-	}
-	return api.DropEnd{Addr: at.Addr(), Port: at.Port(), Pod: r.pods[at.Addr()]}
+	return api.DropEnd{Addr: at.Addr(), Port: at.Port(), Pod: r.policies.pods.at(at.Addr())}
 }
 
 // device is the name of a device. What has no name any more is its number.
@@ -81,9 +76,10 @@ func (r *recordReader) device(index uint32) string {
 	}
 	name, known := r.devices[index]
 	if !known {
-		name = fmt.Sprintf("device %d", index)
-		if i, err := net.InterfaceByIndex(int(index)); err == nil {
-			name = i.Name
+		// Package net would ask for all devices: most records are of new pods, whose devices
+		// nobody has asked for yet.
+		if name = overlay.LinkName(int(index)); name == "" {
+			name = fmt.Sprintf("device %d", index)
 		}
 		r.devices[index] = name
 	}

@@ -76,7 +76,7 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	}
 	n.policies = newPolicies(policyDeps{
 		node: cfg.NodeName, stateDir: cfg.StateDir, log: log, problems: n.problems,
-		source: src.Snapshot, noLabels: cfg.fromFolder(), rules: t.rules, classes: t.classes,
+		source: src.Snapshot, unpoliced: src.Unpoliced, noLabels: cfg.fromFolder(), rules: t.rules, classes: t.classes,
 		held:    t.heldIsolation,
 		isolate: func(r api.Ref) error { return pods.Isolate(r) },
 		adopt:   func(p endpoint.Pod) error { return adoptConnections(t, dp, p) },

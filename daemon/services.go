@@ -204,21 +204,20 @@ func (s *services) serveHealth(ctx context.Context) error {
 	var server service.HealthServer
 	defer server.Close()
 	var now healthChecks
-	retry := time.NewTicker(healthRetry)
+	retry := time.NewTimer(healthRetry)
+	retry.Stop()
 	defer retry.Stop()
-	failed := false
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case now = <-s.answers:
 		case <-retry.C:
-			if !failed {
-				continue
-			}
 		}
 		texts := server.Set(now.addrs, now.want)
-		failed = len(texts) > 0
+		if retry.Stop(); len(texts) > 0 {
+			retry.Reset(healthRetry)
+		}
 		s.problems.set(problemHealthCheck, few(8, texts)...)
 	}
 }

@@ -19,6 +19,9 @@ type stateSource interface {
 	Run(context.Context) error
 	// Changed receives after the state has changed; many changes may come as one.
 	Changed() <-chan struct{}
+	// Unpoliced says that all that policies need was told, and that there are none, at less
+	// cost than Snapshot.
+	Unpoliced() bool
 	// WritePod makes an attachment known to the other nodes, or that it is gone.
 	WritePod(e api.Endpoint, gone bool) error
 	// SyncPods makes exactly these known; for the start.

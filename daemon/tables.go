@@ -163,6 +163,16 @@ func (t *tables) shown() reconcile.Group {
 	return append(t.all(), t.rules, t.classes, t.announced)
 }
 
+// read is those that a full pass reads: all but chains, if their changes are told and the
+// event is none of them.
+func (t *tables) read(e overlay.Event) reconcile.Group {
+	g := t.shown()
+	if t.chainer.Backend() == "nft" && !e.Has(overlay.EventChains) {
+		g = slices.DeleteFunc(g, func(s reconcile.Syncer) bool { return s == t.chains })
+	}
+	return g
+}
+
 // services is those of Services, in the order of reference.
 func (t *tables) services() reconcile.Group {
 	return reconcile.Group{t.alive, t.backends, t.maglev, t.ranges, t.sets, t.frontends}

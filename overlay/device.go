@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"path/filepath"
 	"strings"
 
@@ -74,7 +73,7 @@ const addrGenNone = "1" // include/uapi/linux/if_link.h IN6_ADDR_GEN_MODE_NONE
 
 // addrGenMode is addrGenNone also where IPv6 is off.
 func addrGenMode(link string) string {
-	b, err := os.ReadFile(filepath.Join("/proc/sys/net/ipv6/conf", link, "addr_gen_mode"))
+	b, err := readSmall(filepath.Join("/proc/sys/net/ipv6/conf", link, "addr_gen_mode"))
 	if err != nil {
 		return addrGenNone
 	}

@@ -26,6 +26,13 @@ func LinkIndex(name string) int {
 	return l.index(name)
 }
 
+// LinkName is the name of a device, empty if there is none.
+func LinkName(index int) string {
+	l := newLinkInfo()
+	defer l.close()
+	return l.name(index)
+}
+
 func (l *linkInfo) close() {
 	if l.sock >= 0 {
 		unix.Close(l.sock)

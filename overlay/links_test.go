@@ -53,3 +53,11 @@ func TestLinksAndTheAddressesOnThem(t *testing.T) {
 		t.Errorf("an address without a way is on %s", l.Name)
 	}
 }
+
+func TestLinkName(t *testing.T) {
+	for index, want := range map[int]string{1: "lo", 1 << 30: "", 0: ""} {
+		if got := LinkName(index); got != want {
+			t.Errorf("LinkName(%d): got %q, want %q", index, got, want)
+		}
+	}
+}

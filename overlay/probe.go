@@ -13,8 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// MaxProbes is how many peers the daemon probes in one round (of 10 s).
-const MaxProbes = 8
+// MaxProbes is how many peers the daemon probes in one round (of 8 s).
+const MaxProbes = 6
 
 // ProbeTarget is one node to probe over the overlay.
 type ProbeTarget struct {

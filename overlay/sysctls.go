@@ -13,6 +13,8 @@ import (
 	"strings"
 	"sync"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/weftnet/weft/internal/crash"
 )
 
@@ -249,11 +251,36 @@ func alongWith(key string) map[string]string {
 }
 
 func read(key string) (string, error) {
-	b, err := os.ReadFile(filepath.Join(procSys, key))
+	b, err := readSmall(filepath.Join(procSys, key))
 	if err != nil {
 		return "", fmt.Errorf("read sysctl: %w", err)
 	}
 	return strings.TrimSpace(string(b)), nil
+}
+
+// readSmall reads a file of the kernel that is short. It takes three system calls;
+// [os.ReadFile] would have the runtime's poller watch the file, too, which is as many more.
+func readSmall(path string) ([]byte, error) {
+	fd, err := again(func() (int, error) { return unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0) })
+	if err != nil {
+		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
+	}
+	defer unix.Close(fd)
+	b := make([]byte, 512)
+	n, err := again(func() (int, error) { return unix.Read(fd, b) })
+	if err != nil {
+		return nil, &fs.PathError{Op: "read", Path: path, Err: err}
+	}
+	return b[:n], nil
+}
+
+// again repeats a system call that a signal interrupts; the runtime sends some.
+func again(call func() (int, error)) (int, error) {
+	for {
+		if n, err := call(); !errors.Is(err, unix.EINTR) {
+			return n, err
+		}
+	}
 }
 
 func write(key, value string) error {

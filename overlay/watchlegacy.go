@@ -15,6 +15,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/weftnet/weft/internal/pace"
 )
 
 // legacyWatch looks for changes of the legacy tables nat and filter, and for the
@@ -35,7 +37,7 @@ type legacyFamily struct {
 }
 
 // legacyEvery is how often we look.
-const legacyEvery = 2 * time.Second
+const legacyEvery = pace.Often
 
 // legacyWhole is the size of a table up to which all rules are compared. Of a
 // larger one only its shape is: number and size of rules, start of each hook.
@@ -77,13 +79,11 @@ func (w *legacyWatch) close() {
 
 func (w *legacyWatch) run(ctx context.Context, box *mailbox, log *slog.Logger) {
 	defer w.close()
-	tick := time.NewTicker(legacyEvery)
-	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-tick.C:
+		case <-time.After(pace.Next(legacyEvery)):
 		}
 		for _, f := range w.families {
 			changed, err := f.changed(w.seed)

@@ -12,15 +12,19 @@ import (
 	"time"
 
 	"github.com/fsnotify/fsnotify"
+
+	"github.com/weftnet/weft/internal/pace"
 )
 
 const (
 	// lookEvery is the safety net under the notifications, which say nothing of a
 	// folder that was not there to be watched.
-	lookEvery = 2 * time.Second
+	lookEvery = pace.Often
 	// settle is how long others may go on writing before we look, so that a package
 	// manager that replaces a folder's files is not raced with each one.
 	settle = 50 * time.Millisecond
+	// settleMost is how long others that go on writing are waited for.
+	settleMost = 2 * time.Second
 )
 
 // Watch keeps what [Install] wrote: it installs at once, and again within seconds
@@ -43,8 +47,6 @@ func Watch(ctx context.Context, o InstallOptions, log *slog.Logger, report func(
 			}
 		}
 	}()
-	tick := time.NewTicker(lookEvery)
-	defer tick.Stop()
 	k := keeper{InstallOptions: o, log: log, report: report}
 	for {
 		k.keep()
@@ -62,7 +64,7 @@ func Watch(ctx context.Context, o InstallOptions, log *slog.Logger, report func(
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-tick.C:
+		case <-time.After(pace.Next(lookEvery)):
 			continue
 		case <-again:
 			continue
@@ -76,10 +78,10 @@ func Watch(ctx context.Context, o InstallOptions, log *slog.Logger, report func(
 	}
 }
 
-// drain waits until there was no event for a moment, at most until the next tick
-// would have come. It reports whether to go on.
+// drain waits until there was no event for a moment, at most for settleMost. It reports
+// whether to go on.
 func drain(ctx context.Context, events <-chan fsnotify.Event) bool {
-	end := time.After(lookEvery)
+	end := time.After(settleMost)
 	for {
 		quiet := time.NewTimer(settle)
 		select {

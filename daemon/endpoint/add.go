@@ -252,12 +252,12 @@ func (m *Manager) wireUp(host *conn, pod *netns, a *attachment, offer Net, o wir
 	}
 	m.setHost(a, l, w.mtu)
 	if m.ipv6 {
-		if err := setSysctls(sysctlDir(l.name), hostSysctls(w)); err != nil {
+		if err := m.conf6.of(l.name).set(hostSysctls(w)); err != nil {
 			return err
 		}
 		crash.Point("endpoint: write host sysctls")
 	}
-	if err := setSysctls(sysctlDir4(l.name), hostSysctls4()); err != nil {
+	if err := m.conf4.of(l.name).set(hostSysctls4()); err != nil {
 		return err
 	}
 	crash.Point("endpoint: write host sysctls of IPv4")

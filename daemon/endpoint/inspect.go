@@ -71,11 +71,11 @@ func (m *Manager) inspectHost(host *conn, w wiring, l link, found *look) error {
 		found.addf("mac of %s is %s, not %s", l.name, l.mac, hostMAC(w.owner))
 	}
 	if m.ipv6 {
-		if err := inspectSysctls(sysctlDir(l.name), hostSysctls(w), found); err != nil {
+		if err := m.conf6.of(l.name).inspect(hostSysctls(w), found); err != nil {
 			return err
 		}
 	}
-	if err := inspectSysctls(sysctlDir4(l.name), hostSysctls4(), found); err != nil {
+	if err := m.conf4.of(l.name).inspect(hostSysctls4(), found); err != nil {
 		return err
 	}
 	var msgs []*message
@@ -178,22 +178,7 @@ func inspectPod(pod *netns, w wiring, l link, found *look) error {
 	if !there || !lo.up() {
 		found.addf("interface lo is down in %s", pod.path)
 	}
-	return pod.do(func() error { return inspectSysctls(sysctlDir(l.name), podSysctls(w), found) })
-}
-
-// inspectSysctls takes a key that the kernel does not have as being right.
-func inspectSysctls(dir string, want map[string]string, found *look) error {
-	for name, value := range want {
-		key := dir + "/" + name
-		have, err := sysctl(key)
-		if err != nil {
-			return err
-		}
-		if have != "" && have != value {
-			found.addf("sysctl %s is %s, not %s", key, have, value)
-		}
-	}
-	return nil
+	return pod.do(func() error { return podSysctlDir(l.name).inspect(podSysctls(w), found) })
 }
 
 // inspectRows compares the BPF rows and the program's link with what is wanted of a, its

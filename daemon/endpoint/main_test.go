@@ -70,7 +70,7 @@ func prepareNode() error {
 		}
 	}
 	for dir, key := range map[string]string{"net/ipv4": "ip_forward", "net/ipv6/conf/all": "forwarding"} {
-		if err := setSysctls(dir, map[string]string{key: "1"}); err != nil {
+		if err := (sysctlDir{name: dir}).set(map[string]string{key: "1"}); err != nil {
 			return err
 		}
 	}

@@ -66,8 +66,10 @@ type Net struct {
 type Manager struct {
 	Deps
 	locks owners
-	ipv6  bool   // the kernel has it
-	boot  string // id of this boot
+	// conf4 and conf6 are where the host's ends have their sysctls.
+	conf4, conf6 conf
+	ipv6         bool   // the kernel has it
+	boot         string // id of this boot
 
 	called atomic.Int64 // when an Add or Del last began or ended (Unix time, ns)
 	unrest unrest
@@ -142,7 +144,7 @@ func New(d Deps) *Manager {
 	}
 	_, err = os.Stat("/proc/sys/net/ipv6")
 	return &Manager{
-		Deps: d, ipv6: err == nil, boot: boot,
+		Deps: d, ipv6: err == nil, boot: boot, conf4: conf{name: conf4}, conf6: conf{name: conf6},
 		live: map[ipam.Owner]*attachment{}, byNetns: map[int][]ipam.Owner{}, byIndex: map[int][]ipam.Owner{}, orphan: map[string]time.Time{},
 	}
 }

@@ -18,7 +18,7 @@ const deadAfter = 10 * time.Second
 // thorough is how many attachments one Sweep looks at in all detail, which takes about
 // 0.7 ms each. Changes are known from events (Watch); this finds what events missed,
 // and sysctls, of which there are none.
-const thorough = 4
+const thorough = 3
 
 // Restore takes up what a former process left, before anything is served: each
 // lease file becomes an attachment with its rows, which the caller's first
@@ -116,7 +116,7 @@ func (m *Manager) enter(r record) (*netns, error) {
 	return pod, nil
 }
 
-// Sweep is the periodic look, every 10 s: DELs that found no daemon, some attachments
+// Sweep is the periodic look, every 8 s: DELs that found no daemon, some attachments
 // in detail, and devices that vanished or changed, and the dead. Its cost is, for the
 // latter, one dump of the host's veths: made if Watch heard of a device of ours, while
 // something is dead or cannot be repaired, and every minute. It is not to be called

@@ -127,8 +127,8 @@ func (l link) correct(m *message, mac net.HardwareAddr, mtu int) {
 	}
 }
 
-// sysctlDir is where a device's IPv6 sysctls are.
-func sysctlDir(ifname string) string { return "net/ipv6/conf/" + ifname }
+// podSysctlDir is where the IPv6 sysctls of a device of the calling thread's namespace are.
+func podSysctlDir(ifname string) sysctlDir { return sysctlDir{name: conf6 + "/" + ifname} }
 
 // hostSysctls: a router advertisement or a redirect that a pod sends must not
 // change the host's routes. Forwarding is the node's setting, which a new device
@@ -136,9 +136,6 @@ func sysctlDir(ifname string) string { return "net/ipv6/conf/" + ifname }
 func hostSysctls(w wiring) map[string]string {
 	return withIPv6(map[string]string{"accept_ra": "0", "accept_redirects": "0"}, w)
 }
-
-// sysctlDir4 is where its IPv4 sysctls are.
-func sysctlDir4(ifname string) string { return "net/ipv4/conf/" + ifname }
 
 // hostSysctls4: no reverse path filter. What a pod sends from_pod checks; but an answer from
 // a Service that the stack delivers, as to and from pods with limits, comes in here with
@@ -163,7 +160,7 @@ func withIPv6(values map[string]string, w wiring) map[string]string {
 // the sysctls, and sets it up. All of it may be repeated.
 func setupPod(pod *netns, l link, w wiring) error {
 	index := l.index
-	if err := pod.do(func() error { return setSysctls(sysctlDir(w.owner.IfName), podSysctls(w)) }); err != nil {
+	if err := pod.do(func() error { return podSysctlDir(w.owner.IfName).set(podSysctls(w)) }); err != nil {
 		return err
 	}
 	crash.Point("endpoint: write pod sysctls")

@@ -16,11 +16,12 @@ import (
 	"github.com/fsnotify/fsnotify"
 
 	"github.com/weftnet/weft/internal/api"
+	"github.com/weftnet/weft/internal/pace"
 )
 
 const (
 	statusDir    = "status"
-	defaultPoll  = 15 * time.Second
+	defaultPoll  = 2 * pace.Usual
 	hastyPoll    = time.Second           // while there is no folder, or no notification
 	settle       = 20 * time.Millisecond // without events before the folder is read
 	settleAtMost = 200 * time.Millisecond
@@ -43,8 +44,10 @@ type Dir struct {
 	since  map[string]time.Time // of problems, by their text
 	view   view
 	state  State
-	stale  bool // state is older than view or own
+	stale  bool // state is older than view or grants
 	synced bool
+	// ownStale: state is older than own.
+	ownStale bool
 
 	own ownFiles
 
@@ -89,6 +92,17 @@ func (d *Dir) Snapshot() State {
 	return d.state
 }
 
+// Unpoliced says that the source has told all that policies need, and that there are none. A
+// change of our pods cannot alter that, so that after one it costs no new state.
+func (d *Dir) Unpoliced() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.stale {
+		d.rebuild()
+	}
+	return d.state.Unpoliced()
+}
+
 // Changed receives after the state has changed; many changes may come as one. Of what
 // [Dir.WritePod] did it tells only if there are policies, or if it changed slices that are
 // derived.
@@ -103,11 +117,11 @@ func (d *Dir) Synced() bool {
 
 // rebuild makes the state if it is stale. d.mu is held.
 func (d *Dir) rebuild() {
-	if !d.stale {
+	if !d.stale && !d.ownStale {
 		return
 	}
 	before := d.state
-	d.state, d.stale = build(d.view, d.own.pods(), d.grants.status), false
+	d.state, d.stale, d.ownStale = build(d.view, d.own.pods(), d.grants.status), false, false
 	keep(before.Nodes, d.state.Nodes, func(a, b *Node) int { return cmp.Compare(a.Name, b.Name) })
 	keep(before.Namespaces, d.state.Namespaces, func(a, b *Namespace) int { return cmp.Compare(a.Name, b.Name) })
 	keep(before.Pods, d.state.Pods, comparePods)
@@ -177,7 +191,7 @@ func (d *Dir) wait(ctx context.Context) (map[string]bool, bool) {
 		events = d.watcher.Events
 	}
 	var dirty map[string]bool
-	timer := time.NewTimer(poll)
+	timer := time.NewTimer(pace.Next(poll))
 	defer timer.Stop()
 	var latest <-chan time.Time
 	for {

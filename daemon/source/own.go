@@ -95,13 +95,13 @@ func (d *Dir) WritePod(e api.Endpoint, gone bool) error {
 	return d.own.fail(d.own.write(name))
 }
 
-// ownChanged marks the state stale after a change of our pods, and tells of it if there are
+// ownChanged marks the state as older than what we attached, after a change of our pods, and tells of it if there are
 // policies, or if it changes slices: if a Service whose endpoints are derived selects now or
 // before (either may be nil; of both nil, it may be any pod).
 func (d *Dir) ownChanged(now, before *Pod) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.stale = true
+	d.ownStale = true
 	selects := func(v *Service) bool {
 		return (now == nil && before == nil) || (now != nil && v.selects(now)) || (before != nil && v.selects(before))
 	}

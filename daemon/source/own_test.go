@@ -1,6 +1,7 @@
 package source
 
 import (
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -208,4 +209,33 @@ func FuzzDecode(f *testing.F) {
 			}
 		}
 	})
+}
+
+// To say that there are no policies costs the same, however many pods were attached since.
+func TestUnpolicedMakesNoStateForOurPods(t *testing.T) {
+	p := start(t, "", Options{})
+	until := func(what string, is func() bool) {
+		t.Helper()
+		for deadline := time.Now().Add(10 * time.Second); !is(); <-time.After(5 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("%s: not within 10 s", what)
+			}
+		}
+	}
+	until("the folder is read", p.Unpoliced)
+	for i := range 50 {
+		p.write(endpoint(fmt.Sprint("c", i), "eth0", "default", fmt.Sprint("web-", i), "10.0.1.2"), false)
+	}
+	unpoliced := p.Unpoliced()
+	p.mu.Lock()
+	made := !p.ownStale
+	p.mu.Unlock()
+	if !unpoliced || made {
+		t.Errorf("after 50 pods: no policies %v, a new state was made %v, want true, false", unpoliced, made)
+	}
+	if got := len(p.Snapshot().Pods); got != 50 {
+		t.Errorf("the state has %d pods, want 50", got)
+	}
+	p.put("policy.yaml", "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p, namespace: default}\nspec: {podSelector: {}}\n")
+	until("the policy is known", func() bool { return !p.Unpoliced() })
 }

@@ -42,7 +42,7 @@ type Options struct {
 	Node string
 	Log  *slog.Logger // default: discard
 	// Poll is how often the folder is looked through although no change was
-	// notified. Default: 15 s.
+	// notified. Default: 16 s.
 	Poll time.Duration
 	// Labels gives the labels of an attachment whose Pod is not in the folder
 	// (args.cni.labels); may be nil. It is called without locks held.
@@ -106,4 +106,9 @@ type State struct {
 	// Complete says that each file has been read at least once since the start. Until
 	// then objects may be missing that exist: nothing should be pruned for their sake.
 	Complete bool
+}
+
+// Unpoliced says that all that policies need is known, and that there are none.
+func (s State) Unpoliced() bool {
+	return s.PoliciesComplete && len(s.Policies)+len(s.ClusterPolicies) == 0
 }

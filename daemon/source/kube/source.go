@@ -235,6 +235,13 @@ func (s *Source) Snapshot() source.State {
 	return state
 }
 
+// Unpoliced says that the source has told all that policies need, and that there are none.
+func (s *Source) Unpoliced() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.sure && len(s.policies.current())+len(s.cluster.current()) == 0
+}
+
 // Changed receives after the state has changed; many changes may come as one. Until the
 // state is complete there is nothing to tell.
 func (s *Source) Changed() <-chan struct{} { return s.changed }
