@@ -91,10 +91,10 @@ browser: ## (root) the page of weft web in Chromium, 30 s; SHOTS=folder keeps pi
 	@./deps.sh browser
 	$(if $(SHOTS),WEFT_SCREENSHOTS='$(abspath $(SHOTS))') $(GO) test -timeout 5m -count=1 -v ./e2e/page
 
-soak: ## (root) the long forms of the crash tests (10,000 injections), of the floods (2,000,000 half-open flows), of pods that start under policy (1,000) and of nodes that die (30)
+soak: ## (root) the long forms of the crash tests (10,000 injections), of the floods (2,000,000 half-open flows), of pods that start under policy (1,000), of nodes that die (30), and of all nodes one after the other
 	@./deps.sh test
 	WEFT_SOAK=1 $(GO) test -timeout 12h -v -run 'Flood' ./bpf
-	WEFT_SOAK=1 $(GO) test -timeout 12h -v -run 'Crash|Refill|Flood|NoPacketBeforePolicy|DeathOfTheAnnouncingNode' ./e2e
+	WEFT_SOAK=1 $(GO) test -timeout 12h -v -run 'Crash|Refill|Flood|NoPacketBeforePolicy|DeathOfTheAnnouncingNode|RollOfAllNodes' ./e2e
 
 fuzz: ## each fuzz target for FUZZTIME (60s)
 	@set -e; for pkg in $$(grep -rlE '^func Fuzz' --include='*_test.go' . | xargs -n1 dirname | sort -u); do \

@@ -87,7 +87,8 @@ static __always_inline int to_peer(struct __sk_buff *skb, const struct peer *pee
 	if (unlikely(why))
 		return give_up(skb, why);
 	if (!(peer->flags & PEER_DIRECT))
-		why = is_v4(&peer->remote) ? encap_v4(skb, ip, peer) : encap_v6(skb, ip, peer);
+		why = is_v4(&peer->remote) ? encap_v4(skb, ip, peer, false)
+					   : encap_v6(skb, ip, peer, false);
 	return unlikely(why) ? give_up(skb, why) : send_to(peer);
 }
 

@@ -65,11 +65,11 @@ __noinline int pass_on(struct __sk_buff *skb, struct packet *p, struct flow *f, 
 	if (is_v4(&peer->remote)) {
 		off = ETH_HLEN + sizeof(struct iphdr);
 		if (!why)
-			why = encap_v4(skb, &p->ip, peer);
+			why = encap_v4(skb, &p->ip, peer, again);
 	} else {
 		off = ETH_HLEN + sizeof(struct ipv6hdr);
 		if (!why)
-			why = encap_v6(skb, &p->ip, peer);
+			why = encap_v6(skb, &p->ip, peer, again);
 	}
 	t = data_of(skb) + off;
 	if (unlikely(why) || unlikely((void *)t + TUNNEL_LEN > end_of(skb)))

@@ -60,8 +60,28 @@ static __always_inline void write_tunnel(struct tunnel *t, const struct peer *pe
 
 #define ENCAP_FLAGS (ADJ_FIXED_GSO | ADJ_ENCAP_L4_UDP | ADJ_ENCAP_L2_ETH | ADJ_ENCAP_L2(ETH_HLEN))
 
+/* Makes room for outer headers. The kernel refuses that, without a change, for what is
+ * encapsulated already. If the nodes are namespaces of one kernel, it still counts a packet as
+ * such that has been taken out of a tunnel (again). What it has noted of the inner headers is
+ * true then; room is needed, and the outer protocol, which it sets when headers go.
+ */
+static __always_inline long widen(struct __sk_buff *skb, __u32 more, bool outer_v6, bool again)
+{
+	const __u64 encap = outer_v6 ? ADJ_ENCAP_L3_IPV6 : ADJ_ENCAP_L3_IPV4;
+	const __u64 protocol = outer_v6 ? ADJ_DECAP_L3_IPV6 : ADJ_DECAP_L3_IPV4;
+	const __s32 spare = 4;
+	long err = bpf_skb_adjust_room(skb, more, BPF_ADJ_ROOM_MAC, ENCAP_FLAGS | encap);
+
+	if (likely(!err || !again))
+		return err;
+	err = bpf_skb_adjust_room(skb, more + spare, BPF_ADJ_ROOM_MAC, ADJ_FIXED_GSO);
+	if (err)
+		return err;
+	return bpf_skb_adjust_room(skb, -spare, BPF_ADJ_ROOM_MAC, ADJ_FIXED_GSO | protocol);
+}
+
 static __always_inline enum reason encap_v4(struct __sk_buff *skb, const struct ip *ip,
-					    const struct peer *peer)
+					    const struct peer *peer, bool again)
 {
 	const __u32 more = sizeof(struct iphdr) + TUNNEL_LEN;
 	__u32 len = skb->len - ETH_HLEN + more;
@@ -69,9 +89,7 @@ static __always_inline enum reason encap_v4(struct __sk_buff *skb, const struct 
 	struct ethhdr *eth;
 	struct iphdr *h;
 
-	/* Refused, without a change, for what is encapsulated already. */
-	if (unlikely(bpf_skb_adjust_room(skb, more, BPF_ADJ_ROOM_MAC,
-					 ENCAP_FLAGS | ADJ_ENCAP_L3_IPV4)))
+	if (unlikely(widen(skb, more, false, again)))
 		return STACK_NO_ROOM;
 	eth = data_of(skb);
 	h = (void *)eth + ETH_HLEN;
@@ -95,7 +113,7 @@ static __always_inline enum reason encap_v4(struct __sk_buff *skb, const struct 
 }
 
 static __always_inline enum reason encap_v6(struct __sk_buff *skb, const struct ip *ip,
-					    const struct peer *peer)
+					    const struct peer *peer, bool again)
 {
 	const __u32 more = sizeof(struct ipv6hdr) + TUNNEL_LEN;
 	__u32 len = skb->len - ETH_HLEN + TUNNEL_LEN;
@@ -103,8 +121,7 @@ static __always_inline enum reason encap_v6(struct __sk_buff *skb, const struct 
 	struct ipv6hdr *h;
 	struct ethhdr *eth;
 
-	if (unlikely(bpf_skb_adjust_room(skb, more, BPF_ADJ_ROOM_MAC,
-					 ENCAP_FLAGS | ADJ_ENCAP_L3_IPV6)))
+	if (unlikely(widen(skb, more, true, again)))
 		return STACK_NO_ROOM;
 	eth = data_of(skb);
 	h = (void *)eth + ETH_HLEN;

@@ -59,14 +59,16 @@ func run(keep, clean bool) (err error) {
 		return err
 	}
 	begin := time.Now() // of the story, after the build
-	c, err := cluster.New(cluster.Spec{Nodes: 3, Bin: filepath.Join(place, "bin"), Dir: place})
+	c, err := cluster.New(cluster.Spec{
+		Nodes: 3, Bin: filepath.Join(place, "bin"), Dir: place, Flags: []string{"--load-balancer-pools", shopPool},
+	})
 	if err != nil {
 		return err
 	}
 	undo = append(undo, c.Close)
 	s := &story{c: c}
 	for _, act := range []func(context.Context) error{
-		s.nodes, s.daemons, s.pods, s.talk, s.mtu, s.kill, s.speed, s.services, s.policy,
+		s.nodes, s.daemons, s.pods, s.talk, s.mtu, s.kill, s.speed, s.services, s.outside, s.policy,
 	} {
 		if err := act(ctx); err != nil {
 			return err

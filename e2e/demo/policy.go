@@ -45,7 +45,7 @@ func (s *story) policy(ctx context.Context) error {
 		return err
 	}
 	if err := s.until(ctx, func() error {
-		if _, err := whoAnswersWithin(client, 100*time.Millisecond); err == nil {
+		if _, err := whoAnswersAt(client.NS, shopAddr, 100*time.Millisecond); err == nil {
 			return errors.New("the shop still answers")
 		}
 		return nil
@@ -81,7 +81,7 @@ func (s *story) policy(ctx context.Context) error {
 		return err
 	}
 	if err := s.until(ctx, func() error {
-		_, err := whoAnswersWithin(client, 100*time.Millisecond)
+		_, err := whoAnswersAt(client.NS, shopAddr, 100*time.Millisecond)
 		return err
 	}); err != nil {
 		return err

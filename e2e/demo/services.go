@@ -21,7 +21,7 @@ import (
 const shop = `apiVersion: v1
 kind: Service
 metadata: {name: shop, namespace: default}
-spec: {selector: {app: shop}, clusterIP: 10.96.0.10, ports: [{port: 80, targetPort: 8080}]}
+spec: {selector: {app: shop}, clusterIP: 10.96.0.10, clusterIPs: [10.96.0.10, "fd00:96::10"], ports: [{port: 80, targetPort: 8080}]}
 `
 
 var shopAddr = netip.MustParseAddrPort("10.96.0.10:80")
@@ -30,17 +30,15 @@ var shopAddr = netip.MustParseAddrPort("10.96.0.10:80")
 func (s *story) services(ctx context.Context) (err error) {
 	title("A Service over pods on three nodes, from YAML: %s", shopAddr)
 	backends := []*cluster.Pod{s.all[1], s.all[3], s.all[5]}
-	client, text := s.all[0], shop
+	client := s.all[0]
 	for _, p := range backends {
-		l, err := sayName(p)
-		if err != nil {
+		if err := s.sayName(p); err != nil {
 			return err
 		}
-		s.shop = append(s.shop, l)
-		text += fmt.Sprintf("---\napiVersion: v1\nkind: Pod\nmetadata: {name: %s, namespace: default, labels: {app: shop}}\nspec: {nodeName: %s}\n",
+		s.shopPods += fmt.Sprintf("---\napiVersion: v1\nkind: Pod\nmetadata: {name: %s, namespace: default, labels: {app: shop}}\nspec: {nodeName: %s}\n",
 			p.Name, p.Node.Name)
 	}
-	if err := s.c.WriteObject("shop", text); err != nil {
+	if err := s.c.WriteObject("shop", shop+s.shopPods); err != nil {
 		return err
 	}
 	seen := map[string]bool{}
@@ -118,40 +116,59 @@ func (s *story) end(ctx context.Context, client, gone *cluster.Pod) error {
 	return err
 }
 
-// sayName serves the pod's name on port 8080.
-func sayName(p *cluster.Pod) (l net.Listener, err error) {
-	err = p.NS.Do(func() error {
-		l, err = net.ListenTCP("tcp", &net.TCPAddr{IP: p.IP4.AsSlice(), Port: 8080})
-		return err
-	})
-	if err != nil {
-		return nil, err
-	}
-	go func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			io.WriteString(conn, p.Name+"\n")
-			conn.Close()
+// sayName serves the pod's name on port 8080, and then says what it hears.
+func (s *story) sayName(p *cluster.Pod) error {
+	for _, a := range p.Addrs() {
+		var l net.Listener
+		err := p.NS.Do(func() (err error) {
+			l, err = net.ListenTCP("tcp", &net.TCPAddr{IP: a.AsSlice(), Port: 8080})
+			return err
+		})
+		if err != nil {
+			return err
 		}
-	}()
-	return l, nil
+		s.shop = append(s.shop, l)
+		go func() {
+			for {
+				conn, err := l.Accept()
+				if err != nil {
+					return
+				}
+				go func() {
+					defer conn.Close()
+					if _, err := io.WriteString(conn, p.Name+"\n"); err == nil {
+						io.Copy(conn, conn)
+					}
+				}()
+			}
+		}()
+	}
+	return nil
 }
 
-func whoAnswers(from *cluster.Pod) (string, error) { return whoAnswersWithin(from, 2*time.Second) }
+func whoAnswers(from *cluster.Pod) (string, error) {
+	return whoAnswersAt(from.NS, shopAddr, 2*time.Second)
+}
 
-func whoAnswersWithin(from *cluster.Pod, timeout time.Duration) (string, error) {
-	conn, err := traffic.Dial(from.NS, "tcp", shopAddr, timeout)
+func whoAnswersAt(from *testnet.NS, at netip.AddrPort, timeout time.Duration) (string, error) {
+	conn, name, err := visit(from, at, timeout)
 	if err != nil {
 		return "", err
 	}
-	defer conn.Close()
+	return name, conn.Close()
+}
+
+// visit opens a connection to a server of sayName; its name has been read.
+func visit(from *testnet.NS, at netip.AddrPort, timeout time.Duration) (net.Conn, string, error) {
+	conn, err := traffic.Dial(from, "tcp", at, timeout)
+	if err != nil {
+		return nil, "", err
+	}
 	conn.SetDeadline(time.Now().Add(timeout))
 	line, err := bufio.NewReader(conn).ReadString('\n')
 	if err != nil {
-		return "", err
+		conn.Close()
+		return nil, "", err
 	}
-	return line[:len(line)-1], nil
+	return conn, line[:len(line)-1], nil
 }

@@ -23,7 +23,8 @@ type story struct {
 	c   *cluster.Cluster
 	all []*cluster.Pod // two on each node, in order
 
-	shop []net.Listener // of the Service's backends
+	shop     []net.Listener // of the Service's backends
+	shopPods string         // their objects
 }
 
 const picture = `
