@@ -53,7 +53,15 @@ func eaten(t *testing.T, by *cluster.Node, want bool, nodes ...*cluster.Node) er
 func TestDSRFallsBackToSNATWhereAnswersAreEaten(t *testing.T) {
 	testnet.Require(t, "nft")
 	t.Parallel()
-	c := start(t, cluster.Spec{Nodes: 3})
+	for _, outer6 := range []bool{false, true} {
+		t.Run(fmt.Sprintf("outer6=%v", outer6), func(t *testing.T) {
+			t.Parallel()
+			testEatenAnswers(t, start(t, cluster.Spec{Nodes: 3, OuterV6First: outer6}))
+		})
+	}
+}
+
+func testEatenAnswers(t *testing.T, c *cluster.Cluster) {
 	if err := c.WriteObject("web", podObject("backend", "node-1", "web", "")+dsrService); err != nil {
 		t.Fatal(err)
 	}

@@ -109,7 +109,8 @@ func (w *Watch) Step(now time.Time, returned func(nonce uint64) bool) (ask []Que
 	for _, t := range w.targets {
 		if !t.asked.IsZero() && now.Sub(t.asked) >= wait {
 			t.asked = time.Time{}
-			if t.judge(returned(t.served), returned(t.own)) {
+			own := returned(t.own) // first: it was asked for last
+			if t.judge(returned(t.served), own) {
 				w.mute[t.Pods] = t.mute
 				changed = append(changed, Change{t.Target, t.mute})
 			}
