@@ -29,7 +29,7 @@ func eatAnswers(t *testing.T, c *cluster.Cluster, from *cluster.Node) {
 	}
 }
 
-// eaten wants nodes to have, or not to have, the problem that a node's answers do not arrive.
+// eaten wants nodes to say, or not to say, that a node's answers do not arrive.
 func eaten(t *testing.T, by *cluster.Node, want bool, nodes ...*cluster.Node) error {
 	for _, n := range nodes {
 		s, err := n.Client().Status(t.Context())
@@ -42,6 +42,13 @@ func eaten(t *testing.T, by *cluster.Node, want bool, nodes ...*cluster.Node) er
 		}
 		if got != want {
 			return fmt.Errorf("%s: problems %v, want answers of %s eaten: %v", n.Name, s.Problems, by.Name, want)
+		}
+		text, err := metrics(t.Context(), n)
+		if err != nil {
+			return err
+		}
+		if line := map[bool]string{true: "\nweft_dsr_mute_nodes 1\n", false: "\nweft_dsr_mute_nodes 0\n"}[want]; !strings.Contains(text, line) {
+			return fmt.Errorf("%s: no line %q in the metrics", n.Name, line)
 		}
 	}
 	return nil
