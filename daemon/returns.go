@@ -179,12 +179,19 @@ func (r *returner) step(now time.Time) {
 		errs = append(errs, err)
 		return came
 	})
+	var failed netip.Prefix // one question without the other would accuse the node
 	for _, q := range ask {
+		if q.Pods == failed {
+			continue
+		}
 		err := r.dp.AwaitReturn(q.Nonce)
 		if err == nil {
 			err = r.sockets.send(q.Local, netip.AddrPortFrom(q.Remote, r.n.cfg.Port), q.Encode(r.n.cfg.VNI+1, r.n.cfg.AnnouncePort))
 		}
-		errs = append(errs, err)
+		if err != nil {
+			failed = q.Pods
+			errs = append(errs, err)
+		}
 	}
 	for _, c := range changed {
 		if c.Mute {

@@ -29,7 +29,7 @@ func eatAnswers(t *testing.T, c *cluster.Cluster, from *cluster.Node) {
 	}
 }
 
-// eaten wants nodes to have, or not to have, the problem that a node's answers do not arrive.
+// eaten wants nodes to say, or not to say, that a node's answers do not arrive.
 func eaten(t *testing.T, by *cluster.Node, want bool, nodes ...*cluster.Node) error {
 	for _, n := range nodes {
 		s, err := n.Client().Status(t.Context())
@@ -43,6 +43,13 @@ func eaten(t *testing.T, by *cluster.Node, want bool, nodes ...*cluster.Node) er
 		if got != want {
 			return fmt.Errorf("%s: problems %v, want answers of %s eaten: %v", n.Name, s.Problems, by.Name, want)
 		}
+		text, err := metrics(t.Context(), n)
+		if err != nil {
+			return err
+		}
+		if line := map[bool]string{true: "\nweft_dsr_mute_nodes 1\n", false: "\nweft_dsr_mute_nodes 0\n"}[want]; !strings.Contains(text, line) {
+			return fmt.Errorf("%s: no line %q in the metrics", n.Name, line)
+		}
 	}
 	return nil
 }
@@ -53,7 +60,15 @@ func eaten(t *testing.T, by *cluster.Node, want bool, nodes ...*cluster.Node) er
 func TestDSRFallsBackToSNATWhereAnswersAreEaten(t *testing.T) {
 	testnet.Require(t, "nft")
 	t.Parallel()
-	c := start(t, cluster.Spec{Nodes: 3})
+	for _, outer6 := range []bool{false, true} {
+		t.Run(fmt.Sprintf("outer6=%v", outer6), func(t *testing.T) {
+			t.Parallel()
+			testEatenAnswers(t, start(t, cluster.Spec{Nodes: 3, OuterV6First: outer6}))
+		})
+	}
+}
+
+func testEatenAnswers(t *testing.T, c *cluster.Cluster) {
 	if err := c.WriteObject("web", podObject("backend", "node-1", "web", "")+dsrService); err != nil {
 		t.Fatal(err)
 	}

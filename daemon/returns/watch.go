@@ -28,6 +28,10 @@ const (
 	// them a second.
 	usual  = 3 * time.Second
 	budget = 20
+	// hurry is that number for hurryFor after one has changed: likely it is the network
+	// that has, and so have others.
+	hurry    = 200
+	hurryFor = time.Minute
 )
 
 // Target is another node's pods of one family, which may answer clients.
@@ -59,6 +63,7 @@ type Watch struct {
 	nonce   func() uint64
 	targets []*target
 	mute    map[netip.Prefix]bool
+	hurried time.Time // until then
 }
 
 type target struct {
@@ -102,14 +107,20 @@ func (w *Watch) Set(now time.Time, targets []Target) {
 // Watching is how many targets there are.
 func (w *Watch) Watching() int { return len(w.targets) }
 
-// Step takes up what has come, and returns what to ask now. returned says whether the packet
+// Step takes up what has come, and returns what to ask now: of each target first for what is
+// Served. returned says whether the packet
 // of a number has come; it is asked once for each.
 func (w *Watch) Step(now time.Time, returned func(nonce uint64) bool) (ask []Question, changed []Change) {
-	pause := max(usual, time.Duration(len(w.targets))*time.Second/budget)
+	pace := time.Duration(budget)
+	if now.Before(w.hurried) {
+		pace = hurry
+	}
+	pause := max(usual, time.Duration(len(w.targets))*time.Second/pace)
 	for _, t := range w.targets {
 		if !t.asked.IsZero() && now.Sub(t.asked) >= wait {
 			t.asked = time.Time{}
-			if t.judge(returned(t.served), returned(t.own)) {
+			own := returned(t.own) // first: it was asked for last
+			if t.judge(returned(t.served), own) {
 				w.mute[t.Pods] = t.mute
 				changed = append(changed, Change{t.Target, t.mute})
 			}
@@ -123,6 +134,16 @@ func (w *Watch) Step(now time.Time, returned func(nonce uint64) bool) (ask []Que
 		}
 		t.asked, t.served, t.own = now, w.nonce(), w.nonce()
 		ask = append(ask, Question{t.Target, t.Served, t.served}, Question{t.Target, t.Own, t.own})
+	}
+	if len(changed) > 0 {
+		if now.After(w.hurried) {
+			for i, t := range w.targets {
+				if soon := now.Add(time.Duration(i) * time.Second / hurry); t.next.After(soon) {
+					t.next = soon
+				}
+			}
+		}
+		w.hurried = now.Add(hurryFor)
 	}
 	return ask, changed
 }

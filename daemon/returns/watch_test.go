@@ -138,6 +138,39 @@ func TestWhatIsKnownStays(t *testing.T) {
 	}
 }
 
+// When the network begins to eat answers of all nodes, or stops to, that is known soon in
+// large clusters, too.
+func TestWhenTheNetworkChangesAllIsKnownSoon(t *testing.T) {
+	const nodes = 2000
+	for _, from := range []string{"the start", "later"} {
+		w := newNetwork(t, nodes)
+		if from == "later" {
+			w.run(10 * time.Minute)
+		}
+		for _, eats := range []bool{true, false} {
+			for i := range nodes {
+				w.eats[name(i)] = eats
+			}
+			w.asked = 0
+			w.run(25 * time.Second)
+			want := 0
+			if eats {
+				want = nodes
+			}
+			t.Logf("%d packets a second", w.asked/25)
+			if got := len(w.watch.Mute()); got != want || w.asked/25 > 3000 {
+				t.Errorf("from %s, eats=%v: %d are mute after 25 s, want %d; %d packets a second", from, eats, got, want, w.asked/25)
+			}
+			w.run(3 * time.Minute)
+			w.asked = 0
+			w.run(time.Minute)
+			if w.asked/60 > 45 {
+				t.Errorf("from %s, eats=%v: %d packets a second afterwards", from, eats, w.asked/60)
+			}
+		}
+	}
+}
+
 // However many nodes there are, few are asked at a time; without any, nobody.
 func TestQuestionsAreFew(t *testing.T) {
 	for nodes, most := range map[int]float64{0: 0, 1: 0.8, 30: 20, 1000: 45, 10000: 45} {

@@ -5,9 +5,10 @@
 // (other node). The peer is bridge, kernel VXLAN and iptables as flannel makes them,
 // and for CNI calls bridge and host-local; for Services kube-proxy's rules of both modes
 // on top, with a line for each; for policies the same in nftables' sets, and in iptables with
-// ipset; from outside kube-proxy with an address that is there as MetalLB would announce it. TCP is cubic, both ends of a load are pinned
-// to one CPU for all parties alike; a value is the median of its rounds. The machine's
-// noise is in absolute numbers and mostly not in the ratios.
+// ipset; from outside kube-proxy with an address that is there as MetalLB would announce it.
+// TCP is cubic, both ends of a load are pinned to one CPU for all parties alike; a value is
+// the median of its rounds. The machine's noise is in absolute numbers and mostly not in the
+// ratios.
 package main
 
 import (
