@@ -110,7 +110,10 @@ func TestARollOfAllNodesLosesNoRequest(t *testing.T) {
 	for way, first := range map[string]int{"dsr": 1, "snat": each + 1} {
 		for _, n := range c.Nodes { // for each node an address that it announces, of either family
 			for i := range 2 {
-				a := announcedOf(t, of, n, first, each, i)
+				a := announcedOf(of, n, first, each, i)
+				if !a.IsValid() {
+					t.Fatalf("%s announces no address with %s of family %d: %v", n.Name, way, i, of)
+				}
 				clients[way] = append(clients[way], askSteadily(c, a))
 			}
 		}
