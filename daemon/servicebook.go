@@ -28,8 +28,8 @@ type serviceBook struct {
 	held func(*service.Rows) bool
 
 	node     service.Node
-	services []*source.Service       // as they were seen last
-	slices   []*source.EndpointSlice // likewise
+	services []*source.Service                 // as they were seen last
+	slices   source.List[source.EndpointSlice] // likewise
 	entries  map[serviceName]*serviceEntry
 
 	// Sums over the entries.
@@ -58,7 +58,7 @@ func newServiceBook(put func(serviceName, service.Rows), held func(*service.Rows
 // other objects than before, or have other slices, or depend on what changed of the
 // node. Both lists are sorted by namespace and name. For what did not change it costs a
 // comparison of pointers.
-func (b *serviceBook) update(node service.Node, services []*source.Service, ss []*source.EndpointSlice) []serviceName {
+func (b *serviceBook) update(node service.Node, services []*source.Service, ss source.List[source.EndpointSlice]) []serviceName {
 	dirty := map[serviceName]*serviceEntry{}
 	entry := func(k serviceName) *serviceEntry {
 		e := b.entries[k]
@@ -72,7 +72,7 @@ func (b *serviceBook) update(node service.Node, services []*source.Service, ss [
 	changes(b.services, services, compareServices,
 		func(s *source.Service) { entry(serviceName{s.Namespace, s.Name}).svc = nil },
 		func(s *source.Service) { entry(serviceName{s.Namespace, s.Name}).svc = s })
-	changes(b.slices, ss, compareSlices,
+	source.Differences(b.slices, ss, compareSlices,
 		func(s *source.EndpointSlice) {
 			e := entry(serviceName{s.Namespace, s.Service})
 			e.slices = slices.DeleteFunc(e.slices, func(x *source.EndpointSlice) bool { return x == s })

@@ -61,7 +61,7 @@ func TestServiceBookCompilesOnlyWhatChanged(t *testing.T) {
 	step := func(name string, backends int, want ...string) {
 		t.Helper()
 		got := []string{}
-		for _, k := range b.update(node, svcs, sls) {
+		for _, k := range b.update(node, svcs, source.ListOf(sls)) {
 			got = append(got, k.String())
 		}
 		slices.Sort(got)
@@ -153,7 +153,7 @@ func TestServiceBookFollowsTheNode(t *testing.T) {
 		{"another zone", service.Node{Name: "a", Zone: "z", Addrs: addrs("192.0.2.1")}, both},
 		{"another address of ours", service.Node{Name: "a", Zone: "z", Addrs: addrs("192.0.2.1"), NodePortAddrs: []netip.Addr{addr("192.0.2.1")}}, both},
 	} {
-		b.update(tc.node, svcs, nil)
+		b.update(tc.node, svcs, source.List[source.EndpointSlice]{})
 		if got := f.took(); !slices.Equal(got, tc.want) {
 			t.Errorf("%s: put %v, want %v", tc.name, got, tc.want)
 		}
@@ -170,11 +170,11 @@ func TestAPIServersServiceNeverBecomesEmpty(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			f, b := newFakeServices()
-			b.update(service.Node{Name: "a"}, svcs, full)
+			b.update(service.Node{Name: "a"}, svcs, source.ListOf(full))
 			was := f.rows["default/kubernetes"]
 			f.took()
 			for range 2 { // and again, for another reason
-				b.update(service.Node{Name: "a", Zone: name}, svcs, empty)
+				b.update(service.Node{Name: "a", Zone: name}, svcs, source.ListOf(empty))
 			}
 			if puts := f.took(); puts != nil || len(was.Backends) != 1 {
 				t.Errorf("put %v after %v", puts, was)
@@ -182,11 +182,11 @@ func TestAPIServersServiceNeverBecomesEmpty(t *testing.T) {
 			if len(b.troubled[apiServer]) != 1 || b.backends != 1 {
 				t.Errorf("problems %q, %d backends", b.troubled[apiServer], b.backends)
 			}
-			b.update(service.Node{Name: "a", Zone: name}, svcs, full)
+			b.update(service.Node{Name: "a", Zone: name}, svcs, source.ListOf(full))
 			if puts := f.took(); len(puts) != 1 || len(b.troubled) != 0 {
 				t.Errorf("when there are endpoints again: put %v, problems %v", puts, b.troubled)
 			}
-			if b.update(service.Node{Name: "a", Zone: name}, nil, nil); len(f.rows["default/kubernetes"].Frontends) != 0 {
+			if b.update(service.Node{Name: "a", Zone: name}, nil, source.List[source.EndpointSlice]{}); len(f.rows["default/kubernetes"].Frontends) != 0 {
 				t.Error("a Service that was deleted is kept")
 			}
 		})
@@ -200,7 +200,7 @@ func TestAPIServersServiceNeverBecomesEmpty(t *testing.T) {
 			}
 			return true
 		}
-		b.update(service.Node{Name: "a"}, svcs, nil)
+		b.update(service.Node{Name: "a"}, svcs, source.List[source.EndpointSlice]{})
 		if r := f.rows["default/kubernetes"]; len(r.Backends) != 1 || len(b.troubled) != 1 || b.backends != 1 {
 			t.Errorf("rows %v, problems %v", r, b.troubled)
 		}
@@ -208,8 +208,8 @@ func TestAPIServersServiceNeverBecomesEmpty(t *testing.T) {
 	t.Run("another Service", func(t *testing.T) {
 		f, b := newFakeServices()
 		other := []*source.Service{mkService("default", "web", "10.96.0.1")}
-		b.update(service.Node{Name: "a"}, other, []*source.EndpointSlice{mkSlice("default", "x", "web", "10.0.0.1")})
-		b.update(service.Node{Name: "a"}, other, nil)
+		b.update(service.Node{Name: "a"}, other, source.ListOf([]*source.EndpointSlice{mkSlice("default", "x", "web", "10.0.0.1")}))
+		b.update(service.Node{Name: "a"}, other, source.List[source.EndpointSlice]{})
 		if r := f.rows["default/web"]; len(r.Backends) != 0 || len(r.Frontends) == 0 {
 			t.Errorf("got %v, want places without backends", r)
 		}

@@ -24,6 +24,7 @@ import (
 // or every tenth if there are fewer, have a node port.
 func manyServices(n, endpoints int) source.State {
 	var s source.State
+	var all []*source.EndpointSlice
 	every := max(10, n/2500)
 	for i := range n {
 		svc := mkService("default", fmt.Sprintf("service-%05d", i), fmt.Sprintf("10.96.%d.%d", i/256, i%256))
@@ -35,8 +36,9 @@ func manyServices(n, endpoints int) source.State {
 		for e := range (i+1)*endpoints/n - i*endpoints/n {
 			ips = append(ips, fmt.Sprintf("10.%d.%d.%d", 128+e, i/256, i%256))
 		}
-		s.Slices = append(s.Slices, mkSlice("default", svc.Name+"-abcde", svc.Name, ips...))
+		all = append(all, mkSlice("default", svc.Name+"-abcde", svc.Name, ips...))
 	}
+	s.Slices = source.ListOf(all)
 	return s
 }
 
@@ -96,13 +98,13 @@ func benchmarkServices(b *testing.B, state source.State) {
 			b.Fatal(err)
 		}
 		var took []time.Duration
+		all := slices.Collect(state.Slices.All())
 		for i := 0; b.Loop(); i++ {
 			now := state
-			now.Services, now.Slices = slices.Clone(state.Services), slices.Clone(state.Slices)
-			at := i * 7919 % len(now.Slices)
-			changed := *state.Slices[at]
+			now.Services = slices.Clone(state.Services)
+			changed := *all[i*7919%len(all)]
 			changed.Endpoints = changed.Endpoints[:len(changed.Endpoints)-i%2]
-			now.Slices[at] = &changed
+			now.Slices = state.Slices.With([]source.Change[source.EndpointSlice]{{Object: &changed}}, compareSlices)
 			start := time.Now()
 			owners := s.update(now, self)
 			if err := s.write(owners); err != nil || len(owners) == 0 {

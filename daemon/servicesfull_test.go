@@ -56,7 +56,7 @@ func TestFullMapKeepsServicesAsTheyWere(t *testing.T) {
 	self := overlay.Node{Name: "a", Addrs: []netip.Addr{addr("192.0.2.1")}}
 	grows, shrinks, comes := mkService("default", "grows", "10.96.0.1"), mkService("default", "shrinks", "10.96.0.2"), mkService("default", "zcomes", "10.96.0.3")
 	say := func(whole bool, services []*source.Service, slices ...*source.EndpointSlice) error {
-		owners := s.update(source.State{Services: services, Slices: slices}, self)
+		owners := s.update(source.State{Services: services, Slices: source.ListOf(slices)}, self)
 		if whole {
 			return tables.services().Sync(false)
 		}

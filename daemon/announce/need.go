@@ -23,7 +23,7 @@ func (n Need) Has(node string) bool { return n.Nodes == nil || n.Nodes[node] }
 // Needs returns all load balancer addresses of the Services that are ours, and what is
 // needed to announce each. An address with the mode Proxy is none: it is somebody else's
 // business who answers for it.
-func Needs(services []*source.Service, slices []*source.EndpointSlice, ours func(*source.Service) bool) map[netip.Addr]Need {
+func Needs(services []*source.Service, slices source.List[source.EndpointSlice], ours func(*source.Service) bool) map[netip.Addr]Need {
 	type name struct{ namespace, name string }
 	needs := map[netip.Addr]Need{}
 	local := map[name][]*source.EndpointSlice{}
@@ -38,7 +38,7 @@ func Needs(services []*source.Service, slices []*source.EndpointSlice, ours func
 		}
 	}
 	if len(local) > 0 {
-		for _, e := range slices {
+		for e := range slices.All() {
 			k := name{e.Namespace, e.Service}
 			if of, ok := local[k]; ok {
 				local[k] = append(of, e)

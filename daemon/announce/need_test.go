@@ -62,7 +62,7 @@ func TestWhatTheServicesOfAnAddressNeed(t *testing.T) {
 			map[netip.Addr]Need{}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			got := Needs(c.services, c.slices, func(s *source.Service) bool { return s.Type == "LoadBalancer" })
+			got := Needs(c.services, source.ListOf(c.slices), func(s *source.Service) bool { return s.Type == "LoadBalancer" })
 			if diff := cmp.Diff(got, c.want, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
 				t.Errorf("needs (-got +want):\n%s", diff)
 			}

@@ -131,13 +131,13 @@ func BenchmarkDerive(b *testing.B) {
 	}
 	v := view{root: []named{{objects: o}}}
 	whole := build(v, nil, nil)
-	if got := len(whole.Slices); got != 500 || len(whole.Slices[0].Endpoints) != 4 || len(whole.Problems) != 0 {
+	if got := whole.Slices.Len(); got != 500 || len(whole.flat[0].Endpoints) != 4 || len(whole.Problems) != 0 {
 		b.Fatal(got, whole.Problems)
 	}
 	b.ReportAllocs()
 	for b.Loop() {
 		s := State{Nodes: whole.Nodes, Pods: whole.Pods, Services: whole.Services}
-		s.Slices = nil
+		s.flat = nil
 		derive(&s)
 	}
 }
@@ -162,8 +162,8 @@ func BenchmarkBuild(b *testing.B) {
 	}
 	for b.Loop() {
 		d.stale = true
-		if s := d.Snapshot(); len(s.Slices) != 10000 || len(s.Services) != 10000 {
-			b.Fatal(len(s.Slices), len(s.Services))
+		if s := d.Snapshot(); s.Slices.Len() != 10000 || len(s.Services) != 10000 {
+			b.Fatal(s.Slices.Len(), len(s.Services))
 		}
 	}
 }

@@ -75,8 +75,9 @@ func build(v view, own []*Pod, granted map[nameIn]serviceStatus) State {
 			s.Services[i] = v.withGrant(status)
 		}
 	}
-	s.Slices = ends.sorted(&s, "EndpointSlice", compareSlices, func(e *EndpointSlice) string { return e.Namespace + "/" + e.Name })
+	s.flat = ends.sorted(&s, "EndpointSlice", compareSlices, func(e *EndpointSlice) string { return e.Namespace + "/" + e.Name })
 	derive(&s)
+	s.Slices = ListOf(s.flat)
 	s.Policies = policies.sorted(&s, "NetworkPolicy", compareNetworkPolicies, func(p *NetworkPolicy) string { return p.Namespace + "/" + p.Name })
 	s.ClusterPolicies = cluster.sorted()
 	if len(s.Policies)+len(s.ClusterPolicies) > 0 {
@@ -87,7 +88,7 @@ func build(v view, own []*Pod, granted map[nameIn]serviceStatus) State {
 			s.Problems = append(s.Problems, api.Problem{What: ProblemService, Text: "service " + v.Namespace + "/" + v.Name + ": " + v.Problem})
 		}
 	}
-	for _, e := range s.Slices {
+	for _, e := range s.flat {
 		if e.Problem != "" {
 			s.Problems = append(s.Problems, api.Problem{What: ProblemService, Text: "endpoint slice " + e.Namespace + "/" + e.Name + ": " + e.Problem})
 		}

@@ -146,7 +146,7 @@ func TestDerivedEndpointsFollowThePods(t *testing.T) {
 	if got, want := text(State{Slices: now.Slices, Complete: true}), db+"slice default/web-weft-0 of web [{ TCP 80}] 10.0.1.2 on node-a in z1 10.0.2.2 ready on node-b"; got != want {
 		t.Errorf("got:\n%s\nwant:\n%s", got, want)
 	}
-	if before.Slices[0] != now.Slices[0] {
+	if before.flat[0] != now.flat[0] {
 		t.Error("the slice of db has not changed, but is another object")
 	}
 	p.write(endpoint("c1", "eth0", "default", "w1"), true)

@@ -126,7 +126,7 @@ func (d *Dir) rebuild() {
 	keep(before.Namespaces, d.state.Namespaces, func(a, b *Namespace) int { return cmp.Compare(a.Name, b.Name) })
 	keep(before.Pods, d.state.Pods, comparePods)
 	keep(before.Services, d.state.Services, compareServices)
-	keep(before.Slices, d.state.Slices, compareSlices)
+	keep(before.flat, d.state.flat, compareSlices) // of which Slices are parts
 	keep(before.Policies, d.state.Policies, compareNetworkPolicies)
 	keep(before.ClusterPolicies, d.state.ClusterPolicies, compareClusterPolicies)
 	d.date(d.state.Problems)

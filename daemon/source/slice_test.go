@@ -122,7 +122,7 @@ func TestServicesOfTheFolder(t *testing.T) {
 	p.put("a.yaml", "{apiVersion: v1, kind: Service, metadata: {name: x, namespace: a}, spec: {clusterIP: 10.96.0.1, trafficDistribution: Near, ports: [{port: 80}]}}")
 	p.put("b.yaml", "{apiVersion: v1, kind: Service, metadata: {name: x, namespace: a-b}, spec: {ports: [{port: 80}], clusterIP: 10.96.0.2}}")
 	now := p.wait("service a/x [10.96.0.1]\nservice a-b/x [10.96.0.2]\n" + slice + `problem source-service: service a/x: spec.trafficDistribution: "Near" is not known; it is left out` + "\n" + problem)
-	if before.Services[1] != now.Services[1] || before.Slices[0] != now.Slices[0] {
+	if before.Services[1] != now.Services[1] || before.flat[0] != now.flat[0] {
 		t.Error("what has not changed is another object")
 	}
 	if before.Services[0] == now.Services[0] {

@@ -92,7 +92,8 @@ type State struct {
 	Services   []*Service   // by namespace and name
 	// Slices, by namespace and name, are those of the folder and, for Services with a
 	// selector that have none there, those derived from Pods.
-	Slices          []*EndpointSlice
+	Slices          List[EndpointSlice]
+	flat            []*EndpointSlice // Slices, while a folder's state is made
 	derived         []*Service       // whose Slices were derived
 	Policies        []*NetworkPolicy // by namespace and name
 	ClusterPolicies []*ClusterPolicy // by name

@@ -55,8 +55,8 @@ func BenchmarkSource(b *testing.B) {
 			before := heap()
 			s, stop := open(b)
 			<-s.Changed()
-			if state := s.Snapshot(); len(state.Slices) != 10000 || len(state.Services) != 10000 || len(state.Pods) != 5000 {
-				b.Fatal(len(state.Slices), len(state.Services), len(state.Pods))
+			if state := s.Snapshot(); state.Slices.Len() != 10000 || len(state.Services) != 10000 || len(state.Pods) != 5000 {
+				b.Fatal(state.Slices.Len(), len(state.Services), len(state.Pods))
 			}
 			b.StopTimer()
 			b.ReportMetric(float64(heap()-before)/(1<<20), "kept-MiB")
@@ -123,4 +123,36 @@ func benchSlice(i int) *discoveryv1.EndpointSlice {
 		})
 	}
 	return e
+}
+
+// BenchmarkTable is one changed slice among so many, and the list of all after it.
+func BenchmarkTable(b *testing.B) {
+	for _, n := range []int{1000, 10000, 30000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			t := newTable(source.ProblemService, "endpoint slice", nameOfSlice, func(e *source.EndpointSlice) string { return e.Problem })
+			read := func(i int) (name, *source.EndpointSlice) {
+				e, err := source.FromSlice(benchSlice(i))
+				if err != nil {
+					b.Fatal(err)
+				}
+				return nameOfSlice(e), e
+			}
+			t.begin()
+			for i := range n {
+				name, e := read(i)
+				t.put(name, e, nil)
+			}
+			t.end()
+			name, e := read(n / 2)
+			others := *e
+			others.Endpoints = e.Endpoints[:1]
+			b.ReportAllocs()
+			for i := 0; b.Loop(); i++ {
+				t.put(name, []*source.EndpointSlice{&others, e}[i%2], nil)
+				if t.objects().Len() != n {
+					b.Fatal(t.objects().Len())
+				}
+			}
+		})
+	}
 }

@@ -161,7 +161,7 @@ func text(s source.State) string {
 	for _, v := range s.Services {
 		fmt.Fprintln(&b, "service", v.Namespace+"/"+v.Name, v.ClusterIPs)
 	}
-	for _, e := range s.Slices {
+	for e := range s.Slices.All() {
 		fmt.Fprint(&b, "slice ", e.Namespace, "/", e.Name, " of ", e.Service)
 		for _, end := range e.Endpoints {
 			fmt.Fprint(&b, " ", end.IP)

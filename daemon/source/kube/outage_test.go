@@ -222,7 +222,7 @@ func TestNoServersAreNotBelieved(t *testing.T) {
 	p.Put(mkServers(t))
 	p.until("none", well) // with the endpoint goes the problem that it is of loopback
 	p.Delete(mkServers(t))
-	p.until("gone", func(s source.State) bool { return len(s.Slices) == 0 })
+	p.until("gone", func(s source.State) bool { return s.Slices.Len() == 0 })
 	if !written(source.State{}) {
 		t.Error("the servers known last are forgotten")
 	}

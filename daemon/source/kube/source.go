@@ -217,7 +217,7 @@ func (s *Source) Snapshot() source.State {
 		s.stale = false
 		s.state = source.State{
 			Nodes: s.nodes.current(), Pods: s.pods.current(), Namespaces: s.namespaces.current(),
-			Services: s.services.current(), Slices: s.slices.current(),
+			Services: s.services.current(), Slices: s.slices.objects(),
 			Policies: s.policies.current(), ClusterPolicies: s.cluster.current(),
 			Complete: s.complete(), PoliciesComplete: s.sure,
 		}
@@ -305,8 +305,7 @@ func (s *Source) seeClusterPolicy(n name, p *clusterPolicy) {
 func (s *Source) rank() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.nodes.current()
-	i, _ := s.nodes.find(name{"", s.opts.Node})
+	i, _ := slices.BinarySearchFunc(s.nodes.current(), s.opts.Node, func(n *source.Node, own string) int { return cmp.Compare(n.Name, own) })
 	return i
 }
 

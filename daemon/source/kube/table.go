@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/weftnet/weft/daemon/source"
 	"github.com/weftnet/weft/internal/api"
 )
 
@@ -40,7 +41,9 @@ type table[T any] struct {
 	// purpose; nil: it can.
 	lost func(before, now *T) string
 
-	list    []*T                 // sorted; shared: it is never changed
+	list    source.List[T]       // sorted by name
+	flat    []*T                 // the same, if isFlat; shared: it is never changed
+	isFlat  bool                 // somebody has asked for it since list changed
 	pending map[name]*T          // changes that are not in list; nil: gone
 	seen    map[name]bool        // by the listing under way; nil: there is none
 	synced  bool                 // one listing is complete
@@ -59,7 +62,7 @@ func (t *table[T]) begin() { t.seen = map[name]bool{} }
 
 // end says that all have been: others are gone. It says whether anything changed.
 func (t *table[T]) end() (changed bool) {
-	for _, o := range t.current() {
+	for o := range t.objects().All() {
 		if n := t.nameOf(o); !t.seen[n] {
 			t.pending[n] = nil
 			changed = true
@@ -118,40 +121,41 @@ func (t *table[T]) get(n name) *T {
 	if o, ok := t.pending[n]; ok {
 		return o
 	}
-	if i, ok := t.find(n); ok {
-		return t.list[i]
-	}
-	return nil
+	return t.find(n)
 }
 
-func (t *table[T]) find(n name) (int, bool) {
-	return slices.BinarySearchFunc(t.list, n, func(o *T, n name) int { return compareNames(t.nameOf(o), n) })
+func (t *table[T]) find(n name) *T {
+	return t.list.Find(func(o *T) int { return compareNames(t.nameOf(o), n) })
 }
 
-// current is all objects, sorted by name.
-func (t *table[T]) current() []*T {
+// objects is all objects, sorted by name. It costs what has changed.
+func (t *table[T]) objects() source.List[T] {
 	if len(t.pending) > 0 {
-		t.list, t.pending = t.merged(), map[name]*T{}
+		t.list, t.flat, t.isFlat = t.merged(), nil, false
+		t.pending = map[name]*T{}
 	}
 	return t.list
 }
 
+// current is the same, for kinds that change seldom: after a change it costs all objects.
+func (t *table[T]) current() []*T {
+	if l := t.objects(); !t.isFlat {
+		t.flat, t.isFlat = slices.AppendSeq(make([]*T, 0, l.Len()), l.All()), true
+	}
+	return t.flat
+}
+
 // merged is the list with all changes.
-func (t *table[T]) merged() []*T {
-	changes := slices.SortedFunc(maps.Keys(t.pending), compareNames)
-	out := make([]*T, 0, len(t.list)+len(changes))
-	rest := t.list
-	for _, n := range changes {
-		i, found := slices.BinarySearchFunc(rest, n, func(o *T, n name) int { return compareNames(t.nameOf(o), n) })
-		out = append(out, rest[:i]...)
-		if rest = rest[i:]; found {
-			rest = rest[1:]
-		}
+func (t *table[T]) merged() source.List[T] {
+	var changes []source.Change[T]
+	for _, n := range slices.SortedFunc(maps.Keys(t.pending), compareNames) {
 		if o := t.pending[n]; o != nil {
-			out = append(out, o)
+			changes = append(changes, source.Change[T]{Object: o})
+		} else if o = t.find(n); o != nil {
+			changes = append(changes, source.Change[T]{Object: o, Gone: true})
 		}
 	}
-	return append(out, rest...)
+	return t.list.With(changes, func(a, b *T) int { return compareNames(t.nameOf(a), t.nameOf(b)) })
 }
 
 // note keeps what is wrong with an object, and since when.
