@@ -168,9 +168,12 @@ func judge(t *testing.T, way string, all []*steady, cuts []time.Time, spare time
 				}
 				continue
 			}
-			i := slices.IndexFunc(cuts, func(cut time.Time) bool {
-				return r.began.Add(r.took).After(cut) && r.began.Before(cut.Add(takeover()+spare))
-			})
+			i := -1 // the last cut that may be why
+			for k, cut := range cuts {
+				if r.began.Add(r.took).After(cut) && r.began.Before(cut.Add(takeover()+spare)) {
+					i = k
+				}
+			}
 			if i >= 0 {
 				waited[i] = max(waited[i], r.began.Sub(cuts[i]))
 				continue
