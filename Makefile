@@ -44,7 +44,7 @@ demo: ## (root) three nodes, a few pods, one story; KEEP=1 leaves it up, DOWN=1 
 	@$(MAKE) --no-print-directory build
 	$(GO) run ./e2e/demo $(if $(KEEP),--keep) $(if $(DOWN),--clean)
 
-test: ## (root) everything CI runs: lint, generated files, unit, packet, namespace and crash tests
+test: ## (root) everything CI runs: lint, generated files, unit, packet, namespace and crash tests, then e2e
 	@./deps.sh test
 	@$(MAKE) --no-print-directory lint verify
 	$(GO) test -race -timeout 20m ./internal/reconcile ./internal/api ./ipam ./daemon/source/...
@@ -53,6 +53,7 @@ test: ## (root) everything CI runs: lint, generated files, unit, packet, namespa
 	cd deploy/charttest && $(GO) vet ./... && $(GO) test ./...
 	$(GO) test -timeout 45m $$($(GO) list ./e2e/... | grep -v /e2e/page)
 	$(GO) test -timeout 5m ./e2e/page
+	@$(MAKE) --no-print-directory e2e
 
 # A program that is run by its own name gets the signals that make gets.
 E2E := mkdir -p bin && CGO_ENABLED=0 $(GO) build -o bin/weft-e2e ./e2e/kind/run && exec bin/weft-e2e -out dist/e2e
