@@ -100,16 +100,36 @@ func noChecksum(c *net.UDPConn, v6 bool) error {
 
 func TestOnlyNodesProbesAreSentBack(t *testing.T) {
 	r := newRelay(t, false, false)
+	sentBack := func(frame []byte) ([]byte, bool) { // its verdict depends on the neighbours known
+		_, got := r.b.run(t, FromUplink, frame, 0)
+		return got, got[23] == protoUDP && netip.AddrFrom4([4]byte(got[26:])) == lb4
+	}
+	if got, ok := sentBack(r.asked(r.a.outer4, r.a.outer4, lb4, returning(1))); !ok {
+		t.Errorf("a node's probe is not sent back: % x", got)
+	}
 	for name, frame := range map[string][]byte{
 		"of a stranger":     r.asked(addr("192.0.2.99"), r.a.outer4, lb4, returning(1)),
 		"another kind":      r.asked(r.a.outer4, r.a.outer4, lb4, edit(returning(1), 4, 1)),
 		"something else":    r.asked(r.a.outer4, r.a.outer4, lb4, edit(returning(1), 0, 'W')),
 		"less than a probe": r.asked(r.a.outer4, r.a.outer4, lb4, []byte("weft")),
 	} {
-		verdict, got := r.b.run(t, FromUplink, frame, 0)
-		if verdict == tcxRedirect && got[23] == protoUDP {
+		if got, ok := sentBack(frame); ok {
 			t.Errorf("%s is sent back: % x", name, got)
 		}
+	}
+}
+
+// Numbers that nobody asks for any more do not keep others out.
+func TestForgottenReturnsMakeRoom(t *testing.T) {
+	n := newNode(t, 1)
+	for i := range uint64(20_000) {
+		must(t, n.AwaitReturn(returningNonce+1000+i))
+	}
+	must(t, n.AwaitReturn(returningNonce+1))
+	p := datagram(UDP, netip.AddrPortFrom(lb4, DefaultAnnouncePort), netip.AddrPortFrom(n.outer4, DefaultAnnouncePort), 63, 0, returning(1))
+	n.run(t, FromUplink, ethernet(noMAC, asker, ethType(p), p), 0)
+	if got, err := n.Returned(returningNonce + 1); !got || err != nil {
+		t.Errorf("returned %v, %v; want it noted", got, err)
 	}
 }
 

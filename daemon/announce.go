@@ -244,7 +244,7 @@ func (a *announcer) step(now time.Time) (busy bool) {
 	do := a.machine.Step(now)
 	busy = len(a.places) > 0
 	a.mu.Unlock()
-	every := beatIdle / 2 // one that is asked for a little early must not be left out
+	every := time.Second // while idle it is called every beatIdle, and when poked
 	if busy {
 		every = beatEvery
 	}

@@ -55,14 +55,14 @@ struct {
 
 /* Which of the packets that the daemon wants other nodes to return (passed.h) did come: when
  * (CLOCK_BOOTTIME, ns), by nonce as in the packet. The daemon makes the rows, with 0, and
- * deletes them, so that strangers' packets leave no trace.
+ * deletes them, so that strangers' packets leave no trace; those that it has forgotten go by
+ * themselves.
  */
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__type(key, __u64);
 	__type(value, __u64);
 	__uint(max_entries, 4096);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
 } returned SEC(".maps");
 
 /* A daemon that has been silent for so long announces nothing; bpf.SilenceLimit. */

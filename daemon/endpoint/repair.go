@@ -60,7 +60,9 @@ func (m *Manager) repair(ctx context.Context, o ipam.Owner, offer Net) error {
 		err = m.IPAM.Update(o, a.rec.marshal())
 	}
 	if err == nil {
-		m.Log.Info("repaired pod", "pod", a.rec.PodName, "ifname", o.IfName, "found", strings.Join(found.findings, "; "))
+		if len(found.findings) > 0 { // else it is known by another device or stack than before, no more
+			m.Log.Info("repaired pod", "pod", a.rec.PodName, "ifname", o.IfName, "found", strings.Join(found.findings, "; "))
+		}
 		m.Changed(a.endpoint(), false)
 	}
 	return m.repaired(a, found.findings, err)

@@ -96,7 +96,10 @@ func (w *Watch) Set(now time.Time, targets []Target) {
 	fresh := 0
 	for _, one := range targets {
 		t := known[one.Pods]
-		if t == nil || t.Target != one {
+		switch {
+		case t != nil && t.Target != one && t.Node == one.Node: // asked in its turn
+			t = &target{Target: one, mute: t.mute, other: t.other, next: t.next}
+		case t == nil || t.Target != one:
 			t = &target{Target: one, mute: w.mute[one.Pods], next: now.Add(time.Duration(fresh) * time.Second / budget)}
 			fresh++
 		}
@@ -108,8 +111,8 @@ func (w *Watch) Set(now time.Time, targets []Target) {
 func (w *Watch) Watching() int { return len(w.targets) }
 
 // Step takes up what has come, and returns what to ask now: of each target first for what is
-// Served. returned says whether the packet
-// of a number has come; it is asked once for each.
+// Served. returned says whether the packet of a number has come; it is asked at most once for
+// each: never for those of targets that have changed or gone meanwhile.
 func (w *Watch) Step(now time.Time, returned func(nonce uint64) bool) (ask []Question, changed []Change) {
 	pace := time.Duration(budget)
 	if now.Before(w.hurried) {

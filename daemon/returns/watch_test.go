@@ -186,3 +186,29 @@ func TestQuestionsAreFew(t *testing.T) {
 		}
 	}
 }
+
+// A node's turn comes though the address that is tried changes all the time.
+func TestChangesOfTheAddressKeepTheOrder(t *testing.T) {
+	const nodes = 1000
+	w := newNetwork(t, nodes)
+	waiting := map[string]bool{}
+	for i := range nodes {
+		waiting[name(i)] = true
+	}
+	for round := range byte(40) {
+		changed := targets(nodes)
+		for i := range changed {
+			changed[i].Served = netip.AddrFrom4([4]byte{203, 0, 113, round})
+		}
+		w.watch.Set(w.now, changed)
+		for end := w.now.Add(2 * time.Second); w.now.Before(end); w.now = w.now.Add(Every) {
+			ask, _ := w.watch.Step(w.now, func(uint64) bool { return true })
+			for _, q := range ask {
+				delete(waiting, q.Node)
+			}
+		}
+	}
+	if len(waiting) > 0 {
+		t.Errorf("%d of %d nodes are not asked in 80 s", len(waiting), nodes)
+	}
+}

@@ -103,7 +103,10 @@ func appendPart[T any](parts [][]*T, part []*T) [][]*T {
 	case len(part) == 0:
 		return parts
 	case len(part) > partMost:
-		return slices.AppendSeq(parts, slices.Chunk(part, partMost/2))
+		for piece := range slices.Chunk(part, partMost/2) {
+			parts = append(parts, slices.Clone(piece)) // one that stays must not keep the memory of all
+		}
+		return parts
 	case last >= 0 && len(parts[last])+len(part) <= partMost/2: // many small ones would be a list of parts
 		parts[last] = slices.Concat(parts[last], part)
 		return parts

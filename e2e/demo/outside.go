@@ -129,7 +129,7 @@ func (s *story) successor(ctx context.Context, gone string) string {
 // echoes says something on a connection and waits until it comes back.
 func echoes(conn net.Conn) error {
 	const text = "still there"
-	if err := conn.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(30 * time.Second)); err != nil {
 		return err
 	}
 	if _, err := conn.Write([]byte(text)); err != nil {
