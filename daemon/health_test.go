@@ -54,8 +54,12 @@ func TestHealthPortTellsLifeFromReadiness(t *testing.T) {
 		t.Errorf("the node is ready, and the runtime does not know of it: %v", err)
 	}
 
-	l.must(os.RemoveAll(a.cfg.ConfDir))
-	l.must(os.WriteFile(a.cfg.ConfDir, nil, 0o644)) // where a folder should be
+	testnet.Until(t, converge, func() error { // what is put back meanwhile hinders it
+		if err := os.RemoveAll(a.cfg.ConfDir); err != nil {
+			return err
+		}
+		return os.WriteFile(a.cfg.ConfDir, nil, 0o644) // where a folder should be
+	})
 	answers(pathReady, "503", "not written yet")
 	answers(pathLive, "200", "ok")
 	l.must(os.Remove(a.cfg.ConfDir))

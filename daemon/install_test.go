@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/weftnet/weft/internal/testnet"
 )
 
 // A container has the node's folders by mounts. Of one that was removed on the node it
@@ -27,7 +29,7 @@ func TestDaemonEndsWhenItsMountOfACNIFolderIsDead(t *testing.T) {
 	a.ready() // a file is put back
 	// In the mount namespace of the mount itself the kernel refuses to remove the
 	// folder it is on, not the one that it shows.
-	l.must(os.RemoveAll(onNode))
+	testnet.Until(t, converge, func() error { return os.RemoveAll(onNode) }) // what is put back meanwhile hinders it
 	select {
 	case <-a.ended:
 	case <-time.After(converge):

@@ -62,7 +62,7 @@ func TestTwoNodesJoinTheirPods(t *testing.T) {
 			l.reach(converge, a.NS, r)
 			l.reach(converge, p.NS, r)
 		}
-		l.must(os.RemoveAll(filepath.Join(a.cfg.BPFDir, "links")))
+		testnet.Until(t, converge, func() error { return os.RemoveAll(filepath.Join(a.cfg.BPFDir, "links")) })
 		l.reach(converge, p.NS, r)
 		a.ready()
 	})

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/weftnet/weft/internal/testnet"
 )
 
 // place is a folder of YAML and a daemon's source on it.
@@ -61,9 +63,8 @@ func (p *place) put(name, text string) {
 
 func (p *place) remove(name string) {
 	p.t.Helper()
-	if err := os.RemoveAll(filepath.Join(p.dir, name)); err != nil {
-		p.t.Fatal(err)
-	}
+	// What is put back meanwhile hinders a removal.
+	testnet.Until(p.t, 10*time.Second, func() error { return os.RemoveAll(filepath.Join(p.dir, name)) })
 }
 
 // wait waits until the state's text is want.
