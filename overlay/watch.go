@@ -147,13 +147,29 @@ func readLoop(ctx context.Context, f *os.File, h handler, box *mailbox, log *slo
 			}
 			e = EventAll
 		case err != nil:
-			log.Error("the kernel's changes are no longer watched", "err", err)
+			log.Error("the kernel's changes are no longer watched, all is looked at every minute", "err", err)
+			unwatched(ctx, box, time.Minute)
 			return
 		}
 		box.raise(e)
 		select {
 		case <-ctx.Done():
 		case <-time.After(gather):
+		}
+	}
+}
+
+// unwatched reports that anything may have changed, every now and then until ctx is done:
+// what relies on being told of changes looks for itself then.
+func unwatched(ctx context.Context, box *mailbox, every time.Duration) {
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for {
+		box.raise(EventAll)
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
 		}
 	}
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/binary"
 	"log/slog"
+	"os"
+	"sync"
 	"testing"
 	"time"
 
@@ -179,6 +181,30 @@ func TestWatchSurvivesLoss(t *testing.T) {
 	cancel()
 	f.Close()
 	<-done
+}
+
+// Who relies on being told of changes must look for itself when nobody tells any more.
+func TestEndOfAWatchMakesEverythingLookedAt(t *testing.T) {
+	f, err := os.Open(t.TempDir()) // a folder cannot be read
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	box := &mailbox{ch: make(chan Event, 1)}
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() { readLoop(ctx, f, nftWatch{}, box, slog.New(slog.DiscardHandler)) })
+	await(t, box.ch, EventAll)
+	cancel()
+	wg.Wait()
+
+	ctx, cancel = context.WithCancel(t.Context())
+	wg.Go(func() { unwatched(ctx, box, time.Millisecond) })
+	for range 3 { // again and again
+		await(t, box.ch, EventAll)
+	}
+	cancel()
+	wg.Wait()
 }
 
 func TestMailboxMergesWhatIsNotRead(t *testing.T) {
