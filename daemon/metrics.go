@@ -90,8 +90,8 @@ var (
 	descAnnounced = desc("announced_addresses", "Load balancers' addresses that this node announces.")
 	descAddresses = desc("load_balancer_addresses", "Load balancers' addresses of the cluster that are Weft's to announce.")
 	descTakeovers = desc("announce_takeovers_total", "Addresses that this node began to announce because those before it did not.")
-	descMute      = desc("dsr_mute_nodes", "Nodes whose answers to clients do not arrive, so that snat is used towards them.")
 	descDeadPeers = desc("announce_dead_nodes", "Nodes that do not answer, of those that this node probes.")
+	descMute      = desc("dsr_mute_nodes", "Nodes whose answers to clients do not arrive, so that snat is used towards them.")
 )
 
 func desc(name, help string, labels ...string) *prometheus.Desc {
