@@ -56,6 +56,7 @@ type SetID uint64
 type Frontend struct {
 	Inside   SetID  // for what pods and the node itself send
 	Outside  SetID  // for what comes from elsewhere; 0: the place is not served there
+	Host     SetID  // for what the node itself sends, at its sockets; 0: as Inside
 	Ranges   SetID  // sources must be in the rows of `ranges` by this name; 0: any
 	Affinity uint32 // seconds that a client stays with its backend; 0: none
 	Flags    uint32 // FrontendPass
@@ -158,10 +159,10 @@ func (d *Datapath) Services() Services {
 			},
 			func(k weftFrontendKey) Place { return Place{addrFrom(k.Addr), k.Port, Protocol(k.Proto)} },
 			func(v Frontend) weftFrontend {
-				return weftFrontend{Inside: uint64(v.Inside), Outside: uint64(v.Outside), Ranges: uint64(v.Ranges), Affinity: v.Affinity, Flags: v.Flags}
+				return weftFrontend{Inside: uint64(v.Inside), Outside: uint64(v.Outside), Host: uint64(v.Host), Ranges: uint64(v.Ranges), Affinity: v.Affinity, Flags: v.Flags}
 			},
 			func(v weftFrontend) Frontend {
-				return Frontend{SetID(v.Inside), SetID(v.Outside), SetID(v.Ranges), v.Affinity, v.Flags}
+				return Frontend{SetID(v.Inside), SetID(v.Outside), SetID(v.Host), SetID(v.Ranges), v.Affinity, v.Flags}
 			},
 		}},
 	}

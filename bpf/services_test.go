@@ -29,7 +29,7 @@ func TestServiceTables(t *testing.T) {
 	})
 	testTable(t, s.Sets, map[SetID]Set{id: {3, 307, SetDrop}, 1: {}})
 	testTable(t, s.Frontends, map[Place]Frontend{
-		{v4, 80, TCP}: {id, 1, 2, 10800, FrontendPass}, {Addr: v4}: {}, {v6, 80, UDP}: {Outside: id},
+		{v4, 80, TCP}: {id, 1, 3, 2, 10800, FrontendPass}, {Addr: v4}: {}, {v6, 80, UDP}: {Outside: id},
 	})
 }
 

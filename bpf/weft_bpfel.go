@@ -215,6 +215,7 @@ type weftFrontend struct {
 	Begun    uint64
 	Inside   uint64
 	Outside  uint64
+	Host     uint64
 	Ranges   uint64
 	Affinity uint32
 	Flags    uint32

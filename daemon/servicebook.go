@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"cmp"
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -121,11 +122,13 @@ func (b *serviceBook) concerned(node service.Node) func(*source.Service) bool {
 			changed[a] = true
 		}
 	}
-	if len(changed) == 0 {
+	moved := !maps.EqualFunc(was.Others, node.Others, slices.Equal)
+	if len(changed) == 0 && !moved {
 		return nil
 	}
 	return func(s *source.Service) bool {
-		return slices.ContainsFunc(s.ClusterIPs, func(a netip.Addr) bool { return changed[a] }) ||
+		return moved && s.ExternalLocal && slices.ContainsFunc(s.Ports, func(p source.ServicePort) bool { return p.NodePort != 0 }) ||
+			slices.ContainsFunc(s.ClusterIPs, func(a netip.Addr) bool { return changed[a] }) ||
 			slices.ContainsFunc(s.ExternalIPs, func(a netip.Addr) bool { return changed[a] }) ||
 			slices.ContainsFunc(s.LoadBalancerIPs, func(l source.LoadBalancerIP) bool { return changed[l.IP] })
 	}

@@ -131,7 +131,10 @@ func TestServiceBookFollowsTheNode(t *testing.T) {
 	f, b := newFakeServices()
 	outer := mkService("default", "outer", "10.96.0.1")
 	outer.ExternalIPs = []netip.Addr{addr("192.0.2.9")}
-	svcs := []*source.Service{mkService("default", "inner", "10.96.0.2"), outer}
+	local := mkService("default", "local", "10.96.0.3") // its own node ports lead to other nodes'
+	local.ExternalLocal, local.Ports[0].NodePort = true, 30080
+	svcs := []*source.Service{mkService("default", "inner", "10.96.0.2"), local, outer}
+	others := func(name, at string) map[string][]netip.Addr { return map[string][]netip.Addr{name: {addr(at)}} }
 	addrs := func(s ...string) map[netip.Addr]struct{} {
 		m := map[netip.Addr]struct{}{}
 		for _, a := range s {
@@ -139,19 +142,23 @@ func TestServiceBookFollowsTheNode(t *testing.T) {
 		}
 		return m
 	}
-	both := []string{"default/inner", "default/outer"}
+	all := []string{"default/inner", "default/local", "default/outer"}
 	for _, tc := range []struct {
 		name string
 		node service.Node
 		want []string
 	}{
-		{"first", service.Node{Name: "a", Addrs: addrs("192.0.2.1")}, both},
+		{"first", service.Node{Name: "a", Addrs: addrs("192.0.2.1")}, all},
 		{"the same", service.Node{Name: "a", Addrs: addrs("192.0.2.1")}, nil},
 		{"another node came", service.Node{Name: "a", Addrs: addrs("192.0.2.1", "192.0.2.2")}, nil},
 		{"a node has a Service's address", service.Node{Name: "a", Addrs: addrs("192.0.2.1", "192.0.2.9")}, []string{"default/outer"}},
 		{"no longer", service.Node{Name: "a", Addrs: addrs("192.0.2.1")}, []string{"default/outer"}},
-		{"another zone", service.Node{Name: "a", Zone: "z", Addrs: addrs("192.0.2.1")}, both},
-		{"another address of ours", service.Node{Name: "a", Zone: "z", Addrs: addrs("192.0.2.1"), NodePortAddrs: []netip.Addr{addr("192.0.2.1")}}, both},
+		{"another zone", service.Node{Name: "a", Zone: "z", Addrs: addrs("192.0.2.1")}, all},
+		{"another address of ours", service.Node{Name: "a", Zone: "z", Addrs: addrs("192.0.2.1"), NodePortAddrs: []netip.Addr{addr("192.0.2.1")}}, all},
+		{"another node serves node ports", service.Node{Name: "a", Zone: "z", Addrs: addrs("192.0.2.1"), NodePortAddrs: []netip.Addr{addr("192.0.2.1")}, Others: others("b", "192.0.2.2")}, []string{"default/local"}},
+		{"at another address", service.Node{Name: "a", Zone: "z", Addrs: addrs("192.0.2.1"), NodePortAddrs: []netip.Addr{addr("192.0.2.1")}, Others: others("b", "192.0.2.3")}, []string{"default/local"}},
+		{"it is another one's", service.Node{Name: "a", Zone: "z", Addrs: addrs("192.0.2.1"), NodePortAddrs: []netip.Addr{addr("192.0.2.1")}, Others: others("c", "192.0.2.3")}, []string{"default/local"}},
+		{"as before", service.Node{Name: "a", Zone: "z", Addrs: addrs("192.0.2.1"), NodePortAddrs: []netip.Addr{addr("192.0.2.1")}, Others: others("c", "192.0.2.3")}, nil},
 	} {
 		b.update(tc.node, svcs, source.List[source.EndpointSlice]{})
 		if got := f.took(); !slices.Equal(got, tc.want) {

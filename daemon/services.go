@@ -125,6 +125,7 @@ func (s *services) setNode(self overlay.Node, nodes []*source.Node) bool {
 	n := service.Node{
 		Name: s.name, Own: s.node.Own, Addrs: map[netip.Addr]struct{}{},
 		NodePortAddrs: nodePortAddrs(s.prefixes, self.Addrs), Pass: s.cfg.Forwarding == service.DSR,
+		Others: make(map[string][]netip.Addr, len(nodes)),
 	}
 	for _, a := range self.Addrs {
 		n.Addrs[a.Unmap()] = struct{}{}
@@ -132,6 +133,8 @@ func (s *services) setNode(self overlay.Node, nodes []*source.Node) bool {
 	for _, other := range nodes {
 		if other.Name == s.name {
 			n.Zone = other.Labels[zoneLabel]
+		} else {
+			n.Others[other.Name] = nodePortAddrs(s.prefixes, other.InternalIPs)
 		}
 		for _, a := range other.InternalIPs {
 			n.Addrs[a.Unmap()] = struct{}{}
@@ -248,7 +251,7 @@ func (t *tables) putRows(owner string, r service.Rows) {
 func (t *tables) heldRows(r *service.Rows) bool {
 	protocols := map[bpf.SetID]bpf.Protocol{}
 	for at, f := range r.Frontends {
-		protocols[f.Inside], protocols[f.Outside] = at.Protocol, at.Protocol
+		protocols[f.Inside], protocols[f.Outside], protocols[f.Host] = at.Protocol, at.Protocol, at.Protocol
 	}
 	found := false
 	for id := range r.Sets {

@@ -109,15 +109,22 @@ func (s *stale) finish() {
 			f.heard = f.asking.close()
 			continue
 		}
-		for _, word := range strings.Fields(f.told()) {
-			who, at, _ := strings.Cut(word, "@")
-			var ms int64
-			if _, err := fmt.Sscan(at, &ms); err != nil {
-				s.Fatalf("%s: %q", f.name, word)
-			}
-			f.heard = append(f.heard, heard{who, time.UnixMilli(ms)})
-		}
+		f.heard = heardOf(s.T, f.told())
 	}
+}
+
+// heardOf is what an asker that followed tells.
+func heardOf(t *testing.T, told string) (all []heard) {
+	t.Helper()
+	for _, word := range strings.Fields(told) {
+		who, at, _ := strings.Cut(word, "@")
+		var ms int64
+		if _, err := fmt.Sscan(at, &ms); err != nil {
+			t.Fatalf("%q is not who answered when: %v", word, err)
+		}
+		all = append(all, heard{who, time.UnixMilli(ms)})
+	}
+	return all
 }
 
 // check compares what a follower heard with the turns.

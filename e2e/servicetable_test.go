@@ -28,7 +28,7 @@ var whoSeesWhom = [][]string{
 	{"NodePort, node 1", "kept", "node 2", "gateway 1 / kept", "gateway 1", "node 2", "kept"},
 	{"NodePort, node 1, Local", "kept", "node 2", "gateway 1 / kept", "gateway 1", "node 2", "kept"},
 	{"NodePort, node 2", "gateway 2", "kept", "gateway 2", "gateway 2", "gateway 2", "gateway 2"},
-	{"NodePort, node 2, Local", "dropped", "kept", "dropped", "dropped", "gateway 2", "dropped"},
+	{"NodePort, node 2, Local", "dropped", "kept", "dropped", "dropped", "node 2", "dropped"},
 	{"NodePort, node 3", "gateway 3", "gateway 3", "gateway 3", "gateway 3", "gateway 3", "gateway 3"},
 	{"NodePort, node 3, Local", "dropped", "dropped", "dropped", "dropped", "dropped", "dropped"},
 	{"external IP, to node 1", "kept", "kept", "gateway 1 / kept", "gateway 1", "gateway 2", "kept"},

@@ -10,6 +10,12 @@ static __always_inline struct set *set_of(__u64 id)
 	return bpf_map_lookup_elem(&sets, &id);
 }
 
+/* The set for what a socket sends: the node's own, or a pod's. */
+static __always_inline __u64 set_at_socket(const struct frontend *frontend, bool host)
+{
+	return unlikely(host && frontend->host) ? frontend->host : frontend->inside;
+}
+
 /* The backend in slot hash % count; NULL if the set has none. A set that shrinks has its
  * count written first and its last slots removed after: then count is read again.
  */

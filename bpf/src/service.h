@@ -21,6 +21,7 @@ struct frontend {
 	__u64 begun;	/* flows that got a backend since the row was written; the programs count */
 	__u64 inside;	/* set for what pods and the node itself send */
 	__u64 outside;	/* set for what comes from elsewhere; 0: nothing, not ours */
+	__u64 host;	/* set for what the node itself sends at a socket; 0: as inside */
 	__u64 ranges;	/* sources must be in these ranges; 0: any */
 	__u32 affinity; /* seconds that a client stays with its backend; 0: none */
 	__u32 flags;

@@ -119,7 +119,7 @@ static __always_inline int find(const struct call *c, struct frontend **frontend
 	/* A pod's address is not known here. */
 	if ((*frontend)->ranges || (!c->host && (*frontend)->affinity))
 		return LEAVE;
-	*set = set_of((*frontend)->inside);
+	*set = set_of(set_at_socket(*frontend, c->host));
 	return *set ? REWRITE : LEAVE;
 }
 
@@ -127,14 +127,14 @@ static __always_inline int find(const struct call *c, struct frontend **frontend
 static __always_inline int pick(const struct call *c, const struct frontend *frontend,
 				const struct set *set, struct backend *to)
 {
-	struct affinity_key key = {.set = frontend->inside};
+	struct affinity_key key = {.set = set_at_socket(frontend, c->host)};
 	const struct backend *backend;
 
 	if (frontend->affinity && stays_with(&key, c->proto, frontend->affinity, to)) {
 		count_begun(frontend);
 		return REWRITE;
 	}
-	backend = choose(frontend->inside, set, bpf_get_prandom_u32());
+	backend = choose(key.set, set, bpf_get_prandom_u32());
 	if (!backend)
 		return set->flags & SET_DROP ? -EHOSTUNREACH : -ECONNREFUSED;
 	*to = *backend;

@@ -24,6 +24,9 @@ type Node struct {
 	Name, Zone string
 	// NodePortAddrs are this node's addresses that serve node ports, unmapped.
 	NodePortAddrs []netip.Addr
+	// Others are the addresses that serve node ports on the other nodes, by their names;
+	// it may be nil.
+	Others map[string][]netip.Addr
 	// Own are all addresses of this node's devices, unmapped; it may be nil. Only there,
 	// and at NodePortAddrs, is a host port with a hostIP served.
 	Own map[netip.Addr]struct{}
@@ -131,11 +134,15 @@ func (c *compiler) port(ip netip.Addr, outer []external, nodes []netip.Addr, p s
 			c.Alive[e.place(p.Protocol)] = e.generation
 		}
 	}
-	exposed := len(outer) > 0 || (p.NodePort != 0 && len(nodes) > 0)
-	var cluster, local bpf.SetID
+	onNodes := p.NodePort != 0 && len(nodes) > 0
+	exposed := len(outer) > 0 || onNodes
+	var cluster, local, ownPort bpf.SetID
 	if exposed || !c.svc.InternalLocal {
 		c.chooseCluster()
 		cluster = c.set(p, ip.Is6(), "cluster", 0, exposed && !c.svc.ExternalLocal)
+	}
+	if onNodes {
+		ownPort = c.ownPort(p, ip.Is6())
 	}
 	if c.svc.InternalLocal || (exposed && c.svc.ExternalLocal) {
 		flags := c.chooseLocal()
@@ -161,8 +168,8 @@ func (c *compiler) port(ip netip.Addr, outer []external, nodes []netip.Addr, p s
 		f.Ranges = o.ranges
 		c.front(bpf.Place{Addr: o.addr, Port: p.Port, Protocol: proto}, f)
 	}
-	f.Ranges = 0
-	if p.NodePort != 0 {
+	f.Ranges, f.Host = 0, ownPort
+	if onNodes {
 		for _, a := range nodes {
 			c.front(bpf.Place{Addr: a, Port: p.NodePort, Protocol: proto}, f)
 		}

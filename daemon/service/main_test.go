@@ -30,6 +30,9 @@ func (r Rows) text(t testing.TB) string {
 		if f.Outside != 0 {
 			line += " outside " + r.setText(t, f.Outside)
 		}
+		if f.Host != 0 {
+			line += " host " + r.setText(t, f.Host)
+		}
 		if f.Flags == bpf.FrontendPass {
 			line += " passed on"
 		} else if f.Flags != 0 {

@@ -57,7 +57,7 @@ func check(t testing.TB, r Rows) {
 			continue
 		}
 		ranges[f.Ranges] = true
-		for _, id := range []bpf.SetID{f.Inside, f.Outside} {
+		for _, id := range []bpf.SetID{f.Inside, f.Outside, f.Host} {
 			used[id] = true
 			if _, ok := r.Sets[id]; !ok && id != 0 {
 				t.Errorf("%s: no set %x", at, id)
@@ -162,7 +162,9 @@ func random(rnd *rand.Rand) (*source.Service, []*source.EndpointSlice) {
 func anyOrder(t *testing.T, seed uint64) {
 	rnd := rand.New(rand.NewPCG(seed, 0))
 	svc, ss := random(rnd)
-	first := Compile(testNode, svc, ss)
+	node := testNode
+	node.Others = map[string][]netip.Addr{"there": ips("192.0.2.2", "2001:db8::2")}
+	first := Compile(node, svc, ss)
 	check(t, first)
 	for range 3 {
 		rnd.Shuffle(len(ss), func(i, j int) { ss[i], ss[j] = ss[j], ss[i] })
@@ -170,7 +172,7 @@ func anyOrder(t *testing.T, seed uint64) {
 			rnd.Shuffle(len(s.Endpoints), func(i, j int) { s.Endpoints[i], s.Endpoints[j] = s.Endpoints[j], s.Endpoints[i] })
 			rnd.Shuffle(len(s.Ports), func(i, j int) { s.Ports[i], s.Ports[j] = s.Ports[j], s.Ports[i] })
 		}
-		if again := Compile(testNode, svc, ss); !reflect.DeepEqual(again, first) {
+		if again := Compile(node, svc, ss); !reflect.DeepEqual(again, first) {
 			t.Errorf("seed %d: in another order got\n%s\nwant\n%s", seed, again.text(t), first.text(t))
 		}
 	}

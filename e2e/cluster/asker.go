@@ -24,6 +24,7 @@ type Mode string
 // The modes.
 const (
 	TCP    Mode = "tcp"
+	Bound  Mode = "bound"  // TCP, from the address that is asked: the node's own
 	UDP    Mode = "udp"    // on a connected socket
 	SendTo Mode = "sendto" // UDP on a socket that is not connected
 	Once   Mode = "once"   // UDP on a connected socket, one datagram
@@ -207,6 +208,11 @@ func question(mode Mode, to netip.AddrPort, until time.Time) (string, error) {
 	switch mode {
 	case TCP, Name, Hold:
 		if conn, err = net.DialTimeout("tcp", to.String(), time.Until(until)); err != nil {
+			return "", err
+		}
+	case Bound:
+		own := net.TCPAddrFromAddrPort(netip.AddrPortFrom(to.Addr(), 0))
+		if conn, err = (&net.Dialer{Deadline: until, LocalAddr: own}).Dial("tcp", to.String()); err != nil {
 			return "", err
 		}
 	case UDP:
