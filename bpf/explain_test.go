@@ -314,6 +314,35 @@ func TestExplainChangesNothing(t *testing.T) {
 	}
 }
 
+// At some places the node itself is served by a set of its own.
+func TestExplainAsTheNodeIsServed(t *testing.T) {
+	for _, v6 := range []bool{false, true} {
+		p := newLane(t, v6, false)
+		s, own := p.Services(), netip.AddrPortFrom(p.other.pod4, 30080)
+		if v6 {
+			own = netip.AddrPortFrom(p.other.pod6, 30080)
+		}
+		f := Frontend{Inside: 77, Outside: 77, Host: 78}
+		place := Place{p.vip.Addr(), 777, TCP}
+		p.serve(t, 77, netip.AddrPortFrom(place.Addr, place.Port), p.backend.Addr())
+		must(t, s.Backends.Set(Slot{78, 0}, Backend{own.Addr(), own.Port(), 9}))
+		must(t, s.Sets.Set(78, Set{Count: 1}))
+		must(t, s.Frontends.Set(place, f))
+		gateway := p.gw4
+		if v6 {
+			gateway = p.gw6
+		}
+		for from, want := range map[netip.Addr]netip.AddrPort{
+			gateway: own, p.client.Addr(): p.backend,
+		} {
+			got, err := p.Explain(Question{from, netip.AddrPortFrom(place.Addr, place.Port), TCP})
+			if err != nil || got.Backend != want {
+				t.Errorf("from %s: got %+v, error %v; want the backend %s", from, got, err, want)
+			}
+		}
+	}
+}
+
 // Beside kube-proxy, it says what is left to that.
 func TestExplainLeavesServicesToNetfilter(t *testing.T) {
 	p := newLaneWith(t, false, false, besideNetfilter)

@@ -49,8 +49,9 @@ struct explained {
 __noinline int explain_service(struct explained *e)
 {
 	struct affinity_key key;
+	struct frontend *fe, own;
 	struct affinity *stays;
-	struct frontend *fe;
+	struct endpoint *from;
 	struct backend to;
 	struct tuple t;
 	bool outside;
@@ -58,7 +59,8 @@ __noinline int explain_service(struct explained *e)
 
 	if (!e)
 		return DROP_INTERNAL;
-	outside = !endpoint_of(&e->from) && !peer_of(&e->from);
+	from = endpoint_of(&e->from);
+	outside = !from && !peer_of(&e->from);
 	fe = has_ports(e->proto) ? frontend_of(&e->to, e->port, e->proto) : NULL;
 	if (!fe) {
 		if (!frontend_of(&e->to, 0, 0) || by_netfilter())
@@ -76,6 +78,11 @@ __noinline int explain_service(struct explained *e)
 	if (by_netfilter() && e->proto != IPPROTO_TCP) {
 		e->netfilter = true;
 		return OK;
+	}
+	if (from && from->flags & EP_HOST) { /* at its socket */
+		own = *fe;
+		own.inside = set_at_socket(fe, true);
+		fe = &own;
 	}
 	__builtin_memset(&t, 0, sizeof(t));
 	t.src = e->from;
