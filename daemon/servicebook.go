@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"maps"
 	"net/netip"
+	"reflect"
 	"slices"
 
 	"github.com/weftnet/weft/daemon/service"
@@ -110,6 +111,9 @@ func (b *serviceBook) concerned(node service.Node) func(*source.Service) bool {
 	if was.Name != node.Name || was.Zone != node.Zone || !slices.Equal(was.NodePortAddrs, node.NodePortAddrs) {
 		return func(*source.Service) bool { return true }
 	}
+	if same(was.Addrs, node.Addrs) && same(was.Others, node.Others) {
+		return nil
+	}
 	// Nodes come and go; few of their addresses are a Service's.
 	changed := map[netip.Addr]bool{}
 	for a := range was.Addrs {
@@ -132,6 +136,12 @@ func (b *serviceBook) concerned(node service.Node) func(*source.Service) bool {
 			slices.ContainsFunc(s.ExternalIPs, func(a netip.Addr) bool { return changed[a] }) ||
 			slices.ContainsFunc(s.LoadBalancerIPs, func(l source.LoadBalancerIP) bool { return changed[l.IP] })
 	}
+}
+
+// same says that two maps are one, without a look at what is in them: there is something for
+// each node, and the node is asked about with every change of a Service.
+func same[K comparable, V any](a, b map[K]V) bool {
+	return reflect.ValueOf(a).Pointer() == reflect.ValueOf(b).Pointer()
 }
 
 // compile makes one Service's rows, and says whether others are wanted now.

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"testing"
@@ -250,5 +251,29 @@ func TestChangesOfSortedLists(t *testing.T) {
 		if got != tc.want {
 			t.Errorf("%s: got %q, want %q", name, got, tc.want)
 		}
+	}
+}
+
+// With every change of a Service the book is given the node anew: that it is the same costs
+// nothing for each node of the cluster.
+func TestServiceBookDoesNotWalkTheNodes(t *testing.T) {
+	_, b := newFakeServices()
+	node := service.Node{Name: "a", Addrs: map[netip.Addr]struct{}{}, Others: map[string][]netip.Addr{}}
+	for i := range 5000 {
+		a := netip.AddrFrom4([4]byte{10, 200, byte(i >> 8), byte(i)})
+		node.Addrs[a], node.Others[fmt.Sprint(i)] = struct{}{}, []netip.Addr{a}
+	}
+	b.update(node, nil, source.List[source.EndpointSlice]{})
+	if !same(b.node.Addrs, node.Addrs) || !same(b.node.Others, node.Others) || b.concerned(node) != nil {
+		t.Error("the same node concerns Services, or its maps are looked through")
+	}
+	again := node
+	again.Addrs, again.Others = maps.Clone(node.Addrs), maps.Clone(node.Others)
+	if same(b.node.Addrs, again.Addrs) || b.concerned(again) != nil {
+		t.Error("another node of the same content concerns Services, or is taken for the same")
+	}
+	delete(again.Others, "7")
+	if b.concerned(again) == nil {
+		t.Error("a node is gone, and nothing is concerned")
 	}
 }

@@ -19,7 +19,7 @@ import (
 // maxBackends is how many backends a set can have: slots in a Maglev row have 16 bits.
 const maxBackends = 65535
 
-// Node is what rows depend on besides the objects.
+// Node is what rows depend on besides the objects. Its maps are not changed, but replaced.
 type Node struct {
 	Name, Zone string
 	// NodePortAddrs are this node's addresses that serve node ports, unmapped.
