@@ -110,7 +110,7 @@ func (d *Datapath) adoptAllowed(f AllowedFlow, revision uint32) error {
 	if f.PodOpened {
 		v.Flags |= allowedByPod
 	}
-	remote, known, err := get[weftAddr, weftEndpoint](d, weftMapEndpoints, k.Dst)
+	remote, known, err := endpoints{d}.Get(f.Remote.Addr())
 	if err != nil {
 		return err
 	}

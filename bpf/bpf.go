@@ -56,8 +56,8 @@ type Options struct {
 	Log           *slog.Logger
 }
 
-// Map sizes where Options say none. `endpoints` is allocated at once (about 100
-// bytes a row), `peers` and `nodes` row by row; `sockets` and `datagrams` at once (about 130 bytes
+// Map sizes where Options say none. `endpoints` is allocated at once (208 to
+// 416 bytes a row), `peers` and `nodes` row by row; `sockets` and `datagrams` at once (about 130 bytes
 // a row of each), `live` row by row and `brief` at once (about 150 bytes a row);
 // `classes`, `rules` and `allowed` row by row (about 100, 140 and 120 bytes a row),
 // `allowed_new` at once (61 bytes a row).
@@ -76,6 +76,8 @@ const (
 	DefaultMaxAllowed    = 262144
 	DefaultMaxAllowedNew = 131072
 )
+
+func (o Options) maxEndpoints() uint32 { return cmp.Or(o.MaxEndpoints, DefaultMaxEndpoints) }
 
 // Validate says what is wrong with the options.
 func (o Options) Validate() error {
@@ -104,6 +106,10 @@ type Datapath struct {
 	pins     map[string]string // where each map is pinned, by name
 	places   places
 	rejudge  sync.Mutex
+
+	slotted       sync.Mutex // of what follows, and of who writes `endpoints`
+	rows, maxRows uint32     // of it
+
 	// pods_by_packet, taken_over, policy_revision and allowed_full.
 	byPacket, takenOver, revision, allowedFull *ebpf.Variable
 	allowedSeed                                uint64
@@ -133,6 +139,7 @@ func Open(o Options) (*Datapath, error) {
 		ids:      map[Program]ebpf.ProgramID{},
 		maps:     map[string]*ebpf.Map{},
 		pins:     map[string]string{},
+		maxRows:  o.maxEndpoints(),
 	}
 	for _, name := range pinnedMaps {
 		d.pins[name] = d.pin(name)
@@ -166,6 +173,9 @@ func (d *Datapath) load(spec *ebpf.CollectionSpec) error {
 			return err
 		}
 		d.maps[name] = m
+	}
+	if err := (slots{d}).scan(func(*weftAddr, *weftEndpoint) {}); err != nil {
+		return err
 	}
 	if err := d.seedAllowed(spec); err != nil {
 		return err

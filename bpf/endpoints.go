@@ -28,22 +28,25 @@ func (t endpoints) Dump() (map[netip.Addr]Endpoint, error) {
 }
 
 func (t endpoints) Range(f func(netip.Addr, Endpoint)) error {
-	return scan(t.d, weftMapEndpoints, func(k *weftAddr, v *weftEndpoint) { f(addrFrom(*k), v.row()) })
+	return slots(t).scan(func(k *weftAddr, v *weftEndpoint) { f(addrFrom(*k), v.row()) })
 }
 
 func (t endpoints) Get(a netip.Addr) (Endpoint, bool, error) {
-	v, ok, err := get[weftAddr, weftEndpoint](t.d, weftMapEndpoints, toAddr(a))
-	return v.row(), ok, err
+	_, s, ok, err := slots(t).find(toAddr(a))
+	if err != nil || !ok {
+		return Endpoint{}, false, err
+	}
+	return s.Row[s.State&1].row(), true, nil
 }
 
 func (t endpoints) Set(a netip.Addr, e Endpoint) error {
 	v := weftEndpoint{Ifindex: e.IfIndex, Flags: e.Flags, Ingress: uint64(e.Ingress), Egress: uint64(e.Egress)}
 	v.Mac.B, v.HostMac.B = e.MAC, e.HostMAC
-	return set(t.d, weftMapEndpoints, toAddr(a), v)
+	return slots(t).set(toAddr(a), v)
 }
 
 func (t endpoints) Delete(a netip.Addr) error {
-	return remove(t.d, weftMapEndpoints, toAddr(a))
+	return slots(t).delete(toAddr(a))
 }
 
 func (v *weftEndpoint) row() Endpoint {

@@ -71,7 +71,8 @@ func specs(o Options) (*ebpf.CollectionSpec, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read embedded programs: %w", err)
 	}
-	spec.Maps[weftMapEndpoints].MaxEntries = cmp.Or(o.MaxEndpoints, DefaultMaxEndpoints)
+	slots := slotsFor(o.maxEndpoints())
+	spec.Maps[weftMapEndpoints].MaxEntries = slots
 	spec.Maps[weftMapPeers].MaxEntries = cmp.Or(o.MaxPeers, DefaultMaxPeers)
 	spec.Maps[weftMapNodes].MaxEntries = cmp.Or(o.MaxPeers, DefaultMaxPeers)
 	sockets := cmp.Or(o.MaxSockets, DefaultMaxSockets)
@@ -88,7 +89,7 @@ func specs(o Options) (*ebpf.CollectionSpec, error) {
 	allowed := allowedSets(cmp.Or(o.MaxAllowedNew, DefaultMaxAllowedNew))
 	spec.Maps[weftMapAllowedNew].MaxEntries = allowed + 1 // the seed
 	config := weftConfig{Vni: o.Config.VNI, Port: o.Config.Port, NetnsCookie: o.Config.NetnsCookie, Ended: ended,
-		AllowedSets: allowed, AnnouncePort: cmp.Or(o.Config.AnnouncePort, DefaultAnnouncePort)}
+		AllowedSets: allowed, EndpointSlots: slots, AnnouncePort: cmp.Or(o.Config.AnnouncePort, DefaultAnnouncePort)}
 	if o.Config.Netfilter {
 		config.Netfilter = true
 	}

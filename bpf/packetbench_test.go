@@ -15,7 +15,7 @@ import (
 // alone, each by a system call of its own, after which caches and predictors are cold.
 func BenchmarkPacket(b *testing.B) {
 	empty := program(b, asm.Instructions{asm.Mov.Imm(asm.R0, -1), asm.Return()})
-	p := newLane(b, false, false)
+	p := newLaneWith(b, false, false, Options{MaxEndpoints: DefaultMaxEndpoints})
 	node := netip.AddrPortFrom(p.outer4, 30080)
 	far := p.other.sib4
 	p.serve(b, 8, node, far)

@@ -35,7 +35,7 @@ func (d *Datapath) SelfTest() error {
 		return fmt.Errorf("self-test: load programs: %w", err)
 	}
 	defer c.Close()
-	t := &Datapath{config: config, maps: c.Maps, programs: map[Program]*ebpf.Program{}}
+	t := &Datapath{config: config, maps: c.Maps, programs: map[Program]*ebpf.Program{}, maxRows: 2}
 	for name := range attachTypes {
 		t.programs[name] = c.Programs[string(name)]
 	}

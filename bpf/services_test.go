@@ -94,12 +94,12 @@ func TestManyServiceRowsAtOnce(t *testing.T) {
 	setMany(t, s.Ranges, prefixes, nothing, wantRanges)
 
 	const room = 2
-	small := open(t, Options{MaxEndpoints: room})
-	keys, values := make([]weftAddr, 5), make([]weftEndpoint, 5)
+	small := open(t, Options{MaxPeers: room})
+	keys, values := make([]weftAddr, 5), make([]weftAddr, 5)
 	for i := range keys {
 		keys[i] = toAddr(netip.AddrFrom4([4]byte{10, 0, 0, byte(i)}))
 	}
-	n, err := setAll(small, weftMapEndpoints, keys, values)
+	n, err := setAll(small, weftMapNodes, keys, values)
 	if n != room || !errors.Is(err, ErrFull) {
 		t.Errorf("5 rows into a map of %d: set %d, %v, want %d and ErrFull", room, n, err, room)
 	}

@@ -107,16 +107,17 @@ type weftClaim struct {
 }
 
 type weftConfig struct {
-	_            structs.HostLayout
-	Vni          uint32
-	Port         uint16
-	Netfilter    bool
-	Pad          uint8
-	NetnsCookie  uint64
-	Ended        uint32
-	AllowedSets  uint32
-	AnnouncePort uint16
-	Pad2         [3]uint16
+	_             structs.HostLayout
+	Vni           uint32
+	Port          uint16
+	Netfilter     bool
+	Pad           uint8
+	NetnsCookie   uint64
+	Ended         uint32
+	AllowedSets   uint32
+	EndpointSlots uint32
+	AnnouncePort  uint16
+	Pad2          uint16
 }
 
 type weftConnected struct {
@@ -165,6 +166,13 @@ type weftEndpoint struct {
 	Pad     uint32
 	Ingress uint64
 	Egress  uint64
+}
+
+type weftEndpointSlot struct {
+	_     structs.HostLayout
+	Addr  weftAddr
+	State uint64
+	Row   [2]weftEndpoint
 }
 
 type weftExplained struct {

@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"fmt"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -20,27 +19,6 @@ func hostIf(t testing.TB, p *cluster.Pod) string {
 		t.Fatalf("%s is not attached", p.Name)
 	}
 	return e.HostIf
-}
-
-// endpointMap is the pin of the map of pods.
-func endpointMap(t testing.TB, n *cluster.Node) string {
-	t.Helper()
-	found, err := filepath.Glob(filepath.Join(n.BPFDir, "*", "endpoints"))
-	if err != nil || len(found) != 1 {
-		t.Fatalf("pins of the map endpoints: %v %v", found, err)
-	}
-	return found[0]
-}
-
-// bpfKey is the key of a pod's IPv4 address in the map of pods, for bpftool.
-func bpfKey(p *cluster.Pod) []string {
-	const digits = "0123456789abcdef"
-	b := p.IP4.As16()
-	key := []string{"hex"}
-	for _, x := range b {
-		key = append(key, string([]byte{digits[x>>4], digits[x&15]}))
-	}
-	return key
 }
 
 // CHECK finds each single thing of ours that is gone, and its message tells which.
@@ -80,7 +58,7 @@ func TestCheckFindsEachThingMissing(t *testing.T) {
 			return err
 		}, want: "bpf program from_pod is not attached"},
 		{name: "map row", do: func(p *cluster.Pod, host string) error {
-			_, err := n.NS.Output("bpftool", append([]string{"map", "delete", "pinned", endpointMap(t, n), "key"}, bpfKey(p)...)...)
+			_, err := n.NS.Output("bpftool", append([]string{"map", "update", "pinned", endpointMap(t, n)}, noRow(t, p)...)...)
 			return err
 		}, want: "bpf endpoint row of"},
 		{name: "address reservation", do: func(p *cluster.Pod, host string) error {

@@ -59,7 +59,7 @@ var harms = []harm{
 	{name: "clsact of a pod deleted", node: "tc qdisc del dev HOST clsact"},
 	{name: "program of the uplink detached", node: "bpftool link detach pinned UPLINK"},
 	{name: "pin of a link removed", node: "rm UPLINK"},
-	{name: "row of a pod deleted", node: "bpftool map delete pinned ENDPOINTS key KEY4"},
+	{name: "row of a pod deleted", node: "bpftool map update pinned ENDPOINTS NOROW"},
 	{name: "device of a pod down", node: "ip link set HOST down"},
 	{name: "device of a pod with another MTU", node: "ip link set HOST mtu 1280"},
 	{name: "device of a pod with another MAC", node: "ip link set HOST address 02:00:00:00:00:03"},
@@ -85,8 +85,11 @@ func (d drift) words(t *testing.T, text string) string {
 	if strings.Contains(text, "UPLINK") {
 		text = strings.ReplaceAll(text, "UPLINK", d.linkPin(t, "eth0"))
 	}
+	if strings.Contains(text, "NOROW") {
+		text = strings.ReplaceAll(text, "NOROW", strings.Join(noRow(t, d.pod), " "))
+	}
 	return strings.NewReplacer("HOST", host, "POD4", d.pod.IP4.String(), "POD6", d.pod.IP6.String(),
-		"ENDPOINTS", endpointMap(t, d.node), "KEY4", strings.Join(bpfKey(d.pod), " ")).Replace(text)
+		"ENDPOINTS", endpointMap(t, d.node)).Replace(text)
 }
 
 // linkPin is the pin of the link of from_uplink, or its like, on a device.
@@ -116,17 +119,11 @@ func (d drift) state(t *testing.T, rows bool) string {
 	if !rows {
 		return s
 	}
-	pins, _ := filepath.Glob(filepath.Join(d.node.BPFDir, "*", "*"))
-	for _, pin := range pins {
-		if name := filepath.Base(pin); name == "endpoints" || name == "peers" {
-			out, err := d.node.NS.Output("sh", "-c", "bpftool map dump pinned "+pin+" | sort")
-			if err != nil {
-				t.Fatal(err)
-			}
-			s += "== " + name + "\n" + out
-		}
+	out, err := d.node.NS.Output("sh", "-c", "bpftool map dump pinned "+filepath.Join(d.node.BPFDir, "*", "peers")+" | sort")
+	if err != nil {
+		t.Fatal(err)
 	}
-	return s
+	return s + "== peers\n" + out + "== endpoints\n" + endpointRows(t, d.node)
 }
 
 // talk asks from the pod to the other node's, both ways and in both families.

@@ -62,15 +62,22 @@ struct config {
 	__u64 netns_cookie;  /* of the node's own network namespace */
 	__u32 ended;	     /* size of the map of that name */
 	__u32 allowed_sets;  /* of allowed_new */
-	__u16 announce_port; /* host order; UDP, see announce.h */
-	__u16 pad2[3];
+	__u32 endpoint_slots; /* size of endpoints, a power of two */
+	__u16 announce_port;  /* host order; UDP, see announce.h */
+	__u16 pad2;
 };
 
 /* Of packets that one node passes on to another as they came from outside (passed.h). */
 #define VNI_PASSED (config.vni + 1)
 
 volatile const struct config config = {
-	.vni = 87, .port = 8872, .ended = 16384, .allowed_sets = 16384, .announce_port = 8874};
+	.vni = 87,
+	.port = 8872,
+	.ended = 16384,
+	.allowed_sets = 16384,
+	.endpoint_slots = 4096,
+	.announce_port = 8874,
+};
 
 __u32 taken_over; /* written by the daemon */
 
@@ -82,12 +89,32 @@ static __always_inline bool by_netfilter(void)
 	return config.netfilter && !taken_over;
 }
 
-/* Written by the daemon; one row per pod address and per address of the node. */
+/* What a slot holds. SLOT_LEFT: nothing any more, but others may be behind it. From
+ * SLOT_FIRST on: a row, and the lowest bit says which of both, so that a row is replaced at
+ * once. ../slots.go.
+ */
+enum {
+	SLOT_FREE,
+	SLOT_LEFT,
+	SLOT_FIRST,
+	SLOT_TRIES = 64, /* slots that an address may be in */
+};
+
+struct endpoint_slot {
+	union addr addr;
+	__u64 state;
+	struct endpoint row[2];
+};
+
+/* Written by the daemon; one row per pod address and per address of the node, in the first
+ * slot that was free from that of the address's hash on. All packets look here, most of them
+ * more than once: a slot is found in a third of the time that a map of hashes takes.
+ */
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__type(key, union addr);
-	__type(value, struct endpoint);
-	__uint(max_entries, 1024); /* replaced at load by the setting */
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, struct endpoint_slot);
+	__uint(max_entries, 4096); /* a power of two; replaced at load by the setting */
 } endpoints SEC(".maps");
 
 /* Written by the daemon; one row per pod prefix of another node. */
@@ -110,9 +137,59 @@ struct {
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 } nodes SEC(".maps");
 
+static __always_inline bool same_addr(const union addr *a, const union addr *b)
+{
+	return a->d[0] == b->d[0] && a->d[1] == b->d[1];
+}
+
+static __always_inline __u64 mix(__u64 h, __u64 v)
+{
+	h = (h ^ v) * 0x9e3779b97f4a7c15;
+	return h ^ h >> 29;
+}
+
+static __always_inline __u32 first_slot(const union addr *addr)
+{
+	return (mix(addr->d[0], addr->d[1]) >> 32) * config.endpoint_slots >> 32;
+}
+
+static __always_inline bool has_slot(const struct endpoint_slot *slot, const union addr *addr)
+{
+	return same_addr(&slot->addr, addr) && likely(slot->state >= SLOT_FIRST);
+}
+
+/* The slot of an address that is not in its first one; or none that there is. */
+__noinline int slot_of(const union addr *addr)
+{
+	struct endpoint_slot *slot;
+	__u32 at, i;
+
+	if (!addr)
+		return -1;
+	at = first_slot(addr);
+	for (i = 1; i < SLOT_TRIES; i++) {
+		at = (at + 1) & (config.endpoint_slots - 1);
+		slot = bpf_map_lookup_elem(&endpoints, &at);
+		if (!slot || slot->state == SLOT_FREE)
+			return -1;
+		if (has_slot(slot, addr))
+			return at;
+	}
+	return -1;
+}
+
 static __always_inline struct endpoint *endpoint_of(const union addr *addr)
 {
-	return bpf_map_lookup_elem(&endpoints, addr);
+	__u32 at = first_slot(addr);
+	struct endpoint_slot *slot = bpf_map_lookup_elem(&endpoints, &at);
+
+	if (slot && unlikely(!has_slot(slot, addr))) {
+		if (slot->state == SLOT_FREE)
+			return NULL;
+		at = slot_of(addr);
+		slot = bpf_map_lookup_elem(&endpoints, &at);
+	}
+	return slot ? &slot->row[slot->state & 1] : NULL;
 }
 
 static __always_inline struct peer *peer_of(const union addr *addr)
@@ -121,11 +198,6 @@ static __always_inline struct peer *peer_of(const union addr *addr)
 
 	__builtin_memcpy(key.addr, addr, sizeof(key.addr));
 	return bpf_map_lookup_elem(&peers, &key);
-}
-
-static __always_inline bool same_addr(const union addr *a, const union addr *b)
-{
-	return a->d[0] == b->d[0] && a->d[1] == b->d[1];
 }
 
 /* ::ffff:0:0/96 */
@@ -142,10 +214,4 @@ static __always_inline union addr addr_of_v4(__u32 be)
 static __always_inline union addr addr_of_v6(const __u32 *w)
 {
 	return (union addr){.w = {w[0], w[1], w[2], w[3]}};
-}
-
-static __always_inline __u64 mix(__u64 h, __u64 v)
-{
-	h = (h ^ v) * 0x9e3779b97f4a7c15;
-	return h ^ h >> 29;
 }

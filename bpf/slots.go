@@ -1,0 +1,186 @@
+package bpf
+
+import (
+	"fmt"
+	"math/bits"
+)
+
+// States of a slot of `endpoints`; src/rows.h.
+const (
+	slotFree  uint64 = iota
+	slotLeft         // empty, but a row behind it may have come past it
+	slotFirst        // from here on there is a row; the lowest bit is the index of it
+)
+
+// slotTries is SLOT_TRIES in src/rows.h.
+const slotTries = 64
+
+// slotsFor is the size of `endpoints` with room for so many rows: half of it stays free, or
+// more. Then of 1,024 rows in any slots none is more than some 20 from its first, and of
+// addresses as nodes give them to pods, one after the other, nearly all are in it.
+func slotsFor(rows uint32) uint32 {
+	return max(slotTries, uint32(1)<<bits.Len32(2*rows-1))
+}
+
+// holds says whether a slot has the row of an address.
+func (s *weftEndpointSlot) holds(a weftAddr) bool { return s.State >= slotFirst && s.Addr == a }
+
+// slots is the map `endpoints` as a table with open addressing. What it does in several
+// steps leaves after each of them a table whose rows are found.
+type slots struct{ d *Datapath }
+
+func (t slots) size() uint32 { return t.d.maps[weftMapEndpoints].MaxEntries() }
+
+func (t slots) first(a weftAddr) uint32 {
+	return uint32((mix(words(a)) >> 32) * uint64(t.size()) >> 32)
+}
+
+func (t slots) read(at uint32) (s weftEndpointSlot, err error) {
+	if err := t.d.maps[weftMapEndpoints].Lookup(&at, &s); err != nil {
+		return s, fmt.Errorf("look up in map %s: %w", weftMapEndpoints, err)
+	}
+	return s, nil
+}
+
+// walk looks at the slots in which an address may be, until look says that it is enough or
+// none behind can have it. ok: it was enough.
+func (t slots) walk(a weftAddr, look func(at uint32, s *weftEndpointSlot) bool) (ok bool, err error) {
+	first := t.first(a)
+	for i := range uint32(slotTries) {
+		at := (first + i) & (t.size() - 1)
+		s, err := t.read(at)
+		if err != nil {
+			return false, err
+		}
+		if look(at, &s) {
+			return true, nil
+		}
+		if s.State == slotFree {
+			break
+		}
+	}
+	return false, nil
+}
+
+// find is the slot of an address, if it has one.
+func (t slots) find(a weftAddr) (at uint32, s weftEndpointSlot, ok bool, err error) {
+	ok, err = t.walk(a, func(i uint32, found *weftEndpointSlot) bool {
+		at, s = i, *found
+		return s.holds(a)
+	})
+	return at, s, ok, err
+}
+
+func (t slots) set(a weftAddr, row weftEndpoint) error {
+	t.d.slotted.Lock()
+	defer t.d.slotted.Unlock()
+	at, s, ok, err := t.find(a)
+	if err != nil {
+		return err
+	}
+	if ok {
+		other := s.State&1 ^ 1
+		if s.Row[other] != row {
+			s.Row[other] = row
+			if err := set(t.d, weftMapEndpoints, at, s); err != nil {
+				return err
+			}
+		}
+		s.State ^= 1
+		return set(t.d, weftMapEndpoints, at, s)
+	}
+	ok, err = t.walk(a, func(i uint32, found *weftEndpointSlot) bool {
+		at, s = i, *found
+		return s.State < slotFirst
+	})
+	if err != nil {
+		return err
+	}
+	if !ok || t.d.rows >= t.d.maxRows {
+		return fmt.Errorf("write map %s: %w (%d rows)", weftMapEndpoints, ErrFull, t.d.maxRows)
+	}
+	s.Addr, s.Row[0] = a, row
+	if err := set(t.d, weftMapEndpoints, at, s); err != nil {
+		return err
+	}
+	s.State = slotFirst
+	if err := set(t.d, weftMapEndpoints, at, s); err != nil {
+		return err
+	}
+	t.d.rows++
+	return nil
+}
+
+func (t slots) delete(a weftAddr) error {
+	t.d.slotted.Lock()
+	defer t.d.slotted.Unlock()
+	at, s, ok, err := t.find(a)
+	if err != nil || !ok {
+		return err
+	}
+	if err := t.leave(at, s); err != nil {
+		return err
+	}
+	t.d.rows--
+	return nil
+}
+
+// leave empties a slot. If there is nothing behind it, it and those left before it are free.
+func (t slots) leave(at uint32, s weftEndpointSlot) error {
+	s.State = slotLeft
+	if err := set(t.d, weftMapEndpoints, at, s); err != nil {
+		return err
+	}
+	for {
+		next, err := t.read((at + 1) & (t.size() - 1))
+		if err != nil || next.State != slotFree || s.State != slotLeft {
+			return err
+		}
+		s.State = slotFree // the rest stays: a program may be reading it
+		if err := set(t.d, weftMapEndpoints, at, s); err != nil {
+			return err
+		}
+		at = (at - 1) & (t.size() - 1)
+		if s, err = t.read(at); err != nil {
+			return err
+		}
+	}
+}
+
+// scan tells f of every row, and counts them. A row that the programs do not find, as
+// someone emptied a slot before it, is removed.
+func (t slots) scan(f func(*weftAddr, *weftEndpoint)) error {
+	type held struct {
+		at   uint32
+		slot weftEndpointSlot
+	}
+	t.d.slotted.Lock()
+	defer t.d.slotted.Unlock()
+	used := make([]bool, t.size())
+	var rows []held
+	err := scan(t.d, weftMapEndpoints, func(at *uint32, s *weftEndpointSlot) {
+		used[*at] = s.State != slotFree
+		if s.State >= slotFirst {
+			rows = append(rows, held{*at, *s})
+		}
+	})
+	if err != nil {
+		return err
+	}
+	t.d.rows = 0
+	for _, h := range rows {
+		at := t.first(h.slot.Addr)
+		for i := 0; i < slotTries && at != h.at && used[at]; i++ {
+			at = (at + 1) & (t.size() - 1)
+		}
+		if at != h.at {
+			if err := t.leave(h.at, h.slot); err != nil {
+				return err
+			}
+			continue
+		}
+		t.d.rows++
+		f(&h.slot.Addr, &h.slot.Row[h.slot.State&1])
+	}
+	return nil
+}
