@@ -37,18 +37,23 @@ func main() {
 	flag.StringVar(&o.scenarios, "scenarios", "", "regular expression for scenarios; empty: the short ones, with -full all")
 	flag.StringVar(&o.held, "held", "", "folder of a cluster that another run holds (its -out, and the family): only play scenarios there")
 	flag.BoolVar(&o.full, "full", false, "clusters of all families, all scenarios, and all of upstream's specs that need no cloud")
+	flag.BoolVar(&o.policyAPI, "policy-api", false, "also the conformance suite of network-policy-api; with -full on the dual-stack cluster")
 	flag.BoolVar(&o.hold, "hold", false, "leave the cluster up until Ctrl-C, after the tests")
 	flag.BoolVar(&o.buildOnly, "build-only", false, "only make what a cluster needs")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	context.AfterFunc(ctx, stop) // a second Ctrl-C ends at once; the next run cleans up
-	err := o.run(ctx, progress.New(os.Stdout))
+	var rep report
+	err := o.run(ctx, progress.New(os.Stdout), &rep)
 	if ctx.Err() != nil {
 		err = errors.New("interrupted") // whatever has failed, has failed by that
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "e2e:", err)
+	}
+	rep.print(os.Stdout)
+	if err != nil {
 		os.Exit(1)
 	}
 }
@@ -61,14 +66,15 @@ type options struct {
 	scenarios, held       string
 	procs                 int
 	full, hold, buildOnly bool
+	policyAPI             bool
 }
 
-func (o options) run(ctx context.Context, log *progress.Log) (err error) {
+func (o options) run(ctx context.Context, log *progress.Log, rep *report) (err error) {
 	if os.Getuid() != 0 {
 		return errors.New("namespaces and the container engine need root: sudo make e2e")
 	}
 	if o.held != "" {
-		return o.playHeld(ctx, log)
+		return o.playHeld(ctx, log, rep)
 	}
 	plans, err := o.plans()
 	if err != nil {
@@ -87,7 +93,11 @@ func (o options) run(ctx context.Context, log *progress.Log) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, store.Close()) }()
-	made, err := build.Prepare(ctx, store)
+	wanted := build.Wanted{PolicyAPI: o.buildOnly, SCTP: upstream.SCTP()}
+	for _, p := range plans {
+		wanted.PolicyAPI = wanted.PolicyAPI || p.policyAPI
+	}
+	made, err := build.Prepare(ctx, store, wanted)
 	if err != nil || o.buildOnly {
 		return err
 	}
@@ -114,7 +124,9 @@ func (o options) run(ctx context.Context, log *progress.Log) (err error) {
 	var errs []error
 	for _, p := range plans {
 		if ctx.Err() == nil {
-			errs = append(errs, o.test(ctx, log, eng, made, p))
+			err := o.test(ctx, log, eng, made, p, rep)
+			rep.ended(p.name, err)
+			errs = append(errs, err)
 		}
 	}
 	return errors.Join(errs...)

@@ -21,6 +21,7 @@ type plan struct {
 	name        string // of its folder for reports
 	spec        cluster.Spec
 	focus       string
+	policyAPI   bool // whether network-policy-api's suite is run, too
 	network     network
 	first, last []scenario.Scenario // played before and after upstream's tests
 }
@@ -65,19 +66,19 @@ func (o options) plans() ([]plan, error) {
 		if o.scenarios != "" {
 			short = append(all, outside...)
 		}
-		return []plan{{string(o.spec.Family), o.spec, o.focus, byManifest, short, last}}, nil
+		return []plan{{string(o.spec.Family), o.spec, o.focus, o.policyAPI, byManifest, short, last}}, nil
 	}
 	return []plan{
-		{"dual", cluster.Spec{Family: cluster.Dual}, with(upstream.FullDual), byManifest, all, last},
-		{"ipv4", cluster.Spec{Family: cluster.IPv4}, with(upstream.Full), byCLI, all, last},
-		{"ipv6", cluster.Spec{Family: cluster.IPv6}, with(upstream.Full), byCLI, all, last},
-		{"outside", cluster.Spec{Family: cluster.Dual}, upstream.LoadBalancers, byManifest, outside, nil},
-		{"zones", cluster.Spec{Family: cluster.Dual, Workers: 6, Zones: 3}, upstream.Zoned, byManifest, nil, nil},
+		{"dual", cluster.Spec{Family: cluster.Dual}, with(upstream.FullDual), byManifest.weft, byManifest, all, last},
+		{"ipv4", cluster.Spec{Family: cluster.IPv4}, with(upstream.Full), false, byCLI, all, last},
+		{"ipv6", cluster.Spec{Family: cluster.IPv6}, with(upstream.Full), false, byCLI, all, last},
+		{"outside", cluster.Spec{Family: cluster.Dual}, upstream.LoadBalancers, false, byManifest, outside, nil},
+		{"zones", cluster.Spec{Family: cluster.Dual, Workers: 6, Zones: 3}, upstream.Zoned, false, byManifest, nil, nil},
 	}, nil
 }
 
-// test makes one cluster and tests it.
-func (o options) test(ctx context.Context, log *progress.Log, eng *engine.Engine, made build.Prepared, p plan) (err error) {
+// test makes one cluster and tests it: each part also if one before it failed.
+func (o options) test(ctx context.Context, log *progress.Log, eng *engine.Engine, made build.Prepared, p plan, rep *report) (err error) {
 	out := filepath.Join(o.out, p.name)
 	if err := os.RemoveAll(out); err != nil {
 		return fmt.Errorf("remove the last run's reports: %w", err)
@@ -118,26 +119,38 @@ func (o options) test(ctx context.Context, log *progress.Log, eng *engine.Engine
 	if err := c.Install(ctx, p.network.name, p.network.install); err != nil {
 		return err
 	}
-	played := scenario.Play(ctx, c, log, p.first)
-	passed := o.upstream(ctx, log, c, made, p.focus, out)
-	return errors.Join(played, passed, scenario.Play(ctx, c, log, p.last))
-}
-
-// upstream runs upstream's tests and says what became of each.
-func (o options) upstream(ctx context.Context, log *progress.Log, c *cluster.Cluster, made build.Prepared, focus, out string) error {
-	if focus == "" || ctx.Err() != nil {
-		return nil
+	var errs []error
+	play := func(scenarios []scenario.Scenario) {
+		played, err := scenario.Play(ctx, c, log, scenarios)
+		rep.scenarios(p.name, played, err)
+		errs = append(errs, err)
 	}
-	tools := upstream.Tools{Tests: made.Tests, Ginkgo: made.Ginkgo, Kubectl: made.Kubectl}
-	specs, err := upstream.Run{Focus: focus, Procs: o.procs}.Do(ctx, c, tools, out, log)
-	if err != nil {
-		return err
+	ask := func(what string, run func() ([]upstream.Spec, error)) {
+		if ctx.Err() != nil {
+			return
+		}
+		specs, err := run()
+		rep.add(p.name, what, specs, err)
+		upstream.Print(os.Stdout, specs)
+		if failed := upstream.Failures(specs); len(failed) > 0 {
+			err = errors.Join(err, fmt.Errorf("%d of %s failed on the %s cluster; see %s", len(failed), what, c.Spec.Family, out))
+		}
+		errs = append(errs, err)
 	}
-	upstream.Print(os.Stdout, specs)
-	if failed := upstream.Failures(specs); len(failed) > 0 {
-		return fmt.Errorf("%d of upstream's specs failed on the %s cluster; see %s", len(failed), c.Spec.Family, out)
+	play(p.first)
+	if p.focus != "" {
+		ask("upstream's specs", func() ([]upstream.Spec, error) {
+			tools := upstream.Tools{Tests: made.Tests, Ginkgo: made.Ginkgo, Kubectl: made.Kubectl}
+			return upstream.Run{Focus: p.focus, Procs: o.procs}.Do(ctx, c, tools, out, log)
+		})
 	}
-	return nil
+	if p.policyAPI {
+		ask("network-policy-api's tests", func() ([]upstream.Spec, error) {
+			return upstream.PolicyAPI(ctx, c, made.PolicyAPI, out, log)
+		})
+	}
+	play(p.last)
+	return errors.Join(errs...)
 }
 
 // lookAround says how to reach a cluster.

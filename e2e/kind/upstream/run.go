@@ -109,6 +109,11 @@ func Print(w io.Writer, specs []Spec) {
 		len(specs), sums[Passed], sums[Failed], sums[Unavailable], sums[Skipped])
 }
 
+// Broken is a spec that failed by an error.
+func Broken(name string, err error) Spec {
+	return Spec{Name: name, Outcome: Failed, Reason: oneLine(err.Error())}
+}
+
 // Failures are the specs that failed.
 func Failures(specs []Spec) []Spec {
 	var failed []Spec

@@ -1,0 +1,149 @@
+package scenario
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/weftnet/weft/e2e/kind/cluster"
+	"github.com/weftnet/weft/e2e/kind/proc"
+)
+
+// webPort is where `weft web` is if it is not told where.
+const webPort = "8087"
+
+// browser asks the page of one node's daemon, as docs/web.md says how to reach it in a
+// cluster: by `weft web` in the daemon's pod, and kubectl port-forward to that.
+type browser struct {
+	c    *cluster.Cluster
+	node string
+}
+
+// browse opens the page of a node's daemon, calls f, and closes it by Ctrl-C, after which
+// there is no page on the node.
+func browse(ctx context.Context, c *cluster.Cluster, node string, f func(context.Context, browser) error) (err error) {
+	pods, err := podsOf(ctx, c, "--namespace="+system, "--selector=app.kubernetes.io/name=weft", "--field-selector=spec.nodeName="+node)
+	if err != nil {
+		return err
+	}
+	if len(pods) != 1 {
+		return fmt.Errorf("%s has %d pods of Weft, want 1", node, len(pods))
+	}
+	pod := pods[0].Metadata.Name
+	closePage, err := openPage(ctx, c, pod)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err = errors.Join(err, closePage()); err == nil {
+			err = gone(ctx, c, node)
+		}
+	}()
+	forwarding, stop := context.WithCancel(ctx)
+	wait, err := proc.Start(c.Kubectl(forwarding, "port-forward", "--namespace="+system, pod, webPort))
+	if err != nil {
+		stop()
+		return err
+	}
+	defer func() {
+		stop()
+		_ = wait() // it ends when it is killed only
+	}()
+	b := browser{c, node}
+	if err := within(ctx, 20*time.Second, "the forwarded page answers", func(ctx context.Context) error {
+		_, err := b.get(ctx, "/")
+		return err
+	}); err != nil {
+		return err
+	}
+	return f(ctx, b)
+}
+
+// openPage runs `weft web` in a pod, with a terminal, until it says where its page is. What it
+// returns ends it by Ctrl-C.
+func openPage(ctx context.Context, c *cluster.Cluster, pod string) (end func() error, err error) {
+	exec := c.Kubectl(ctx, "exec", "--namespace="+system, "-it", pod, "--", "weft", "web")
+	cmd := proc.Command(ctx, "script", "--quiet", "--flush", "--return", "--command", "'"+strings.Join(exec.Args, "' '")+"'", "/dev/null")
+	cmd.Env = exec.Env
+	in, keys := io.Pipe()
+	screen := &screen{}
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = in, screen, screen
+	wait, err := proc.Start(cmd)
+	if err != nil {
+		return nil, errors.Join(err, in.Close())
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- errors.Join(wait(), in.Close()) }()
+	end = func() error {
+		_, err := keys.Write([]byte{3}) // Ctrl-C, as a terminal has it
+		select {
+		case gone := <-ended:
+			if err = errors.Join(err, gone, keys.Close()); err != nil {
+				err = fmt.Errorf("weft web in %s: %w; it says: %s", pod, err, screen)
+			}
+			return err
+		case <-time.After(20 * time.Second):
+			return errors.Join(fmt.Errorf("weft web in %s does not end with Ctrl-C; it says: %s", pod, screen), err, keys.Close(), cmd.Cancel(), <-ended)
+		}
+	}
+	err = within(ctx, 20*time.Second, "weft web says where its page is", func(context.Context) error {
+		if said := screen.String(); !strings.Contains(said, "http://127.0.0.1:"+webPort+"/") {
+			return fmt.Errorf("it says: %q", said)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, errors.Join(err, end())
+	}
+	return end, nil
+}
+
+// screen keeps what a program writes.
+type screen struct {
+	mu   sync.Mutex
+	said bytes.Buffer
+}
+
+func (s *screen) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.said.Write(p)
+}
+
+func (s *screen) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.said.String()
+}
+
+// gone waits until nobody serves the page on a node.
+func gone(ctx context.Context, c *cluster.Cluster, node string) error {
+	return within(ctx, 10*time.Second, "the page is gone with the command", func(ctx context.Context) error {
+		_, err := shell(ctx, c, node, "if curl --silent --max-time 2 http://127.0.0.1:"+webPort+"/ > /dev/null; then exit 9; fi")
+		return err
+	})
+}
+
+// get fetches what is at a path.
+func (b browser) get(ctx context.Context, path string) ([]byte, error) {
+	return proc.Output(b.c.Command(ctx, "curl", "--silent", "--show-error", "--fail-with-body", "--max-time", "5",
+		"http://localhost:"+webPort+path))
+}
+
+// read fetches JSON.
+func (b browser) read(ctx context.Context, path string, into any) error {
+	out, err := b.get(ctx, path)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(out, into); err != nil {
+		return fmt.Errorf("read %s: %w", path, err)
+	}
+	return nil
+}
