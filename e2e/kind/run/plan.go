@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/weftnet/weft/e2e/kind/build"
@@ -68,13 +70,30 @@ func (o options) plans() ([]plan, error) {
 		}
 		return []plan{{string(o.spec.Family), o.spec, o.focus, o.policyAPI, byManifest, short, last}}, nil
 	}
-	return []plan{
+	return o.chosenOf([]plan{
 		{"dual", cluster.Spec{Family: cluster.Dual}, with(upstream.FullDual), byManifest.weft, byManifest, all, last},
 		{"ipv4", cluster.Spec{Family: cluster.IPv4}, with(upstream.Full), false, byCLI, all, last},
 		{"ipv6", cluster.Spec{Family: cluster.IPv6}, with(upstream.Full), false, byCLI, all, last},
 		{"outside", cluster.Spec{Family: cluster.Dual}, upstream.LoadBalancers, false, byManifest, outside, nil},
 		{"zones", cluster.Spec{Family: cluster.Dual, Workers: 6, Zones: 3}, upstream.Zoned, false, byManifest, nil, nil},
-	}, nil
+	})
+}
+
+// chosenOf are the plans that -only names.
+func (o options) chosenOf(all []plan) ([]plan, error) {
+	matches, err := regexp.Compile(o.only)
+	if err != nil {
+		return nil, fmt.Errorf("-only: %w", err)
+	}
+	var names []string
+	chosen := slices.DeleteFunc(all, func(p plan) bool {
+		names = append(names, p.name)
+		return !matches.MatchString(p.name)
+	})
+	if len(chosen) == 0 {
+		return nil, fmt.Errorf("-only: no cluster is called %q; they are %s", o.only, strings.Join(names, ", "))
+	}
+	return chosen, nil
 }
 
 // test makes one cluster and tests it: each part also if one before it failed.

@@ -6,7 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
+	"os"
 	"strings"
 	"sync"
 	"time"
@@ -71,26 +71,30 @@ func openPage(ctx context.Context, c *cluster.Cluster, pod string) (end func() e
 	exec := c.Kubectl(ctx, "exec", "--namespace="+system, "-it", pod, "--", "weft", "web")
 	cmd := proc.Command(ctx, "script", "--quiet", "--flush", "--return", "--command", "'"+strings.Join(exec.Args, "' '")+"'", "/dev/null")
 	cmd.Env = exec.Env
-	in, keys := io.Pipe()
+	in, keys, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
 	screen := &screen{}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = in, screen, screen
 	wait, err := proc.Start(cmd)
-	if err != nil {
-		return nil, errors.Join(err, in.Close())
+	if err := errors.Join(err, in.Close()); err != nil {
+		return nil, errors.Join(err, keys.Close())
 	}
 	ended := make(chan error, 1)
-	go func() { ended <- errors.Join(wait(), in.Close()) }()
+	go func() { ended <- wait() }()
 	end = func() error {
 		_, err := keys.Write([]byte{3}) // Ctrl-C, as a terminal has it
 		select {
-		case gone := <-ended:
-			if err = errors.Join(err, gone, keys.Close()); err != nil {
-				err = fmt.Errorf("weft web in %s: %w; it says: %s", pod, err, screen)
-			}
-			return err
+		case end := <-ended:
+			err = errors.Join(err, end)
 		case <-time.After(20 * time.Second):
-			return errors.Join(fmt.Errorf("weft web in %s does not end with Ctrl-C; it says: %s", pod, screen), err, keys.Close(), cmd.Cancel(), <-ended)
+			err = errors.Join(errors.New("it does not end with Ctrl-C"), err, cmd.Cancel(), <-ended)
 		}
+		if err = errors.Join(err, keys.Close()); err != nil {
+			err = fmt.Errorf("weft web in %s: %w; it says: %q", pod, err, screen)
+		}
+		return err
 	}
 	err = within(ctx, 20*time.Second, "weft web says where its page is", func(context.Context) error {
 		if said := screen.String(); !strings.Contains(said, "http://127.0.0.1:"+webPort+"/") {
