@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/weftnet/weft/e2e/kind/cluster"
@@ -25,9 +27,17 @@ type browser struct {
 	node string
 }
 
-// browse opens the page of a node's daemon, calls f, and closes it by Ctrl-C, after which
-// there is no page on the node.
-func browse(ctx context.Context, c *cluster.Cluster, node string, f func(context.Context, browser) error) (err error) {
+// ending is how the command that serves the page is ended.
+type ending int
+
+const (
+	byCtrlC ending = iota // in a terminal
+	byKill                // without one: kubectl is killed, which cannot say good-bye
+)
+
+// browse opens the page of a node's daemon, calls f, and ends the command, after which there is
+// no page on the node.
+func browse(ctx context.Context, c *cluster.Cluster, node string, how ending, f func(context.Context, browser) error) (err error) {
 	pods, err := podsOf(ctx, c, "--namespace="+system, "--selector=app.kubernetes.io/name=weft", "--field-selector=spec.nodeName="+node)
 	if err != nil {
 		return err
@@ -36,7 +46,7 @@ func browse(ctx context.Context, c *cluster.Cluster, node string, f func(context
 		return fmt.Errorf("%s has %d pods of Weft, want 1", node, len(pods))
 	}
 	pod := pods[0].Metadata.Name
-	closePage, err := openPage(ctx, c, pod)
+	closePage, err := openPage(ctx, c, pod, how)
 	if err != nil {
 		return err
 	}
@@ -65,12 +75,13 @@ func browse(ctx context.Context, c *cluster.Cluster, node string, f func(context
 	return f(ctx, b)
 }
 
-// openPage runs `weft web` in a pod, with a terminal, until it says where its page is. What it
-// returns ends it by Ctrl-C.
-func openPage(ctx context.Context, c *cluster.Cluster, pod string) (end func() error, err error) {
-	exec := c.Kubectl(ctx, "exec", "--namespace="+system, "-it", pod, "--", "weft", "web")
-	cmd := proc.Command(ctx, "script", "--quiet", "--flush", "--return", "--command", "'"+strings.Join(exec.Args, "' '")+"'", "/dev/null")
-	cmd.Env = exec.Env
+// openPage runs `weft web` in a pod until it says where its page is. What it returns ends it,
+// as how says.
+func openPage(ctx context.Context, c *cluster.Cluster, pod string, how ending) (end func() error, err error) {
+	cmd := c.Kubectl(ctx, "exec", "--namespace="+system, "-i", pod, "--", "weft", "web")
+	if how == byCtrlC {
+		cmd = inTerminal(ctx, c.Kubectl(ctx, "exec", "--namespace="+system, "-it", pod, "--", "weft", "web"))
+	}
 	in, keys, err := os.Pipe()
 	if err != nil {
 		return nil, err
@@ -83,13 +94,21 @@ func openPage(ctx context.Context, c *cluster.Cluster, pod string) (end func() e
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- wait() }()
+	kill := func() error {
+		err := syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+		<-ended // killed
+		return err
+	}
 	end = func() error {
+		if how == byKill {
+			return errors.Join(kill(), keys.Close())
+		}
 		_, err := keys.Write([]byte{3}) // Ctrl-C, as a terminal has it
 		select {
 		case end := <-ended:
 			err = errors.Join(err, end)
 		case <-time.After(20 * time.Second):
-			err = errors.Join(errors.New("it does not end with Ctrl-C"), err, cmd.Cancel(), <-ended)
+			err = errors.Join(errors.New("it does not end with Ctrl-C"), err, kill())
 		}
 		if err = errors.Join(err, keys.Close()); err != nil {
 			err = fmt.Errorf("weft web in %s: %w; it says: %q", pod, err, screen)
@@ -106,6 +125,14 @@ func openPage(ctx context.Context, c *cluster.Cluster, pod string) (end func() e
 		return nil, errors.Join(err, end())
 	}
 	return end, nil
+}
+
+// inTerminal is a command with a terminal, whose keys and screen are its standard input and
+// output.
+func inTerminal(ctx context.Context, cmd *exec.Cmd) *exec.Cmd {
+	in := proc.Command(ctx, "script", "--quiet", "--flush", "--return", "--command", "'"+strings.Join(cmd.Args, "' '")+"'", "/dev/null")
+	in.Env = cmd.Env
+	return in
 }
 
 // screen keeps what a program writes.

@@ -20,7 +20,7 @@ const browsedIn = "browsed"
 // browsed looks at the page of a node: its files, the daemon, all nodes, and a Service that
 // has a backend on each.
 func browsed(ctx context.Context, c *cluster.Cluster) error {
-	return onPage(ctx, c, "ClusterIP", func(ctx context.Context, b browser, pods []pod) error {
+	return onPage(ctx, c, "ClusterIP", byCtrlC, func(ctx context.Context, b browser, pods []pod) error {
 		for path, has := range map[string]string{"/": "<title>Weft</title>", "/app.js": "import ", "/style.css": "{"} {
 			if got, err := b.get(ctx, path); err != nil || !strings.Contains(string(got), has) {
 				return errors.Join(err, fmt.Errorf("%s of the page is %q, want it to have %q", path, got, has))
@@ -35,14 +35,14 @@ func browsed(ctx context.Context, c *cluster.Cluster) error {
 // announced has a Service get addresses of a load balancer, and looks on the page who
 // announces them: it is who answers for them on the link.
 func announced(ctx context.Context, c *cluster.Cluster) error {
-	return onPage(ctx, c, "LoadBalancer", func(ctx context.Context, b browser, _ []pod) error {
+	return onPage(ctx, c, "LoadBalancer", byKill, func(ctx context.Context, b browser, _ []pod) error {
 		return within(ctx, 30*time.Second, "the page shows who announces", b.showsAnnouncers)
 	})
 }
 
 // onPage runs the talkers with a Service of this type, and calls f with the page of the last
 // node and the talkers' pods.
-func onPage(ctx context.Context, c *cluster.Cluster, typ string, f func(context.Context, browser, []pod) error) (err error) {
+func onPage(ctx context.Context, c *cluster.Cluster, typ string, how ending, f func(context.Context, browser, []pod) error) (err error) {
 	remove, err := namespace(ctx, c, browsedIn)
 	defer func() { err = errors.Join(err, remove()) }()
 	if err == nil {
@@ -61,7 +61,7 @@ func onPage(ctx context.Context, c *cluster.Cluster, typ string, f func(context.
 	if err != nil {
 		return err
 	}
-	return browse(ctx, c, c.Nodes[len(c.Nodes)-1], func(ctx context.Context, b browser) error { return f(ctx, b, pods) })
+	return browse(ctx, c, c.Nodes[len(c.Nodes)-1], how, func(ctx context.Context, b browser) error { return f(ctx, b, pods) })
 }
 
 // showsNodes is nil if the page is of this node's daemon, which is well, and shows all nodes
