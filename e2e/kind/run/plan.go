@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/weftnet/weft/e2e/kind/build"
 	"github.com/weftnet/weft/e2e/kind/cluster"
@@ -96,6 +97,11 @@ func (o options) chosenOf(all []plan) ([]plan, error) {
 	return chosen, nil
 }
 
+// patience is how long a cluster may take to come up, to tell why something failed, or to be
+// removed: a multiple of what it takes on a busy machine. What hangs must not keep the next
+// cluster from being tested.
+const patience = 20 * time.Minute
+
 // test makes one cluster and tests it: each part also if one before it failed.
 func (o options) test(ctx context.Context, log *progress.Log, eng *engine.Engine, made build.Prepared, p plan, rep *report) (err error) {
 	out := filepath.Join(o.out, p.name)
@@ -108,7 +114,9 @@ func (o options) test(ctx context.Context, log *progress.Log, eng *engine.Engine
 	}
 	p.spec.Image, p.spec.KubeProxy = made.NodeKey, p.network.kubeProxy
 	tools := cluster.Tools{Kind: made.Kind, Kubectl: made.Kubectl, Plugins: made.Plugins, Checkout: checkout}
-	c, err := cluster.Up(ctx, eng, tools, out, p.spec, log)
+	bringing, brought := context.WithTimeout(ctx, patience)
+	defer brought()
+	c, err := cluster.Up(bringing, eng, tools, out, p.spec, log)
 	if err != nil {
 		return err
 	}
@@ -116,7 +124,11 @@ func (o options) test(ctx context.Context, log *progress.Log, eng *engine.Engine
 		clean := context.WithoutCancel(ctx)
 		if err != nil && ctx.Err() == nil {
 			tell(clean, c, p.network.weft)
-			err = errors.Join(err, log.Step("collect logs in "+filepath.Join(out, "logs"), func() error { return c.Logs(clean, filepath.Join(out, "logs")) }))
+			err = errors.Join(err, log.Step("collect logs in "+filepath.Join(out, "logs"), func() error {
+				collecting, stop := context.WithTimeout(clean, patience)
+				defer stop()
+				return c.Logs(collecting, filepath.Join(out, "logs"))
+			}))
 		}
 		if o.hold && ctx.Err() == nil {
 			if err != nil { // Ctrl-C is all that the end will tell of
@@ -125,17 +137,21 @@ func (o options) test(ctx context.Context, log *progress.Log, eng *engine.Engine
 			lookAround(c)
 			err = errors.Join(err, c.Hold(ctx))
 		}
-		err = errors.Join(err, log.Step("remove the cluster", func() error { return c.Down(clean) }))
+		err = errors.Join(err, log.Step("remove the cluster", func() error {
+			removing, stop := context.WithTimeout(clean, patience)
+			defer stop()
+			return c.Down(removing)
+		}))
 	}()
 	if made.TestArchive != "" {
-		if err := c.LoadImage(ctx, made.TestArchive); err != nil {
+		if err := c.LoadImage(bringing, made.TestArchive); err != nil {
 			return err
 		}
 	}
-	if err := scenario.Remember(ctx, c); err != nil {
+	if err := scenario.Remember(bringing, c); err != nil {
 		return err
 	}
-	if err := c.Install(ctx, p.network.name, p.network.install); err != nil {
+	if err := c.Install(bringing, p.network.name, p.network.install); err != nil {
 		return err
 	}
 	var errs []error
