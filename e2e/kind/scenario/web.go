@@ -66,7 +66,7 @@ func browse(ctx context.Context, c *cluster.Cluster, node string, how ending, f 
 		_ = wait() // it ends when it is killed only
 	}()
 	b := browser{c, node}
-	if err := within(ctx, 20*time.Second, "the forwarded page answers", func(ctx context.Context) error {
+	if err := within(ctx, time.Minute, "the forwarded page answers", func(ctx context.Context) error {
 		_, err := b.get(ctx, "/")
 		return err
 	}); err != nil {
@@ -107,7 +107,7 @@ func openPage(ctx context.Context, c *cluster.Cluster, pod string, how ending) (
 		select {
 		case end := <-ended:
 			err = errors.Join(err, end)
-		case <-time.After(20 * time.Second):
+		case <-time.After(time.Minute):
 			err = errors.Join(errors.New("it does not end with Ctrl-C"), err, kill())
 		}
 		if err = errors.Join(err, keys.Close()); err != nil {
@@ -115,7 +115,7 @@ func openPage(ctx context.Context, c *cluster.Cluster, pod string, how ending) (
 		}
 		return err
 	}
-	err = within(ctx, 20*time.Second, "weft web says where its page is", func(context.Context) error {
+	err = within(ctx, time.Minute, "weft web says where its page is", func(context.Context) error {
 		if said := screen.String(); !strings.Contains(said, "http://127.0.0.1:"+webPort+"/") {
 			return fmt.Errorf("it says: %q", said)
 		}
@@ -155,7 +155,7 @@ func (s *screen) String() string {
 
 // gone waits until nobody serves the page on a node.
 func gone(ctx context.Context, c *cluster.Cluster, node string) error {
-	return within(ctx, 10*time.Second, "the page is gone with the command", func(ctx context.Context) error {
+	return within(ctx, time.Minute, "the page is gone with the command", func(ctx context.Context) error {
 		_, err := shell(ctx, c, node, "if curl --silent --max-time 2 http://127.0.0.1:"+webPort+"/ > /dev/null; then exit 9; fi")
 		return err
 	})

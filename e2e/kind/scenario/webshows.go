@@ -26,7 +26,7 @@ func browsed(ctx context.Context, c *cluster.Cluster) error {
 				return errors.Join(err, fmt.Errorf("%s of the page is %q, want it to have %q", path, got, has))
 			}
 		}
-		return within(ctx, 20*time.Second, "the page shows the cluster", func(ctx context.Context) error {
+		return within(ctx, time.Minute, "the page shows the cluster", func(ctx context.Context) error {
 			return errors.Join(b.showsNodes(ctx), b.showsBackends(ctx, pods))
 		})
 	})
@@ -36,7 +36,7 @@ func browsed(ctx context.Context, c *cluster.Cluster) error {
 // announces them: it is who answers for them on the link.
 func announced(ctx context.Context, c *cluster.Cluster) error {
 	return onPage(ctx, c, "LoadBalancer", byKill, func(ctx context.Context, b browser, _ []pod) error {
-		return within(ctx, 30*time.Second, "the page shows who announces", b.showsAnnouncers)
+		return within(ctx, time.Minute, "the page shows who announces", b.showsAnnouncers)
 	})
 }
 
