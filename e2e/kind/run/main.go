@@ -122,13 +122,5 @@ func (o options) run(ctx context.Context, log *progress.Log, rep *report) (err e
 	if err != nil {
 		return err
 	}
-	var errs []error
-	for _, p := range plans {
-		if ctx.Err() == nil {
-			err := o.test(ctx, log, eng, made, p, rep)
-			rep.ended(p.name, err)
-			errs = append(errs, err)
-		}
-	}
-	return errors.Join(errs...)
+	return each(ctx, plans, rep, func(p plan) error { return o.test(ctx, log, eng, made, p, rep) })
 }

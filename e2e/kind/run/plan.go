@@ -188,6 +188,19 @@ func (o options) test(ctx context.Context, log *progress.Log, eng *engine.Engine
 	return errors.Join(errs...)
 }
 
+// each tests all clusters, also after one that failed, until ctx ends.
+func each(ctx context.Context, plans []plan, rep *report, test func(plan) error) error {
+	var errs []error
+	for _, p := range plans {
+		if ctx.Err() == nil {
+			err := test(p)
+			rep.ended(p.name, err)
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // lookAround says how to reach a cluster.
 func lookAround(c *cluster.Cluster) {
 	fmt.Printf("\nThe cluster is up until Ctrl-C. To look around:\n  %s\n",
