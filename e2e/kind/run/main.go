@@ -38,7 +38,7 @@ func main() {
 	flag.StringVar(&o.held, "held", "", "folder of a cluster that another run holds (its -out, and the family): only play scenarios there")
 	flag.BoolVar(&o.full, "full", false, "clusters of all families, all scenarios, and all of upstream's specs that need no cloud")
 	flag.StringVar(&o.only, "only", "", "regular expression for those of -full's clusters that are made: dual, ipv4, ipv6, outside, zones; empty: all")
-	flag.BoolVar(&o.policyAPI, "policy-api", false, "also the conformance suite of network-policy-api; with -full on the dual-stack cluster")
+	flag.BoolVar(&o.policyAPI, "policy-api", false, "also the conformance suite of network-policy-api; with -full on the dual-stack and the IPv6 cluster")
 	flag.BoolVar(&o.hold, "hold", false, "leave the cluster up until Ctrl-C, after the tests")
 	flag.BoolVar(&o.buildOnly, "build-only", false, "only make what a cluster needs")
 	flag.Parse()
