@@ -26,6 +26,7 @@ needs() {
 		generate,test llvm-strip-19 llvm-19
 		generate,test clang-format-19 clang-format-19
 		e2e dockerd docker.io
+		e2e script bsdutils
 		e2e debootstrap debootstrap
 		e2e /usr/share/keyrings/debian-archive-keyring.gpg debian-archive-keyring
 		e2e pkg-config pkg-config

@@ -37,7 +37,7 @@ func main() {
 
 // run executes one command and returns its exit code.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	c := &cli{out: stdout, now: time.Now}
+	c := &cli{in: os.Stdin, out: stdout, now: time.Now}
 	root := c.command()
 	root.SetArgs(args)
 	root.SetOut(stdout)
@@ -78,6 +78,7 @@ func noDaemon(err error, socket string) string {
 
 // cli is what the commands share.
 type cli struct {
+	in      *os.File
 	out     io.Writer
 	now     func() time.Time
 	socket  string

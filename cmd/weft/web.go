@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"net"
 	"net/netip"
+	"os"
 
 	"github.com/spf13/cobra"
 
@@ -27,6 +30,9 @@ it changes nothing, and needs nothing from the Internet.
 The page has no login. By default it is on loopback: whoever is on this machine can see
 it, and who forwards the port (ssh -L 8087:127.0.0.1:8087). Under another address whoever
 reaches that address sees it. It answers only to IP addresses and localhost as its name.
+
+It ends with Ctrl-C, and, if standard input is a pipe, with that: by kubectl exec -i and ssh
+without a terminal it does not outlive them.
 
 With --socket more than once, one of several daemons is chosen on the page.
 The daemon itself serves the same page with its setting web-address.`,
@@ -54,7 +60,29 @@ func (c *cli) web(ctx context.Context, listen string, sockets []string) error {
 		fmt.Fprintf(c.out, "Whoever reaches %s can see the page: it has no login.\n", at)
 	}
 	fmt.Fprintf(c.out, "The page is at http://%s/ until this command ends (Ctrl-C).\n", l.Addr())
-	return web.Serve(ctx, l, sockets...)
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	if needed(c.in) {
+		go func() { // reading cannot be interrupted: at the latest the process's end ends it
+			_, _ = io.Copy(io.Discard, c.in) // whatever ends it is an end
+			cancel(errDetached)
+		}()
+	}
+	err = web.Serve(ctx, l, sockets...)
+	if errors.Is(context.Cause(ctx), errDetached) {
+		fmt.Fprintln(c.out, "The page is gone:", errDetached)
+	}
+	return err
+}
+
+var errDetached = errors.New("standard input, a pipe, has ended")
+
+// needed tells whether the page ends with standard input: if that is a pipe or a socket. It is
+// what kubectl exec -i and ssh without a terminal give, and close when they end, in whatever
+// way. They send no signal then, so the page would stay.
+func needed(in *os.File) bool {
+	info, err := in.Stat()
+	return err == nil && info.Mode()&(fs.ModeNamedPipe|fs.ModeSocket) != 0
 }
 
 // someAnswer is nil if a daemon answers at one of the sockets: which others do the page

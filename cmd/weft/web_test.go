@@ -5,6 +5,7 @@ import (
 	"context"
 	"io"
 	"net/http"
+	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -65,6 +66,68 @@ func TestWebServesThePageUntilItIsEnded(t *testing.T) {
 	cancel()
 	if code := <-ended; code != 0 || errs.String() != "" {
 		t.Errorf("exit code %d, stderr %q", code, errs.String())
+	}
+}
+
+// The node's users would have the page for ever if it outlived a broken kubectl exec.
+func TestWebEndsWithAStandardInputThatIsAPipe(t *testing.T) {
+	socket := serve(t, server.Handler(noCNI{}, node{true}, nil))
+	in, other, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	var out output
+	c := &cli{in: in, out: &out, timeout: 10 * time.Second}
+	ended := make(chan error, 1)
+	go func() { ended <- c.web(t.Context(), "127.0.0.1:0", []string{socket}) }()
+	if err := other.SetWriteDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	// More than a pipe holds (64 KiB), so that it has been read when this returns.
+	if _, err := other.WriteString(strings.Repeat("what is typed\n", 10_000)); err != nil {
+		t.Fatal(err)
+	}
+	var address string
+	testnet.Until(t, 10*time.Second, func() error {
+		if address = regexp.MustCompile(`http://127\.0\.0\.1:\d+/`).FindString(out.String()); address == "" {
+			return io.ErrNoProgress
+		}
+		return nil
+	})
+	resp, err := http.Get(address)
+	if err != nil {
+		t.Fatalf("the page has gone by what was typed: %v; it says %q", err, &out)
+	}
+	resp.Body.Close()
+	if err := other.Close(); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case err := <-ended:
+		if err != nil || !strings.Contains(out.String(), "standard input") {
+			t.Errorf("it ended with %v and says %q, want it to say why", err, &out)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("it goes on without a standard input")
+	}
+}
+
+func TestWebNeedsNoStandardInput(t *testing.T) {
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer null.Close()
+	file, err := os.Create(filepath.Join(t.TempDir(), "empty"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	for _, in := range []*os.File{null, file} {
+		if needed(in) {
+			t.Errorf("%s would end the page", in.Name())
+		}
 	}
 }
 

@@ -16,11 +16,18 @@ type Prepared struct {
 	Tests       string // upstream's
 	Ginkgo      string
 	Plugins     string // folder of the CNI project's plugins
+	PolicyAPI   string // folder of the conformance suite of network-policy-api, if it was wanted
+}
+
+// Wanted is what not every run needs.
+type Wanted struct {
+	PolicyAPI bool // the conformance suite of network-policy-api
+	SCTP      bool // with its questions by SCTP
 }
 
 // Prepare makes what is not in the store yet, and removes from it what is of no use any
 // more. Images are pulled; where that cannot be done, they are built.
-func Prepare(ctx context.Context, s *Store) (Prepared, error) {
+func Prepare(ctx context.Context, s *Store, w Wanted) (Prepared, error) {
 	p, recipes := built(s)
 	if !s.Has(Node()) {
 		pulled, fromPublic := public(s)
@@ -33,6 +40,11 @@ func Prepare(ctx context.Context, s *Store) (Prepared, error) {
 			s.log.Say("images cannot be pulled, so what is missing is built, the first time in 20 to 30 minutes")
 		}
 	}
+	suite := PolicyAPI(w.SCTP)
+	keep := append(recipes, suite) // also for the next run, which may want it
+	if w.PolicyAPI {
+		p.PolicyAPI, recipes = s.Path(suite), keep
+	}
 	fresh := false
 	for _, r := range recipes {
 		fresh = fresh || !s.Has(r)
@@ -41,7 +53,7 @@ func Prepare(ctx context.Context, s *Store) (Prepared, error) {
 		return Prepared{}, err
 	}
 	if fresh {
-		if err := s.Tidy(recipes...); err != nil {
+		if err := s.Tidy(keep...); err != nil {
 			return Prepared{}, err
 		}
 	}

@@ -53,7 +53,7 @@ func (l *Log) Step(name string, f func() error) error {
 	beats.Wait()
 	took := time.Since(begin).Round(100 * time.Millisecond)
 	if err != nil {
-		l.Say("%s: failed after %s", name, took)
+		l.Say("%s: failed after %s: %v", name, took, err)
 		return fmt.Errorf("%s: %w", name, err)
 	}
 	l.Say("%s: done in %s", name, took)

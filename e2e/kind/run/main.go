@@ -37,18 +37,24 @@ func main() {
 	flag.StringVar(&o.scenarios, "scenarios", "", "regular expression for scenarios; empty: the short ones, with -full all")
 	flag.StringVar(&o.held, "held", "", "folder of a cluster that another run holds (its -out, and the family): only play scenarios there")
 	flag.BoolVar(&o.full, "full", false, "clusters of all families, all scenarios, and all of upstream's specs that need no cloud")
+	flag.StringVar(&o.only, "only", "", "regular expression for those of -full's clusters that are made: dual, ipv4, ipv6, outside, zones; empty: all")
+	flag.BoolVar(&o.policyAPI, "policy-api", false, "also the conformance suite of network-policy-api; with -full on the dual-stack and the IPv6 cluster")
 	flag.BoolVar(&o.hold, "hold", false, "leave the cluster up until Ctrl-C, after the tests")
 	flag.BoolVar(&o.buildOnly, "build-only", false, "only make what a cluster needs")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	context.AfterFunc(ctx, stop) // a second Ctrl-C ends at once; the next run cleans up
-	err := o.run(ctx, progress.New(os.Stdout))
+	var rep report
+	err := o.run(ctx, progress.New(os.Stdout), &rep)
 	if ctx.Err() != nil {
 		err = errors.New("interrupted") // whatever has failed, has failed by that
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "e2e:", err)
+	}
+	rep.print(os.Stdout)
+	if err != nil {
 		os.Exit(1)
 	}
 }
@@ -58,17 +64,18 @@ type options struct {
 	focus, out            string
 	network, image        string
 	checkout              string
-	scenarios, held       string
+	scenarios, held, only string
 	procs                 int
 	full, hold, buildOnly bool
+	policyAPI             bool
 }
 
-func (o options) run(ctx context.Context, log *progress.Log) (err error) {
+func (o options) run(ctx context.Context, log *progress.Log, rep *report) (err error) {
 	if os.Getuid() != 0 {
 		return errors.New("namespaces and the container engine need root: sudo make e2e")
 	}
 	if o.held != "" {
-		return o.playHeld(ctx, log)
+		return o.playHeld(ctx, log, rep)
 	}
 	plans, err := o.plans()
 	if err != nil {
@@ -87,7 +94,11 @@ func (o options) run(ctx context.Context, log *progress.Log) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, store.Close()) }()
-	made, err := build.Prepare(ctx, store)
+	wanted := build.Wanted{PolicyAPI: o.buildOnly, SCTP: upstream.SCTP()}
+	for _, p := range plans {
+		wanted.PolicyAPI = wanted.PolicyAPI || p.policyAPI
+	}
+	made, err := build.Prepare(ctx, store, wanted)
 	if err != nil || o.buildOnly {
 		return err
 	}
@@ -111,11 +122,5 @@ func (o options) run(ctx context.Context, log *progress.Log) (err error) {
 	if err != nil {
 		return err
 	}
-	var errs []error
-	for _, p := range plans {
-		if ctx.Err() == nil {
-			errs = append(errs, o.test(ctx, log, eng, made, p))
-		}
-	}
-	return errors.Join(errs...)
+	return each(ctx, plans, rep, func(p plan) error { return o.test(ctx, log, eng, made, p, rep) })
 }

@@ -6,7 +6,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/weftnet/weft/e2e/kind/build"
 	"github.com/weftnet/weft/e2e/kind/cluster"
@@ -21,6 +24,7 @@ type plan struct {
 	name        string // of its folder for reports
 	spec        cluster.Spec
 	focus       string
+	policyAPI   bool // whether network-policy-api's suite is run, too
 	network     network
 	first, last []scenario.Scenario // played before and after upstream's tests
 }
@@ -65,19 +69,42 @@ func (o options) plans() ([]plan, error) {
 		if o.scenarios != "" {
 			short = append(all, outside...)
 		}
-		return []plan{{string(o.spec.Family), o.spec, o.focus, byManifest, short, last}}, nil
+		return []plan{{string(o.spec.Family), o.spec, o.focus, o.policyAPI, byManifest, short, last}}, nil
 	}
-	return []plan{
-		{"dual", cluster.Spec{Family: cluster.Dual}, with(upstream.FullDual), byManifest, all, last},
-		{"ipv4", cluster.Spec{Family: cluster.IPv4}, with(upstream.Full), byCLI, all, last},
-		{"ipv6", cluster.Spec{Family: cluster.IPv6}, with(upstream.Full), byCLI, all, last},
-		{"outside", cluster.Spec{Family: cluster.Dual}, upstream.LoadBalancers, byManifest, outside, nil},
-		{"zones", cluster.Spec{Family: cluster.Dual, Workers: 6, Zones: 3}, upstream.Zoned, byManifest, nil, nil},
-	}, nil
+	return o.chosenOf([]plan{
+		{"dual", cluster.Spec{Family: cluster.Dual}, with(upstream.FullDual), byManifest.weft, byManifest, all, last},
+		{"ipv4", cluster.Spec{Family: cluster.IPv4}, with(upstream.Full), false, byCLI, all, last},
+		// network-policy-api's suite asks the first address of a pod: on dual-stack that is IPv4.
+		{"ipv6", cluster.Spec{Family: cluster.IPv6}, with(upstream.Full), byManifest.weft, byCLI, all, last},
+		{"outside", cluster.Spec{Family: cluster.Dual}, upstream.LoadBalancers, false, byManifest, outside, nil},
+		{"zones", cluster.Spec{Family: cluster.Dual, Workers: 6, Zones: 3}, upstream.Zoned, false, byManifest, nil, nil},
+	})
 }
 
-// test makes one cluster and tests it.
-func (o options) test(ctx context.Context, log *progress.Log, eng *engine.Engine, made build.Prepared, p plan) (err error) {
+// chosenOf are the plans that -only names.
+func (o options) chosenOf(all []plan) ([]plan, error) {
+	matches, err := regexp.Compile(o.only)
+	if err != nil {
+		return nil, fmt.Errorf("-only: %w", err)
+	}
+	var names []string
+	chosen := slices.DeleteFunc(all, func(p plan) bool {
+		names = append(names, p.name)
+		return !matches.MatchString(p.name)
+	})
+	if len(chosen) == 0 {
+		return nil, fmt.Errorf("-only: no cluster is called %q; they are %s", o.only, strings.Join(names, ", "))
+	}
+	return chosen, nil
+}
+
+// patience is how long a cluster may take to come up, to tell why something failed, or to be
+// removed: a multiple of what it takes on a busy machine. What hangs must not keep the next
+// cluster from being tested.
+const patience = 20 * time.Minute
+
+// test makes one cluster and tests it: each part also if one before it failed.
+func (o options) test(ctx context.Context, log *progress.Log, eng *engine.Engine, made build.Prepared, p plan, rep *report) (err error) {
 	out := filepath.Join(o.out, p.name)
 	if err := os.RemoveAll(out); err != nil {
 		return fmt.Errorf("remove the last run's reports: %w", err)
@@ -88,7 +115,9 @@ func (o options) test(ctx context.Context, log *progress.Log, eng *engine.Engine
 	}
 	p.spec.Image, p.spec.KubeProxy = made.NodeKey, p.network.kubeProxy
 	tools := cluster.Tools{Kind: made.Kind, Kubectl: made.Kubectl, Plugins: made.Plugins, Checkout: checkout}
-	c, err := cluster.Up(ctx, eng, tools, out, p.spec, log)
+	bringing, brought := context.WithTimeout(ctx, patience)
+	defer brought()
+	c, err := cluster.Up(bringing, eng, tools, out, p.spec, log)
 	if err != nil {
 		return err
 	}
@@ -96,7 +125,11 @@ func (o options) test(ctx context.Context, log *progress.Log, eng *engine.Engine
 		clean := context.WithoutCancel(ctx)
 		if err != nil && ctx.Err() == nil {
 			tell(clean, c, p.network.weft)
-			err = errors.Join(err, log.Step("collect logs in "+filepath.Join(out, "logs"), func() error { return c.Logs(clean, filepath.Join(out, "logs")) }))
+			err = errors.Join(err, log.Step("collect logs in "+filepath.Join(out, "logs"), func() error {
+				collecting, stop := context.WithTimeout(clean, patience)
+				defer stop()
+				return c.Logs(collecting, filepath.Join(out, "logs"))
+			}))
 		}
 		if o.hold && ctx.Err() == nil {
 			if err != nil { // Ctrl-C is all that the end will tell of
@@ -105,39 +138,68 @@ func (o options) test(ctx context.Context, log *progress.Log, eng *engine.Engine
 			lookAround(c)
 			err = errors.Join(err, c.Hold(ctx))
 		}
-		err = errors.Join(err, log.Step("remove the cluster", func() error { return c.Down(clean) }))
+		err = errors.Join(err, log.Step("remove the cluster", func() error {
+			removing, stop := context.WithTimeout(clean, patience)
+			defer stop()
+			return c.Down(removing)
+		}))
 	}()
 	if made.TestArchive != "" {
-		if err := c.LoadImage(ctx, made.TestArchive); err != nil {
+		if err := c.LoadImage(bringing, made.TestArchive); err != nil {
 			return err
 		}
 	}
-	if err := scenario.Remember(ctx, c); err != nil {
+	if err := scenario.Remember(bringing, c); err != nil {
 		return err
 	}
-	if err := c.Install(ctx, p.network.name, p.network.install); err != nil {
+	if err := c.Install(bringing, p.network.name, p.network.install); err != nil {
 		return err
 	}
-	played := scenario.Play(ctx, c, log, p.first)
-	passed := o.upstream(ctx, log, c, made, p.focus, out)
-	return errors.Join(played, passed, scenario.Play(ctx, c, log, p.last))
+	var errs []error
+	play := func(scenarios []scenario.Scenario) {
+		played, err := scenario.Play(ctx, c, log, scenarios)
+		rep.scenarios(p.name, played, err)
+		errs = append(errs, err)
+	}
+	ask := func(what string, run func() ([]upstream.Spec, error)) {
+		if ctx.Err() != nil {
+			return
+		}
+		specs, err := run()
+		rep.add(p.name, what, specs, err)
+		upstream.Print(os.Stdout, specs)
+		if failed := upstream.Failures(specs); len(failed) > 0 {
+			err = errors.Join(err, fmt.Errorf("%d of %s failed on the %s cluster; see %s", len(failed), what, c.Spec.Family, out))
+		}
+		errs = append(errs, err)
+	}
+	play(p.first)
+	if p.focus != "" {
+		ask("upstream's specs", func() ([]upstream.Spec, error) {
+			tools := upstream.Tools{Tests: made.Tests, Ginkgo: made.Ginkgo, Kubectl: made.Kubectl}
+			return upstream.Run{Focus: p.focus, Procs: o.procs}.Do(ctx, c, tools, out, log)
+		})
+	}
+	if p.policyAPI {
+		ask("network-policy-api's tests", func() ([]upstream.Spec, error) {
+			return upstream.PolicyAPI(ctx, c, made.PolicyAPI, out, log)
+		})
+	}
+	play(p.last)
+	return errors.Join(errs...)
 }
 
-// upstream runs upstream's tests and says what became of each.
-func (o options) upstream(ctx context.Context, log *progress.Log, c *cluster.Cluster, made build.Prepared, focus, out string) error {
-	if focus == "" || ctx.Err() != nil {
-		return nil
+// each tests all clusters, also after one that failed, until ctx ends.
+func each(ctx context.Context, plans []plan, rep *report, test func(plan) error) error {
+	var errs []error
+	for _, p := range plans {
+		if ctx.Err() == nil {
+			err := test(p)
+			rep.ended(p.name, err)
+			errs = append(errs, err)
+		}
 	}
-	tools := upstream.Tools{Tests: made.Tests, Ginkgo: made.Ginkgo, Kubectl: made.Kubectl}
-	specs, err := upstream.Run{Focus: focus, Procs: o.procs}.Do(ctx, c, tools, out, log)
-	if err != nil {
-		return err
-	}
-	upstream.Print(os.Stdout, specs)
-	if failed := upstream.Failures(specs); len(failed) > 0 {
-		return fmt.Errorf("%d of upstream's specs failed on the %s cluster; see %s", len(failed), c.Spec.Family, out)
-	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // lookAround says how to reach a cluster.

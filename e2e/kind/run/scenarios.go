@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"path/filepath"
 	"regexp"
 	"slices"
 
@@ -23,7 +24,7 @@ func (o options) choose(given network, all ...[]scenario.Scenario) ([]scenario.S
 }
 
 // playHeld plays scenarios on a cluster that another run holds.
-func (o options) playHeld(ctx context.Context, log *progress.Log) error {
+func (o options) playHeld(ctx context.Context, log *progress.Log, rep *report) error {
 	c, err := cluster.Held(o.held, log)
 	if err != nil {
 		return err
@@ -36,5 +37,7 @@ func (o options) playHeld(ctx context.Context, log *progress.Log) error {
 	if err != nil {
 		return err
 	}
-	return scenario.Play(ctx, c, log, scenarios)
+	played, err := scenario.Play(ctx, c, log, scenarios)
+	rep.scenarios(filepath.Base(o.held), played, err)
+	return err
 }

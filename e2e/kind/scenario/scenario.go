@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/weftnet/weft/e2e/kind/cluster"
 	"github.com/weftnet/weft/e2e/kind/echo"
@@ -31,6 +32,7 @@ func Short() []Scenario {
 		{"weft status tells of all nodes, and a copy of a pod has addresses of its own", shown, false},
 		{"CNI files that vanish or are cut are back in ten seconds, whole at any time", installer, false},
 		{"a NetworkPolicy cuts off the pods of all nodes, is named for it, and lets through by a label", policed, false},
+		{"weft web in a daemon's pod, by exec and port-forward, shows nodes, a Service and its backends", browsed, false},
 	}
 }
 
@@ -56,6 +58,7 @@ func Outside() []Scenario {
 	return []Scenario{
 		{"pools of addresses are set", pooled, false},
 		{"the example is reached from outside, at addresses as asked for, also when who announces one is cut off", reached, false},
+		{"weft web shows who announces the addresses of a load balancer", announced, false},
 	}
 }
 
@@ -68,25 +71,55 @@ func Last() []Scenario {
 	}
 }
 
-// Play plays all scenarios, also after one that failed, and tells of each.
-func Play(ctx context.Context, c *cluster.Cluster, log *progress.Log, scenarios []Scenario) error {
+// Played is what became of a scenario.
+type Played struct {
+	Name string
+	Took time.Duration
+	Err  error
+}
+
+// patience is how long a scenario may take. The longest need a quarter of it on a busy
+// machine; one that hangs must not keep the others from being played.
+const patience = 30 * time.Minute
+
+// Play plays all scenarios, also after one that failed, and tells of each. The error is all
+// of theirs, or why none could be played.
+func Play(ctx context.Context, c *cluster.Cluster, log *progress.Log, scenarios []Scenario) ([]Played, error) {
 	if len(scenarios) == 0 {
-		return nil
+		return nil, nil
 	}
 	if err := prepare(ctx, c); err != nil {
-		return fmt.Errorf("scenarios: %w", err)
+		return nil, fmt.Errorf("scenarios: %w", err)
 	}
+	var all []Played
 	var errs []error
 	for _, s := range scenarios {
 		if ctx.Err() != nil {
 			break
 		}
-		errs = append(errs, log.Step(s.Name, func() error { return s.Play(ctx, c) }))
+		p, began := Played{Name: s.Name}, time.Now()
+		errs = append(errs, log.Step(s.Name, func() error {
+			p.Err = s.within(ctx, c, patience)
+			return p.Err
+		}))
+		p.Took = time.Since(began)
+		all = append(all, p)
 	}
 	if err := errors.Join(errs...); err != nil {
-		return fmt.Errorf("scenarios: %w", err)
+		return all, fmt.Errorf("scenarios: %w", err)
 	}
-	return nil
+	return all, nil
+}
+
+// within plays the scenario for so long at most.
+func (s Scenario) within(ctx context.Context, c *cluster.Cluster, d time.Duration) error {
+	playing, stop := context.WithTimeout(ctx, d)
+	defer stop()
+	err := s.Play(playing, c)
+	if playing.Err() != nil && ctx.Err() == nil {
+		return errors.Join(fmt.Errorf("it was ended after %s", d), err)
+	}
+	return err
 }
 
 // prepare gives the nodes the image of the test program.

@@ -52,8 +52,9 @@ type message struct {
 var labels = regexp.MustCompile(` \[sig-[a-z-]+(, [^\]]*)?\]$`)
 
 // read reads a JUnit report. Specs that were not run are in it too, as skipped without a
-// reason: those that focus chooses are returned as unavailable, the others are left out.
-func read(r io.Reader, focus *regexp.Regexp, lacks lacks) ([]Spec, error) {
+// reason: of those that focus chooses, the ones that need what lacks are returned as
+// unavailable, the others, if cut says that the run did not end well, as failed.
+func read(r io.Reader, focus *regexp.Regexp, lacks lacks, cut bool) ([]Spec, error) {
 	var report struct {
 		Cases []testCase `xml:"testsuite>testcase"`
 	}
@@ -78,6 +79,8 @@ func read(r io.Reader, focus *regexp.Regexp, lacks lacks) ([]Spec, error) {
 				s.Outcome, s.Reason = Skipped, reason
 			case needed && focus.MatchString(s.Name):
 				s.Outcome, s.Reason = Unavailable, "needs "+what
+			case cut && isSpec && focus.MatchString(s.Name):
+				s.Outcome, s.Reason = Failed, "it was not run: the run ended before"
 			default:
 				continue
 			}

@@ -33,7 +33,7 @@ var network = regexp.MustCompile(`\[sig-network\]`)
 
 func TestReportTellsWhatBecameOfEachChosenSpec(t *testing.T) {
 	noSCTP := lacks{{"SCTP", regexp.MustCompile(`SCTP`)}}
-	got, err := read(strings.NewReader(report), network, noSCTP)
+	got, err := read(strings.NewReader(report), network, noSCTP, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -59,11 +59,34 @@ func TestReportTellsWhatBecameOfEachChosenSpec(t *testing.T) {
 
 func TestAFailureBeforeTheSpecsIsAFailure(t *testing.T) {
 	got, err := read(strings.NewReader(strings.Replace(report, `name="[SynchronizedBeforeSuite]" status="passed"`,
-		`name="[SynchronizedBeforeSuite]" status="failed"`, 1)), network, nil)
+		`name="[SynchronizedBeforeSuite]" status="failed"`, 1)), network, nil, false)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if got[0].Name != "[SynchronizedBeforeSuite]" || got[0].Outcome != Failed {
 		t.Errorf("first is %v, want the suite's failure", got[0])
+	}
+}
+
+func TestSpecsThatARunDidNotComeToFailed(t *testing.T) {
+	noSCTP := lacks{{"SCTP", regexp.MustCompile(`SCTP`)}}
+	const cut = `<testsuites><testsuite>
+  <testcase name="[SynchronizedAfterSuite]" status="skipped" time="0"><skipped message="skipped"></skipped></testcase>
+  <testcase name="[It] [sig-network] DNS should wait" status="skipped" time="0"><skipped message="skipped"></skipped></testcase>
+  <testcase name="[It] [sig-network] Services should be slow" status="timedout" time="3600"></testcase>
+  <testcase name="[It] [sig-network] Services should speak SCTP" status="skipped" time="0"><skipped message="skipped"></skipped></testcase>
+  <testcase name="[It] [sig-storage] not chosen" status="skipped" time="0"><skipped message="skipped"></skipped></testcase>
+</testsuite></testsuites>`
+	got, err := read(strings.NewReader(cut), network, noSCTP, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []Spec{
+		{"[sig-network] DNS should wait", Failed, "it was not run: the run ended before", 0},
+		{"[sig-network] Services should be slow", Failed, "timedout", time.Hour},
+		{"[sig-network] Services should speak SCTP", Unavailable, "needs SCTP", 0},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("specs (-want +got):\n%s", diff)
 	}
 }

@@ -35,12 +35,20 @@ func (l lacks) skip() string {
 
 // lacking looks at this machine's kernel, which is the nodes' too.
 func lacking() lacks {
-	var l lacks
+	if SCTP() {
+		return nil
+	}
+	return lacks{{sctpSockets, regexp.MustCompile(`\[Feature:SCTPConnectivity\]`)}}
+}
+
+// sctpSockets is what is missing where [SCTP] is false.
+const sctpSockets = "SCTP sockets, which this kernel does not have"
+
+// SCTP tells whether this machine's kernel, which is the nodes' too, has SCTP sockets.
+func SCTP() bool {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM, unix.IPPROTO_SCTP)
-	if errors.Is(err, unix.EPROTONOSUPPORT) {
-		l = append(l, lacks{{"SCTP sockets, which this kernel does not have", regexp.MustCompile(`\[Feature:SCTPConnectivity\]`)}}...)
-	} else if err == nil {
+	if err == nil {
 		_ = unix.Close(fd)
 	}
-	return l
+	return !errors.Is(err, unix.EPROTONOSUPPORT)
 }
