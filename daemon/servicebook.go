@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"cmp"
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -21,8 +22,8 @@ var apiServer = serviceName{"default", "kubernetes"}
 // serviceBook is what was compiled for each Service, so that a change of one compiles
 // that one. It is not safe for concurrent use.
 type serviceBook struct {
-	// put says what the owner of a Service's rows wants.
-	put func(serviceName, service.Rows)
+	// put says what the owners of Services' rows want.
+	put func([]serviceRows)
 	// held fills rows without backends with those that the kernel has, and says
 	// whether there are some.
 	held func(*service.Rows) bool
@@ -47,7 +48,13 @@ type serviceEntry struct {
 	backends int  // how many of them are backends
 }
 
-func newServiceBook(put func(serviceName, service.Rows), held func(*service.Rows) bool) *serviceBook {
+// serviceRows is what is wanted for a Service.
+type serviceRows struct {
+	name serviceName
+	service.Rows
+}
+
+func newServiceBook(put func([]serviceRows), held func(*service.Rows) bool) *serviceBook {
 	return &serviceBook{
 		put: put, held: held, entries: map[serviceName]*serviceEntry{},
 		healths: map[serviceName]service.Health{}, troubled: map[serviceName][]string{},
@@ -91,10 +98,16 @@ func (b *serviceBook) update(node service.Node, services []*source.Service, ss s
 		}
 	}
 	var changed []serviceName
-	for k, e := range dirty {
-		if b.compile(k, e) {
-			changed = append(changed, k)
+	for names := range slices.Chunk(slices.Collect(maps.Keys(dirty)), compiledTogether) {
+		put := b.compile(names)
+		for _, r := range put {
+			changed = append(changed, r.name)
 		}
+		if len(put) > 0 {
+			b.put(put)
+		}
+	}
+	for k, e := range dirty {
 		if e.svc == nil && len(e.slices) == 0 {
 			delete(b.entries, k)
 		}
@@ -131,15 +144,32 @@ func (b *serviceBook) concerned(node service.Node) func(*source.Service) bool {
 	}
 }
 
-// compile makes one Service's rows, and says whether others are wanted now.
-func (b *serviceBook) compile(k serviceName, e *serviceEntry) bool {
-	var rows service.Rows
-	if e.svc != nil {
-		rows = service.Compile(b.node, e.svc, e.slices)
+// compiledTogether is how many Services are compiled before their rows are put: those of
+// all would take much memory.
+const compiledTogether = 512
+
+// compile makes the rows of some Services, on several processors if there are many, and
+// returns those that are others than before.
+func (b *serviceBook) compile(names []serviceName) (put []serviceRows) {
+	all := make([]service.Rows, len(names))
+	parallel(len(names), func(i int) {
+		if e := b.entries[names[i]]; e.svc != nil {
+			all[i] = service.Compile(b.node, e.svc, e.slices)
+		}
+	})
+	for i, k := range names {
+		if rows := all[i]; b.take(k, b.entries[k], &rows) {
+			put = append(put, serviceRows{k, rows})
+		}
 	}
+	return put
+}
+
+// take takes up one Service's rows, and says whether others are wanted now.
+func (b *serviceBook) take(k serviceName, e *serviceEntry, rows *service.Rows) bool {
 	keep := false
 	if k == apiServer && len(rows.Frontends) > 0 && len(rows.Backends) == 0 {
-		if keep = e.backends > 0; keep || b.held(&rows) {
+		if keep = e.backends > 0; keep || b.held(rows) {
 			rows.Problems = append(rows.Problems, "it has no endpoint now; the former ones are kept, as this is the way to the API server")
 		}
 	}
@@ -156,12 +186,11 @@ func (b *serviceBook) compile(k serviceName, e *serviceEntry) bool {
 	case had && !e.put:
 		b.served--
 	}
-	b.put(k, rows)
 	return true
 }
 
 // note keeps what is not for the kernel.
-func (b *serviceBook) note(k serviceName, rows service.Rows) {
+func (b *serviceBook) note(k serviceName, rows *service.Rows) {
 	_, tells := b.healths[k]
 	b.noted = b.noted || tells || rows.Health != nil || len(rows.Problems) > 0 || len(b.troubled[k]) > 0
 	delete(b.healths, k)

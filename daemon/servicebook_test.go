@@ -22,9 +22,11 @@ type fakeServices struct {
 
 func newFakeServices() (*fakeServices, *serviceBook) {
 	f := &fakeServices{rows: map[string]service.Rows{}, held: func(*service.Rows) bool { return false }}
-	return f, newServiceBook(func(k serviceName, r service.Rows) {
-		f.puts = append(f.puts, k.String())
-		f.rows[k.String()] = r
+	return f, newServiceBook(func(all []serviceRows) {
+		for _, r := range all {
+			f.puts = append(f.puts, r.name.String())
+			f.rows[r.name.String()] = r.Rows
+		}
 	}, func(r *service.Rows) bool { return f.held(r) })
 }
 

@@ -11,11 +11,9 @@ import (
 	"sync"
 	"time"
 
-	"github.com/weftnet/weft/bpf"
 	"github.com/weftnet/weft/daemon/service"
 	"github.com/weftnet/weft/daemon/source"
 	"github.com/weftnet/weft/internal/api"
-	"github.com/weftnet/weft/internal/reconcile"
 	"github.com/weftnet/weft/overlay"
 )
 
@@ -62,7 +60,7 @@ func newServices(cfg Config, t *tables, p *problems) *services {
 		name: cfg.NodeName, cfg: cfg, enabled: cfg.Services, prefixes: prefixes, tables: t, problems: p,
 		answers: make(chan healthChecks, 1), ports: map[api.Ref]*podPorts{},
 	}
-	s.book = newServiceBook(func(k serviceName, rows service.Rows) { t.putRows(ownerService(k), rows) }, t.heldRows)
+	s.book = newServiceBook(t.putServices, t.heldRows)
 	return s
 }
 
@@ -231,61 +229,4 @@ func (t *tables) byOwner() []ownedTable {
 type ownedTable interface {
 	WriteOwner(string) error
 	PruneOwner(string) error
-}
-
-// putRows says in the tables of Services what an owner wants there.
-func (t *tables) putRows(owner string, r service.Rows) {
-	t.alive.Put(owner, r.Alive)
-	t.backends.Put(owner, r.Backends)
-	t.maglev.Put(owner, r.Maglev)
-	t.ranges.Put(owner, r.Ranges)
-	t.sets.Put(owner, r.Sets)
-	t.frontends.Put(owner, r.Frontends)
-}
-
-// heldRows fills a Service's sets, which have no backends, with what a former daemon
-// left in the kernel for them, and says whether there was something.
-func (t *tables) heldRows(r *service.Rows) bool {
-	protocols := map[bpf.SetID]bpf.Protocol{}
-	for at, f := range r.Frontends {
-		protocols[f.Inside], protocols[f.Outside] = at.Protocol, at.Protocol
-	}
-	found := false
-	for id := range r.Sets {
-		set, ok := held(t.served.Sets, id)
-		if !ok || set.Count == 0 {
-			continue
-		}
-		for i := range set.Count {
-			slot := bpf.Slot{Set: id, Slot: i}
-			b, ok := held(t.served.Backends, slot)
-			if !ok {
-				continue
-			}
-			found = true
-			r.Backends[slot] = b
-			r.Alive[bpf.Place{Addr: b.Addr, Port: b.Port, Protocol: protocols[id]}] = b.Generation
-		}
-		for i := range (set.Maglev + uint32(bpf.MaglevBlock) - 1) / uint32(bpf.MaglevBlock) {
-			at := bpf.Block{Set: id, Block: i}
-			if row, ok := held(t.served.Maglev, at); ok {
-				if r.Maglev == nil {
-					r.Maglev = map[bpf.Block]bpf.MaglevRow{}
-				}
-				r.Maglev[at] = row
-			}
-		}
-		r.Sets[id] = set
-	}
-	return found
-}
-
-// held reads one row of the kernel. One that cannot be read is as good as none.
-func held[K, V comparable](t reconcile.Target[K, V], k K) (V, bool) {
-	if g, ok := t.(reconcile.Getter[K, V]); ok {
-		if v, there, err := g.Get(k); err == nil && there {
-			return v, true
-		}
-	}
-	return *new(V), false
 }
