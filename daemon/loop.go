@@ -104,7 +104,7 @@ func (n *node) pass(w work) error {
 	}
 	n.follow()
 	_, err := n.policies.follow() // pods' rows are written before others are pruned
-	return errors.Join(append(errs, err, n.tables.all().Sync(false))...)
+	return errors.Join(append(errs, err, n.tables.sync())...)
 }
 
 // review makes problems of what the tables could not do.
