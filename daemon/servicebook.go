@@ -32,6 +32,7 @@ type serviceBook struct {
 	services []*source.Service                 // as they were seen last
 	slices   source.List[source.EndpointSlice] // likewise
 	entries  map[serviceName]*serviceEntry
+	waiting  map[serviceName]struct{} // for update: what prepare left
 
 	// Sums over the entries.
 	served, backends int
@@ -57,7 +58,7 @@ type serviceRows struct {
 func newServiceBook(put func([]serviceRows), held func(*service.Rows) bool) *serviceBook {
 	return &serviceBook{
 		put: put, held: held, entries: map[serviceName]*serviceEntry{},
-		healths: map[serviceName]service.Health{}, troubled: map[serviceName][]string{},
+		waiting: map[serviceName]struct{}{}, healths: map[serviceName]service.Health{}, troubled: map[serviceName][]string{},
 	}
 }
 
@@ -66,7 +67,32 @@ func newServiceBook(put func([]serviceRows), held func(*service.Rows) bool) *ser
 // node. Both lists are sorted by namespace and name. For what did not change it costs a
 // comparison of pointers.
 func (b *serviceBook) update(node service.Node, services []*source.Service, ss source.List[source.EndpointSlice]) []serviceName {
-	dirty := map[serviceName]*serviceEntry{}
+	dirty := b.look(node, services, ss)
+	for k := range b.waiting {
+		if e := b.entries[k]; e != nil {
+			dirty[k] = e
+		}
+	}
+	clear(b.waiting)
+	return b.compileAll(dirty)
+}
+
+// prepare is update while the source has not said all: a Service that has no slices yet is
+// left to a later update.
+func (b *serviceBook) prepare(node service.Node, services []*source.Service, ss source.List[source.EndpointSlice]) {
+	dirty := b.look(node, services, ss)
+	for k, e := range dirty {
+		if e.svc == nil || len(e.slices) == 0 {
+			b.waiting[k] = struct{}{}
+			delete(dirty, k)
+		}
+	}
+	b.compileAll(dirty)
+}
+
+// look takes up what is known, and returns the Services that must be compiled for it.
+func (b *serviceBook) look(node service.Node, services []*source.Service, ss source.List[source.EndpointSlice]) (dirty map[serviceName]*serviceEntry) {
+	dirty = map[serviceName]*serviceEntry{}
 	entry := func(k serviceName) *serviceEntry {
 		e := b.entries[k]
 		if e == nil {
@@ -97,7 +123,11 @@ func (b *serviceBook) update(node service.Node, services []*source.Service, ss s
 			}
 		}
 	}
-	var changed []serviceName
+	return dirty
+}
+
+// compileAll compiles Services, and returns the names of those whose rows changed.
+func (b *serviceBook) compileAll(dirty map[serviceName]*serviceEntry) (changed []serviceName) {
 	for names := range slices.Chunk(slices.Collect(maps.Keys(dirty)), compiledTogether) {
 		put := b.compile(names)
 		for _, r := range put {

@@ -40,6 +40,7 @@ type services struct {
 	begun bool           // the source has spoken
 	self  overlay.Node   // what node was made of
 	nodes []*source.Node // likewise
+	moved bool           // prepare has met other addresses that serve node ports
 	node  service.Node
 	pods  []*source.Pod
 	book  *serviceBook
@@ -92,7 +93,8 @@ func (s *services) update(state source.State, self overlay.Node) (owners []strin
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.begun, s.pods = true, state.Pods
-	moved := s.setNode(self, state.Nodes)
+	moved := s.setNode(self, state.Nodes) || s.moved
+	s.moved = false
 	s.book.noted = s.book.noted || moved
 	if s.enabled {
 		changed := s.book.update(s.node, state.Services, state.Slices)
@@ -111,6 +113,20 @@ func (s *services) update(state source.State, self overlay.Node) (owners []strin
 		s.report()
 	}
 	return owners
+}
+
+// prepare says in the tables what is known of Services while the source has not said all, so
+// that less is left to do when it has. Nothing may be written before that: a set would lose
+// backends that the kernel has.
+func (s *services) prepare(state source.State) {
+	i := slices.IndexFunc(state.Nodes, func(n *source.Node) bool { return n.Name == s.name })
+	if i < 0 || !s.enabled {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.moved = s.setNode(overlayNodes(state.Nodes[i : i+1])[0], state.Nodes) || s.moved
+	s.book.prepare(s.node, state.Services, state.Slices)
 }
 
 // setNode makes s.node, and says whether addresses that serve node ports changed.
