@@ -91,11 +91,13 @@ func (g *garbage) end() {
 }
 
 // The garbage of the start (the parsed source above all) and of a burst of pods is given
-// back to the system when there was little new for lookEvery.
+// back to the system when there was little new for lookEvery. While it is not worth the effort
+// that is looked at every lookSeldom.
 const (
-	lookEvery = pace.Often
-	little    = 1 << 20 // bytes allocated in lookEvery
-	worth     = 8 << 20 // bytes allocated since it was last given back
+	lookEvery  = pace.Often
+	lookSeldom = pace.Usual
+	little     = 1 << 20 // bytes allocated in lookEvery
+	worth      = 8 << 20 // bytes allocated since it was last given back
 )
 
 // allocated is what was ever allocated, in bytes.
@@ -112,14 +114,17 @@ func (g *garbage) giveBack(ctx context.Context) error {
 	g.end()
 	limited := os.Getenv("GOGC") == ""
 	percent := gcPercent
-	for last, given := allocated(), uint64(0); sleep(ctx, pace.Next(lookEvery)); {
+	last, given, wait := allocated(), uint64(0), lookEvery
+	for sleep(ctx, pace.Next(wait)) {
 		now := allocated()
 		if now-last < little && now-given > worth {
 			debug.FreeOSMemory()
 			forgetProgram()
 			given = now
 		}
-		last = now
+		if last, wait = now, lookSeldom; now-given > worth {
+			wait = lookEvery
+		}
 		if p := gcPercentFor(liveHeap()); limited && p != percent {
 			percent = p
 			debug.SetGCPercent(percent)

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -41,7 +42,8 @@ type ProbeResult struct {
 // Three kinds of datagram go out: small without a UDP checksum, small with one
 // (which a device with checksum offload completes after encapsulation), and big
 // without one. The answers carry none, so that each node judges its own device
-// only. A kind counts as lost when, twice in turn, none of it came through and the
+// only. The small ones go out together: to wait for a peer that is silent, a few of which may
+// be probed all the time, is to wake up for each try. A kind counts as lost when, twice in turn, none of it came through and the
 // first kind did before and after: a busy node answers late, and late answers count.
 func Probe(ctx context.Context, t ProbeTarget) (ProbeResult, error) {
 	plain, err := newProber(ctx, t, false)
@@ -55,29 +57,34 @@ func Probe(ctx context.Context, t ProbeTarget) (ProbeResult, error) {
 	}
 	defer summed.Close()
 
-	r := ProbeResult{}
-	if r.RTT, r.Reachable = plain.ask(ctx, probeHeader); !r.Reachable {
+	var r, withSum ProbeResult
+	var beside sync.WaitGroup
+	beside.Go(func() { withSum.RTT, withSum.Reachable = summed.ask(ctx, probeHeader) })
+	r.RTT, r.Reachable = plain.ask(ctx, probeHeader)
+	if beside.Wait(); !r.Reachable {
 		// Nothing, or only what has a checksum, comes through: some
 		// middleboxes drop UDP without one.
-		r.RTT, r.Reachable = summed.ask(ctx, probeHeader)
-		return r, ctx.Err()
+		return withSum, ctx.Err()
 	}
-	loses := func(p *prober, size int) bool {
-		for range probeTurns {
-			if rtt, ok := p.ask(ctx, size); ok {
-				if size == probeHeader {
-					r.RTT = min(r.RTT, rtt)
-				}
+	if withSum.Reachable {
+		r.RTT = min(r.RTT, withSum.RTT)
+	}
+	// answers says whether the first kind still comes through; if not, nobody can say what
+	// became of the others.
+	answers := func() bool {
+		_, ok := plain.ask(ctx, probeHeader)
+		return ok
+	}
+	loses := func(p *prober, size, turns int) bool {
+		for range turns {
+			if _, ok := p.ask(ctx, size); ok || !answers() {
 				return false
-			}
-			if _, ok := plain.ask(ctx, probeHeader); !ok {
-				return false // nobody can say
 			}
 		}
 		return true
 	}
-	r.BadOffload = loses(summed, probeHeader)
-	r.MTUProblem = loses(plain, payload(t))
+	r.BadOffload = !withSum.Reachable && answers() && loses(summed, probeHeader, probeTurns-1)
+	r.MTUProblem = loses(plain, payload(t), probeTurns)
 	return r, ctx.Err()
 }
 
