@@ -35,7 +35,7 @@ type ProbeResult struct {
 	RTT        time.Duration // the shortest seen; 0 if not reachable
 }
 
-// Probe asks one peer's [ServeProbe]. It takes less than four seconds if anything
+// Probe asks one peer's [ServeProbe]. It takes less than five seconds if anything
 // is wrong, and milliseconds if not. An error means that the probe could not be
 // made, not that the peer did not answer.
 //
@@ -59,8 +59,8 @@ func Probe(ctx context.Context, t ProbeTarget) (ProbeResult, error) {
 
 	var r, withSum ProbeResult
 	var beside sync.WaitGroup
-	beside.Go(func() { withSum.RTT, withSum.Reachable = summed.ask(ctx, probeHeader) })
-	r.RTT, r.Reachable = plain.ask(ctx, probeHeader)
+	beside.Go(func() { withSum.RTT, withSum.Reachable = summed.ask(ctx, probeHeader, firstWait) })
+	r.RTT, r.Reachable = plain.ask(ctx, probeHeader, firstWait)
 	if beside.Wait(); !r.Reachable {
 		// Nothing, or only what has a checksum, comes through: some
 		// middleboxes drop UDP without one.
@@ -72,12 +72,12 @@ func Probe(ctx context.Context, t ProbeTarget) (ProbeResult, error) {
 	// answers says whether the first kind still comes through; if not, nobody can say what
 	// became of the others.
 	answers := func() bool {
-		_, ok := plain.ask(ctx, probeHeader)
+		_, ok := plain.ask(ctx, probeHeader, probeWait)
 		return ok
 	}
 	loses := func(p *prober, size, turns int) bool {
 		for range turns {
-			if _, ok := p.ask(ctx, size); ok || !answers() {
+			if _, ok := p.ask(ctx, size, probeWait); ok || !answers() {
 				return false
 			}
 		}
@@ -108,7 +108,8 @@ const (
 
 	probeTurns = 2
 	probeTries = 3
-	probeWait  = 150 * time.Millisecond // the first time; longer with each try
+	probeWait  = 150 * time.Millisecond // after the first try; longer with each
+	firstWait  = 2 * probeWait          // of the first question: a peer that just starts is not silent
 )
 
 // prober asks one peer one kind of question.
@@ -138,8 +139,9 @@ func (p *prober) Close() {
 	}
 }
 
-// ask sends a datagram with a payload of size bytes until one of them is answered.
-func (p *prober) ask(ctx context.Context, size int) (time.Duration, bool) {
+// ask sends a datagram with a payload of size bytes until one of them is answered. It waits
+// so long after the first, and longer with each try.
+func (p *prober) ask(ctx context.Context, size int, wait time.Duration) (time.Duration, bool) {
 	b := make([]byte, size)
 	copy(b, probeMagic)
 	b[4] = probeQuestion
@@ -152,7 +154,7 @@ func (p *prober) ask(ctx context.Context, size int) (time.Duration, bool) {
 		if _, err := p.conn.Write(b); errors.Is(err, unix.EMSGSIZE) {
 			return 0, false
 		}
-		deadline := sent.Add(time.Duration(try) * probeWait)
+		deadline := sent.Add(time.Duration(try) * wait)
 		if d, ok := ctx.Deadline(); ok && d.Before(deadline) {
 			deadline = d
 		}
