@@ -30,7 +30,7 @@ const (
 	patience = 3 * time.Second
 	// prepareEvery is how often Services are compiled that the source has told of, while it has
 	// not told all.
-	prepareEvery = 200 * time.Millisecond
+	prepareEvery = 500 * time.Millisecond
 	// quickEvery is how often the tables are read of whose changes nobody tells.
 	quickEvery = pace.Usual
 	// fullEvery is how often everything is read, events or not.

@@ -73,7 +73,7 @@ func (b *serviceBook) update(node service.Node, services []*source.Service, ss s
 			dirty[k] = e
 		}
 	}
-	clear(b.waiting)
+	b.waiting = map[serviceName]struct{}{} // there may have been many
 	return b.compileAll(dirty)
 }
 
