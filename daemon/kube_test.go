@@ -191,6 +191,43 @@ func TestFirstStartWaitsForTheAPI(t *testing.T) {
 	a.ready()
 }
 
+// Services are compiled while other objects are still unread, but none of their rows is written
+// before all are: neither by a daemon that finds nothing, nor by one that finds what a former
+// one wrote, and goes by what that knew.
+func TestServicesAreNotWrittenBeforeAllIsKnown(t *testing.T) {
+	l := newLab(t)
+	a := l.add()
+	c := testkube.NewCluster(t)
+	l.underKube(c, a)
+	unread := func() (read func()) {
+		until, read := context.WithCancel(t.Context())
+		c.Before("stream pods", func() { <-until.Done() })
+		return read
+	}
+	web := kubeService("web", "10.96.0.2", "10.87.2.9")
+	c.Put(web...)
+	c.Put(kubeService("bare", "10.96.0.3")[0])
+	read := unread()
+	defer func() { read() }()
+	a.start()
+	a.until("what has slices is compiled", func(s api.Status) bool { return rowsOf(s, "sets") == 1 })
+	a.served(0, "frontends", false, "10.96.0.2", "10.96.0.3")
+	read()
+	a.ready()
+	a.served(0, "frontends", true, "10.96.0.2", "10.96.0.3")
+
+	a.stop(syscall.SIGKILL)
+	read = unread()
+	c.Put(kubeService("web", "10.96.0.2", "10.87.2.10")[1])
+	a.start()
+	a.until("it goes by what was known", func(s api.Status) bool { return s.Ready && !s.Synced })
+	a.served(0, "backends", true, "10.87.2.9")
+	a.served(0, "backends", false, "10.87.2.10")
+	read()
+	a.served(converge, "backends", true, "10.87.2.10")
+	a.served(converge, "backends", false, "10.87.2.9")
+}
+
 // The Service of the API itself, told to be empty, is the way to the API server still.
 func TestWayToTheAPIStays(t *testing.T) {
 	l := newLab(t)

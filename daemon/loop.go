@@ -28,6 +28,9 @@ const (
 	// burst of calls are their own, and reading tables holds the calls up.
 	calm     = 300 * time.Millisecond
 	patience = 3 * time.Second
+	// prepareEvery is how often Services are compiled that the source has told of, while it has
+	// not told all.
+	prepareEvery = 500 * time.Millisecond
 	// quickEvery is how often the tables are read of whose changes nobody tells.
 	quickEvery = pace.Usual
 	// fullEvery is how often everything is read, events or not.
@@ -104,7 +107,7 @@ func (n *node) pass(w work) error {
 	}
 	n.follow()
 	_, err := n.policies.follow() // pods' rows are written before others are pruned
-	return errors.Join(append(errs, err, n.tables.all().Sync(false))...)
+	return errors.Join(append(errs, err, n.tables.sync())...)
 }
 
 // review makes problems of what the tables could not do.
@@ -246,6 +249,11 @@ func (n *node) firstSync(ctx context.Context, mayRecall bool) error {
 	defer late.Stop()
 	silent := time.NewTimer(recallAfter)
 	defer silent.Stop()
+	early := time.NewTicker(prepareEvery)
+	defer early.Stop()
+	if mayRecall { // then tables are written before the source has spoken
+		early.Stop()
+	}
 	without := false // policies
 	for {
 		state := n.source.Snapshot()
@@ -259,6 +267,9 @@ func (n *node) firstSync(ctx context.Context, mayRecall bool) error {
 			if !n.source.Snapshot().Complete {
 				continue
 			}
+		case <-early.C:
+			n.services.prepare(n.source.Snapshot())
+			continue
 		case <-late.C:
 		case <-silent.C:
 			if without = mayRecall; mayRecall && !n.source.Snapshot().Complete && n.recall() {

@@ -4,9 +4,11 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"runtime"
 	"runtime/debug"
 	gometrics "runtime/metrics"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -40,20 +42,62 @@ func liveHeap() uint64 {
 	return sample[0].Value.Uint64()
 }
 
-// limitMemory sets what a daemon with these limits should have, unless whoever
-// started it has said otherwise (GOGC).
-func limitMemory() {
+// While the daemon starts it may have startRoom of garbage, or startPercent of what is live,
+// if that is less. What it reads is ten times what it keeps: otherwise it would collect a
+// hundred times before 30,000 Services are in the kernel.
+const (
+	startRoom    = 64 << 20
+	startPercent = 400
+)
+
+// startPercentFor is what suits a live heap of so many bytes while the daemon starts.
+func startPercentFor(live uint64) int {
+	return int(max(gcPercent, min(startPercent, startRoom*100/max(live, 1))))
+}
+
+// garbage sets how early it is collected, unless whoever started the daemon has said
+// so (GOGC).
+type garbage struct {
+	mu      sync.Mutex
+	started bool
+}
+
+// begin gives the daemon the room that it may have until end.
+func (g *garbage) begin() {
 	if os.Getenv("GOGC") == "" {
+		g.adjust()
+	}
+}
+
+// adjust takes up what is live, after each collection.
+func (g *garbage) adjust() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.started {
+		return
+	}
+	debug.SetGCPercent(startPercentFor(liveHeap()))
+	sentinel := &struct{ _ *byte }{} // it is gone with the next collection
+	runtime.AddCleanup(sentinel, (*garbage).adjust, g)
+}
+
+// end has garbage collected early from now on.
+func (g *garbage) end() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.started = true; os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 	}
 }
 
 // The garbage of the start (the parsed source above all) and of a burst of pods is given
-// back to the system when there was little new for lookEvery.
+// back to the system when there was little new for lookEvery. While it is not worth the effort
+// that is looked at every lookSeldom.
 const (
-	lookEvery = pace.Often
-	little    = 1 << 20 // bytes allocated in lookEvery
-	worth     = 8 << 20 // bytes allocated since it was last given back
+	lookEvery  = pace.Often
+	lookSeldom = pace.Usual
+	little     = 1 << 20 // bytes allocated in lookEvery
+	worth      = 8 << 20 // bytes allocated since it was last given back
 )
 
 // allocated is what was ever allocated, in bytes.
@@ -65,17 +109,22 @@ func allocated() uint64 {
 
 // giveBack returns unused memory to the system whenever the node has settled, until ctx is
 // done. The runtime would do it too, over minutes. It also looks what limit suits.
-func giveBack(ctx context.Context) error {
+// It ends the start.
+func (g *garbage) giveBack(ctx context.Context) error {
+	g.end()
 	limited := os.Getenv("GOGC") == ""
 	percent := gcPercent
-	for last, given := allocated(), uint64(0); sleep(ctx, pace.Next(lookEvery)); {
+	last, given, wait := allocated(), uint64(0), lookEvery
+	for sleep(ctx, pace.Next(wait)) {
 		now := allocated()
 		if now-last < little && now-given > worth {
 			debug.FreeOSMemory()
 			forgetProgram()
 			given = now
 		}
-		last = now
+		if last, wait = now, lookSeldom; now-given > worth {
+			wait = lookEvery
+		}
 		if p := gcPercentFor(liveHeap()); limited && p != percent {
 			percent = p
 			debug.SetGCPercent(percent)

@@ -21,7 +21,8 @@ import (
 // everything in place, so that packets flow on. It works in the network namespace of
 // the process. Killed at any point, it finds at its next start what it left.
 func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
-	limitMemory()
+	var memory garbage
+	memory.begin()
 	if err := preflight(cfg); err != nil {
 		return err
 	}
@@ -183,7 +184,7 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 		group.Go(func() error { return n.watchRoom(ctx, dp, counters) })
 		group.Go(func() error { return n.endSockets(ctx, dp, pods) })
 		group.Go(func() error { return n.install(ctx) })
-		group.Go(func() error { return giveBack(ctx) })
+		group.Go(func() error { return memory.giveBack(ctx) })
 		return nil
 	})
 	err = group.Wait()

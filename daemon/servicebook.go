@@ -23,8 +23,8 @@ var apiServer = serviceName{"default", "kubernetes"}
 // serviceBook is what was compiled for each Service, so that a change of one compiles
 // that one. It is not safe for concurrent use.
 type serviceBook struct {
-	// put says what the owner of a Service's rows wants.
-	put func(serviceName, service.Rows)
+	// put says what the owners of Services' rows want.
+	put func([]serviceRows)
 	// held fills rows without backends with those that the kernel has, and says
 	// whether there are some.
 	held func(*service.Rows) bool
@@ -33,6 +33,7 @@ type serviceBook struct {
 	services []*source.Service                 // as they were seen last
 	slices   source.List[source.EndpointSlice] // likewise
 	entries  map[serviceName]*serviceEntry
+	waiting  map[serviceName]struct{} // for update: what prepare left
 
 	// Sums over the entries.
 	served, backends int
@@ -49,10 +50,16 @@ type serviceEntry struct {
 	backends int  // how many of them are backends
 }
 
-func newServiceBook(put func(serviceName, service.Rows), held func(*service.Rows) bool) *serviceBook {
+// serviceRows is what is wanted for a Service.
+type serviceRows struct {
+	name serviceName
+	service.Rows
+}
+
+func newServiceBook(put func([]serviceRows), held func(*service.Rows) bool) *serviceBook {
 	return &serviceBook{
 		put: put, held: held, entries: map[serviceName]*serviceEntry{},
-		healths: map[serviceName]service.Health{}, troubled: map[serviceName][]string{},
+		waiting: map[serviceName]struct{}{}, healths: map[serviceName]service.Health{}, troubled: map[serviceName][]string{},
 	}
 }
 
@@ -61,7 +68,32 @@ func newServiceBook(put func(serviceName, service.Rows), held func(*service.Rows
 // node. Both lists are sorted by namespace and name. For what did not change it costs a
 // comparison of pointers.
 func (b *serviceBook) update(node service.Node, services []*source.Service, ss source.List[source.EndpointSlice]) []serviceName {
-	dirty := map[serviceName]*serviceEntry{}
+	dirty := b.look(node, services, ss)
+	for k := range b.waiting {
+		if e := b.entries[k]; e != nil {
+			dirty[k] = e
+		}
+	}
+	b.waiting = map[serviceName]struct{}{} // there may have been many
+	return b.compileAll(dirty)
+}
+
+// prepare is update while the source has not said all: a Service that has no slices yet is
+// left to a later update.
+func (b *serviceBook) prepare(node service.Node, services []*source.Service, ss source.List[source.EndpointSlice]) {
+	dirty := b.look(node, services, ss)
+	for k, e := range dirty {
+		if e.svc == nil || len(e.slices) == 0 {
+			b.waiting[k] = struct{}{}
+			delete(dirty, k)
+		}
+	}
+	b.compileAll(dirty)
+}
+
+// look takes up what is known, and returns the Services that must be compiled for it.
+func (b *serviceBook) look(node service.Node, services []*source.Service, ss source.List[source.EndpointSlice]) (dirty map[serviceName]*serviceEntry) {
+	dirty = map[serviceName]*serviceEntry{}
 	entry := func(k serviceName) *serviceEntry {
 		e := b.entries[k]
 		if e == nil {
@@ -92,11 +124,21 @@ func (b *serviceBook) update(node service.Node, services []*source.Service, ss s
 			}
 		}
 	}
-	var changed []serviceName
-	for k, e := range dirty {
-		if b.compile(k, e) {
-			changed = append(changed, k)
+	return dirty
+}
+
+// compileAll compiles Services, and returns the names of those whose rows changed.
+func (b *serviceBook) compileAll(dirty map[serviceName]*serviceEntry) (changed []serviceName) {
+	for names := range slices.Chunk(slices.Collect(maps.Keys(dirty)), compiledTogether) {
+		put := b.compile(names)
+		for _, r := range put {
+			changed = append(changed, r.name)
 		}
+		if len(put) > 0 {
+			b.put(put)
+		}
+	}
+	for k, e := range dirty {
 		if e.svc == nil && len(e.slices) == 0 {
 			delete(b.entries, k)
 		}
@@ -144,15 +186,32 @@ func same[K comparable, V any](a, b map[K]V) bool {
 	return reflect.ValueOf(a).Pointer() == reflect.ValueOf(b).Pointer()
 }
 
-// compile makes one Service's rows, and says whether others are wanted now.
-func (b *serviceBook) compile(k serviceName, e *serviceEntry) bool {
-	var rows service.Rows
-	if e.svc != nil {
-		rows = service.Compile(b.node, e.svc, e.slices)
+// compiledTogether is how many Services are compiled before their rows are put: those of
+// all would take much memory.
+const compiledTogether = 512
+
+// compile makes the rows of some Services, on several processors if there are many, and
+// returns those that are others than before.
+func (b *serviceBook) compile(names []serviceName) (put []serviceRows) {
+	all := make([]service.Rows, len(names))
+	parallel(len(names), func(i int) {
+		if e := b.entries[names[i]]; e.svc != nil {
+			all[i] = service.Compile(b.node, e.svc, e.slices)
+		}
+	})
+	for i, k := range names {
+		if rows := all[i]; b.take(k, b.entries[k], &rows) {
+			put = append(put, serviceRows{k, rows})
+		}
 	}
+	return put
+}
+
+// take takes up one Service's rows, and says whether others are wanted now.
+func (b *serviceBook) take(k serviceName, e *serviceEntry, rows *service.Rows) bool {
 	keep := false
 	if k == apiServer && len(rows.Frontends) > 0 && len(rows.Backends) == 0 {
-		if keep = e.backends > 0; keep || b.held(&rows) {
+		if keep = e.backends > 0; keep || b.held(rows) {
 			rows.Problems = append(rows.Problems, "it has no endpoint now; the former ones are kept, as this is the way to the API server")
 		}
 	}
@@ -169,12 +228,11 @@ func (b *serviceBook) compile(k serviceName, e *serviceEntry) bool {
 	case had && !e.put:
 		b.served--
 	}
-	b.put(k, rows)
 	return true
 }
 
 // note keeps what is not for the kernel.
-func (b *serviceBook) note(k serviceName, rows service.Rows) {
+func (b *serviceBook) note(k serviceName, rows *service.Rows) {
 	_, tells := b.healths[k]
 	b.noted = b.noted || tells || rows.Health != nil || len(rows.Problems) > 0 || len(b.troubled[k]) > 0
 	delete(b.healths, k)

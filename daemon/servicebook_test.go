@@ -3,6 +3,7 @@ package daemon
 import (
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"testing"
@@ -23,9 +24,11 @@ type fakeServices struct {
 
 func newFakeServices() (*fakeServices, *serviceBook) {
 	f := &fakeServices{rows: map[string]service.Rows{}, held: func(*service.Rows) bool { return false }}
-	return f, newServiceBook(func(k serviceName, r service.Rows) {
-		f.puts = append(f.puts, k.String())
-		f.rows[k.String()] = r
+	return f, newServiceBook(func(all []serviceRows) {
+		for _, r := range all {
+			f.puts = append(f.puts, r.name.String())
+			f.rows[r.name.String()] = r.Rows
+		}
 	}, func(r *service.Rows) bool { return f.held(r) })
 }
 
@@ -275,5 +278,59 @@ func TestServiceBookDoesNotWalkTheNodes(t *testing.T) {
 	delete(again.Others, "7")
 	if b.concerned(again) == nil {
 		t.Error("a node is gone, and nothing is concerned")
+	}
+}
+
+// TestServiceBookPreparesWhatIsKnown tells a book of Services and slices as they become known,
+// in any order. It compiles no Service before it has slices, and in the end has said what one
+// does that is told of all at once.
+func TestServiceBookPreparesWhatIsKnown(t *testing.T) {
+	node := service.Node{Name: "a", NodePortAddrs: []netip.Addr{addr("192.0.2.1")}}
+	var svcs []*source.Service
+	var sls []*source.EndpointSlice
+	for i := range 40 {
+		name := fmt.Sprintf("s%02d", i)
+		svcs = append(svcs, mkService("default", name, fmt.Sprintf("10.96.0.%d", i)))
+		for n := range i % 3 { // some have no slice, some two
+			sls = append(sls, mkSlice("default", fmt.Sprintf("%s-%d", name, n), name, fmt.Sprintf("10.%d.0.%d", n, i)))
+		}
+	}
+	whole, all := newFakeServices()
+	all.update(node, svcs, source.ListOf(sls))
+	for seed := range uint64(50) {
+		r := rand.New(rand.NewPCG(seed, 1))
+		f, b := newFakeServices()
+		known, shown := make([]bool, len(svcs)), make([]bool, len(sls))
+		for range 4 {
+			var some []*source.Service
+			for i, v := range svcs {
+				if known[i] = known[i] || r.IntN(3) == 0; known[i] {
+					some = append(some, v)
+				}
+			}
+			var ends []*source.EndpointSlice
+			for i, e := range sls {
+				if shown[i] = shown[i] || r.IntN(3) == 0; shown[i] {
+					ends = append(ends, e)
+				}
+			}
+			b.prepare(node, some, source.ListOf(ends))
+			for name, rows := range f.rows {
+				if len(rows.Backends) == 0 {
+					t.Fatalf("seed %d: %s was compiled without slices", seed, name)
+				}
+			}
+		}
+		b.update(node, svcs, source.ListOf(sls))
+		if d := cmp.Diff(whole.rows, f.rows, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); d != "" {
+			t.Fatalf("seed %d: rows (-want +got):\n%s", seed, d)
+		}
+		if b.served != all.served || b.backends != all.backends || len(b.waiting) > 0 {
+			t.Errorf("seed %d: %d served by %d backends, %d wait; want %d by %d", seed, b.served, b.backends, len(b.waiting), all.served, all.backends)
+		}
+		f.took()
+		if b.update(node, svcs, source.ListOf(sls)); f.took() != nil {
+			t.Errorf("seed %d: compiled once more", seed)
+		}
 	}
 }

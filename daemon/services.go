@@ -11,11 +11,9 @@ import (
 	"sync"
 	"time"
 
-	"github.com/weftnet/weft/bpf"
 	"github.com/weftnet/weft/daemon/service"
 	"github.com/weftnet/weft/daemon/source"
 	"github.com/weftnet/weft/internal/api"
-	"github.com/weftnet/weft/internal/reconcile"
 	"github.com/weftnet/weft/overlay"
 )
 
@@ -42,6 +40,7 @@ type services struct {
 	begun bool           // the source has spoken
 	self  overlay.Node   // what node was made of
 	nodes []*source.Node // likewise
+	moved bool           // prepare has met other addresses that serve node ports
 	node  service.Node
 	pods  []*source.Pod
 	book  *serviceBook
@@ -62,7 +61,7 @@ func newServices(cfg Config, t *tables, p *problems) *services {
 		name: cfg.NodeName, cfg: cfg, enabled: cfg.Services, prefixes: prefixes, tables: t, problems: p,
 		answers: make(chan healthChecks, 1), ports: map[api.Ref]*podPorts{},
 	}
-	s.book = newServiceBook(func(k serviceName, rows service.Rows) { t.putRows(ownerService(k), rows) }, t.heldRows)
+	s.book = newServiceBook(t.putServices, t.heldRows)
 	return s
 }
 
@@ -94,7 +93,8 @@ func (s *services) update(state source.State, self overlay.Node) (owners []strin
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.begun, s.pods = true, state.Pods
-	moved := s.setNode(self, state.Nodes)
+	moved := s.setNode(self, state.Nodes) || s.moved
+	s.moved = false
 	s.book.noted = s.book.noted || moved
 	if s.enabled {
 		changed := s.book.update(s.node, state.Services, state.Slices)
@@ -113,6 +113,20 @@ func (s *services) update(state source.State, self overlay.Node) (owners []strin
 		s.report()
 	}
 	return owners
+}
+
+// prepare says in the tables what is known of Services while the source has not said all, so
+// that less is left to do when it has. Nothing may be written before that: a set would lose
+// backends that the kernel has.
+func (s *services) prepare(state source.State) {
+	i := slices.IndexFunc(state.Nodes, func(n *source.Node) bool { return n.Name == s.name })
+	if i < 0 || !s.enabled {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.moved = s.setNode(overlayNodes(state.Nodes[i : i+1])[0], state.Nodes) || s.moved
+	s.book.prepare(s.node, state.Services, state.Slices)
 }
 
 // setNode makes s.node, and says whether addresses that serve node ports changed.
@@ -234,61 +248,4 @@ func (t *tables) byOwner() []ownedTable {
 type ownedTable interface {
 	WriteOwner(string) error
 	PruneOwner(string) error
-}
-
-// putRows says in the tables of Services what an owner wants there.
-func (t *tables) putRows(owner string, r service.Rows) {
-	t.alive.Put(owner, r.Alive)
-	t.backends.Put(owner, r.Backends)
-	t.maglev.Put(owner, r.Maglev)
-	t.ranges.Put(owner, r.Ranges)
-	t.sets.Put(owner, r.Sets)
-	t.frontends.Put(owner, r.Frontends)
-}
-
-// heldRows fills a Service's sets, which have no backends, with what a former daemon
-// left in the kernel for them, and says whether there was something.
-func (t *tables) heldRows(r *service.Rows) bool {
-	protocols := map[bpf.SetID]bpf.Protocol{}
-	for at, f := range r.Frontends {
-		protocols[f.Inside], protocols[f.Outside], protocols[f.Host] = at.Protocol, at.Protocol, at.Protocol
-	}
-	found := false
-	for id := range r.Sets {
-		set, ok := held(t.served.Sets, id)
-		if !ok || set.Count == 0 {
-			continue
-		}
-		for i := range set.Count {
-			slot := bpf.Slot{Set: id, Slot: i}
-			b, ok := held(t.served.Backends, slot)
-			if !ok {
-				continue
-			}
-			found = true
-			r.Backends[slot] = b
-			r.Alive[bpf.Place{Addr: b.Addr, Port: b.Port, Protocol: protocols[id]}] = b.Generation
-		}
-		for i := range (set.Maglev + uint32(bpf.MaglevBlock) - 1) / uint32(bpf.MaglevBlock) {
-			at := bpf.Block{Set: id, Block: i}
-			if row, ok := held(t.served.Maglev, at); ok {
-				if r.Maglev == nil {
-					r.Maglev = map[bpf.Block]bpf.MaglevRow{}
-				}
-				r.Maglev[at] = row
-			}
-		}
-		r.Sets[id] = set
-	}
-	return found
-}
-
-// held reads one row of the kernel. One that cannot be read is as good as none.
-func held[K, V comparable](t reconcile.Target[K, V], k K) (V, bool) {
-	if g, ok := t.(reconcile.Getter[K, V]); ok {
-		if v, there, err := g.Get(k); err == nil && there {
-			return v, true
-		}
-	}
-	return *new(V), false
 }

@@ -1,11 +1,13 @@
 package daemon
 
 import (
+	"errors"
 	"maps"
 	"net/netip"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/weftnet/weft/bpf"
 	"github.com/weftnet/weft/daemon/endpoint"
@@ -151,11 +153,28 @@ func ourLink(name string) bool { return strings.HasPrefix(name, "weft") }
 // prefer them, rows before the programs that read them, chains (so that nothing
 // leaves with a pod's address) before the pods can send.
 func (t *tables) all() reconcile.Group {
-	return slices.Concat(
-		reconcile.Group{t.device, t.sysctl, t.addrs, t.chains, t.routes, t.neighs, t.rows, t.peers, t.nodes},
-		t.services(),
-		reconcile.Group{t.own, t.links, t.sockets, t.offload},
-	)
+	return slices.Concat(t.network(), t.services(), t.hooks())
+}
+
+// network is the tables of the node and its peers, hooks those by which packets meet the
+// programs.
+func (t *tables) network() reconcile.Group {
+	return reconcile.Group{t.device, t.sysctl, t.addrs, t.chains, t.routes, t.neighs, t.rows, t.peers, t.nodes}
+}
+
+func (t *tables) hooks() reconcile.Group {
+	return reconcile.Group{t.own, t.links, t.sockets, t.offload}
+}
+
+// sync makes all tables hold what is wanted. Those of Services refer to none of the network,
+// so that both are written at once: at the start there are many rows in each.
+func (t *tables) sync() error {
+	var network error
+	var beside sync.WaitGroup
+	beside.Go(func() { network = t.network().Write() })
+	services := t.services().Write()
+	beside.Wait()
+	return errors.Join(network, services, t.hooks().Write(), t.all().Prune())
 }
 
 // shown is those, the tables of policies and of announced addresses.

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -34,14 +35,15 @@ type ProbeResult struct {
 	RTT        time.Duration // the shortest seen; 0 if not reachable
 }
 
-// Probe asks one peer's [ServeProbe]. It takes less than four seconds if anything
+// Probe asks one peer's [ServeProbe]. It takes less than five seconds if anything
 // is wrong, and milliseconds if not. An error means that the probe could not be
 // made, not that the peer did not answer.
 //
 // Three kinds of datagram go out: small without a UDP checksum, small with one
 // (which a device with checksum offload completes after encapsulation), and big
 // without one. The answers carry none, so that each node judges its own device
-// only. A kind counts as lost when, twice in turn, none of it came through and the
+// only. The small ones go out together: to wait for a peer that is silent, a few of which may
+// be probed all the time, is to wake up for each try. A kind counts as lost when, twice in turn, none of it came through and the
 // first kind did before and after: a busy node answers late, and late answers count.
 func Probe(ctx context.Context, t ProbeTarget) (ProbeResult, error) {
 	plain, err := newProber(ctx, t, false)
@@ -55,29 +57,34 @@ func Probe(ctx context.Context, t ProbeTarget) (ProbeResult, error) {
 	}
 	defer summed.Close()
 
-	r := ProbeResult{}
-	if r.RTT, r.Reachable = plain.ask(ctx, probeHeader); !r.Reachable {
+	var r, withSum ProbeResult
+	var beside sync.WaitGroup
+	beside.Go(func() { withSum.RTT, withSum.Reachable = summed.ask(ctx, probeHeader, firstWait) })
+	r.RTT, r.Reachable = plain.ask(ctx, probeHeader, firstWait)
+	if beside.Wait(); !r.Reachable {
 		// Nothing, or only what has a checksum, comes through: some
 		// middleboxes drop UDP without one.
-		r.RTT, r.Reachable = summed.ask(ctx, probeHeader)
-		return r, ctx.Err()
+		return withSum, ctx.Err()
 	}
-	loses := func(p *prober, size int) bool {
-		for range probeTurns {
-			if rtt, ok := p.ask(ctx, size); ok {
-				if size == probeHeader {
-					r.RTT = min(r.RTT, rtt)
-				}
+	if withSum.Reachable {
+		r.RTT = min(r.RTT, withSum.RTT)
+	}
+	// answers says whether the first kind still comes through; if not, nobody can say what
+	// became of the others.
+	answers := func() bool {
+		_, ok := plain.ask(ctx, probeHeader, probeWait)
+		return ok
+	}
+	loses := func(p *prober, size, turns int) bool {
+		for range turns {
+			if _, ok := p.ask(ctx, size, probeWait); ok || !answers() {
 				return false
-			}
-			if _, ok := plain.ask(ctx, probeHeader); !ok {
-				return false // nobody can say
 			}
 		}
 		return true
 	}
-	r.BadOffload = loses(summed, probeHeader)
-	r.MTUProblem = loses(plain, payload(t))
+	r.BadOffload = !withSum.Reachable && answers() && loses(summed, probeHeader, probeTurns-1)
+	r.MTUProblem = loses(plain, payload(t), probeTurns)
 	return r, ctx.Err()
 }
 
@@ -101,7 +108,8 @@ const (
 
 	probeTurns = 2
 	probeTries = 3
-	probeWait  = 150 * time.Millisecond // the first time; longer with each try
+	probeWait  = 150 * time.Millisecond // after the first try; longer with each
+	firstWait  = 2 * probeWait          // of the first question: a peer that just starts is not silent
 )
 
 // prober asks one peer one kind of question.
@@ -131,8 +139,9 @@ func (p *prober) Close() {
 	}
 }
 
-// ask sends a datagram with a payload of size bytes until one of them is answered.
-func (p *prober) ask(ctx context.Context, size int) (time.Duration, bool) {
+// ask sends a datagram with a payload of size bytes until one of them is answered. It waits
+// so long after the first, and longer with each try.
+func (p *prober) ask(ctx context.Context, size int, wait time.Duration) (time.Duration, bool) {
 	b := make([]byte, size)
 	copy(b, probeMagic)
 	b[4] = probeQuestion
@@ -145,7 +154,7 @@ func (p *prober) ask(ctx context.Context, size int) (time.Duration, bool) {
 		if _, err := p.conn.Write(b); errors.Is(err, unix.EMSGSIZE) {
 			return 0, false
 		}
-		deadline := sent.Add(time.Duration(try) * probeWait)
+		deadline := sent.Add(time.Duration(try) * wait)
 		if d, ok := ctx.Deadline(); ok && d.Before(deadline) {
 			deadline = d
 		}

@@ -36,8 +36,12 @@ type legacyFamily struct {
 	last  map[string]uint64
 }
 
-// legacyEvery is how often we look.
-const legacyEvery = pace.Often
+// legacyEvery is how often we look, legacyRest how often while there are no tables at all, in
+// which nothing of ours can be hurt.
+const (
+	legacyEvery = pace.Often
+	legacyRest  = pace.Usual
+)
 
 // legacyWhole is the size of a table up to which all rules are compared. Of a
 // larger one only its shape is: number and size of rules, start of each hook.
@@ -77,13 +81,23 @@ func (w *legacyWatch) close() {
 	}
 }
 
+// rest is how long there may be between two looks.
+func (w *legacyWatch) rest() time.Duration {
+	for _, f := range w.families {
+		if len(f.last) > 0 {
+			return legacyEvery
+		}
+	}
+	return legacyRest
+}
+
 func (w *legacyWatch) run(ctx context.Context, box *mailbox, log *slog.Logger) {
 	defer w.close()
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(pace.Next(legacyEvery)):
+		case <-time.After(pace.Next(w.rest())):
 		}
 		for _, f := range w.families {
 			changed, err := f.changed(w.seed)

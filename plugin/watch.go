@@ -17,9 +17,10 @@ import (
 )
 
 const (
-	// lookEvery is the safety net under the notifications, which say nothing of a
-	// folder that was not there to be watched.
-	lookEvery = pace.Often
+	// lookEvery is the safety net under the notifications, which say nothing of what happens
+	// above the folders, and lookSoon that while one of them was not there to be watched.
+	lookEvery = pace.Usual
+	lookSoon  = pace.Often
 	// settle is how long others may go on writing before we look, so that a package
 	// manager that replaces a folder's files is not raced with each one.
 	settle = 50 * time.Millisecond
@@ -50,10 +51,15 @@ func Watch(ctx context.Context, o InstallOptions, log *slog.Logger, report func(
 	k := keeper{InstallOptions: o, log: log, report: report}
 	for {
 		k.keep()
+		look := lookEvery
 		for _, dir := range []string{o.BinDir, o.ConfDir} {
 			// Of a folder that vanished the kernel has ended the watch, and one in
 			// its place has none yet.
-			if err := w.Add(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			err := w.Add(dir)
+			if err != nil {
+				look = lookSoon
+			}
+			if err != nil && !errors.Is(err, fs.ErrNotExist) {
 				log.Debug("watch CNI folder, will retry", "err", err)
 			}
 		}
@@ -64,7 +70,7 @@ func Watch(ctx context.Context, o InstallOptions, log *slog.Logger, report func(
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-time.After(pace.Next(lookEvery)):
+		case <-time.After(pace.Next(look)):
 			continue
 		case <-again:
 			continue

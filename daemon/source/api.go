@@ -80,8 +80,9 @@ func FromService(o *corev1.Service) (*Service, error) {
 }
 
 // FromSlice reads an EndpointSlice. It returns nil for one of no Service, for one of host
-// names, and for one that is not for the cluster's service proxy.
-func FromSlice(o *discoveryv1.EndpointSlice) (*EndpointSlice, error) {
+// names, and for one that is not for the cluster's service proxy. share returns a string that
+// is equal to its argument: names that many endpoints have should be one in memory.
+func FromSlice(o *discoveryv1.EndpointSlice, share func(string) string) (*EndpointSlice, error) {
 	in := sliceObject{
 		Metadata: fromMeta(&o.ObjectMeta), AddressType: string(o.AddressType),
 		Endpoints: make([]endpointObject, len(o.Endpoints)),
@@ -113,7 +114,7 @@ func FromSlice(o *discoveryv1.EndpointSlice) (*EndpointSlice, error) {
 			to.TargetRef = &targetObject{t.Kind, t.Namespace, t.Name, string(t.UID)}
 		}
 	}
-	return newSlice(in)
+	return newSlice(in, share)
 }
 
 // FromNetworkPolicy reads a NetworkPolicy. What of it cannot be read allows nothing, and

@@ -152,7 +152,7 @@ func fromAPI(t *testing.T, kind string, js []byte) (objects, error) {
 	case "EndpointSlice":
 		var o discoveryv1.EndpointSlice
 		read(&o)
-		err = keepOne(&out.slices, &out)(FromSlice(&o))
+		err = keepOne(&out.slices, &out)(FromSlice(&o, intern))
 	}
 	return out, err
 }

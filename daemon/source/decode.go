@@ -152,7 +152,7 @@ func (o *objects) readerOf(kind string) func(js []byte) error {
 	case "v1 Service":
 		return func(js []byte) error { return add(o, &o.services, js, "Service", newService) }
 	case "discovery.k8s.io/v1 EndpointSlice":
-		return func(js []byte) error { return add(o, &o.slices, js, "EndpointSlice", newSlice) }
+		return func(js []byte) error { return add(o, &o.slices, js, "EndpointSlice", internedSlice) }
 	case "networking.k8s.io/v1 NetworkPolicy":
 		return func(js []byte) error { return add(o, &o.policies, js, "NetworkPolicy", newNetworkPolicy) }
 	case "policy.networking.k8s.io/v1alpha2 ClusterNetworkPolicy":
@@ -318,3 +318,5 @@ func internLabels(in map[string]string) map[string]string {
 	}
 	return out
 }
+
+func internedSlice(in sliceObject) (*EndpointSlice, error) { return newSlice(in, intern) }

@@ -236,7 +236,7 @@ func (d *Dir) look(dirty map[string]bool) {
 	changed := false
 	if all || dirs[d.path] != nil {
 		d.watch(d.path)
-		changed = d.root.scan(dirs[d.path], now)
+		changed = d.root.scan(dirs[d.path], all, now)
 		all = all || dirs[d.path][statusDir]
 	}
 	if d.root.err == nil && (all || dirs[above] != nil) {
@@ -246,7 +246,8 @@ func (d *Dir) look(dirty map[string]bool) {
 	for node, f := range d.status {
 		if d.root.err == nil && (all || dirs[f.path] != nil || dirs[above][node]) {
 			d.watch(f.path)
-			changed = f.scan(dirs[f.path], now) || changed
+			another := dirty[f.path] || dirs[above][node] // folder, perhaps
+			changed = f.scan(dirs[f.path], all || another, now) || changed
 		}
 	}
 	if all && d.root.err == nil {

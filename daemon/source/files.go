@@ -58,15 +58,16 @@ func hasObjects(name string) bool {
 }
 
 // scan looks through the folder and reads the files that are new, changed, or in
-// dirty. It says whether anything that is known has changed.
-func (f *folder) scan(dirty map[string]bool, now time.Time) (changed bool) {
+// dirty. Unless it is to look at the whole, only those are read that are new or in dirty, and
+// links, of whose targets nobody tells. It says whether anything that is known has changed.
+func (f *folder) scan(dirty map[string]bool, whole bool, now time.Time) (changed bool) {
 	entries, err := os.ReadDir(f.path)
 	if err != nil {
 		changed = f.err == nil || f.err.Error() != err.Error()
 		f.err = err
 		return changed
 	}
-	changed = f.err != nil
+	changed, whole = f.err != nil, whole || f.err != nil
 	f.err = nil
 	there := make(map[string]bool, len(entries))
 	for _, e := range entries {
@@ -78,6 +79,8 @@ func (f *folder) scan(dirty map[string]bool, now time.Time) (changed bool) {
 		known := f.files[name]
 		if known == nil {
 			known = &file{}
+		} else if !whole && !dirty[name] && e.Type().IsRegular() && known.stamp != (stamp{}) {
+			continue
 		}
 		again, gone := known.read(filepath.Join(f.path, name), dirty[name], now)
 		if gone {

@@ -152,7 +152,7 @@ func newService(in serviceObject) (*Service, error) {
 		return nil, err
 	}
 	s := &Service{
-		Namespace: namespace, Name: intern(name),
+		Namespace: namespace, Name: name,
 		Type:              intern(cmp.Or(in.Spec.Type, "ClusterIP")),
 		PublishNotReady:   in.Spec.PublishNotReadyAddresses,
 		ProxyName:         intern(in.Metadata.Labels[proxyNameLabel]),

@@ -111,7 +111,9 @@ func compareSlices(a, b *EndpointSlice) int {
 // newSlice returns nil for a slice of no Service, for one of host names, and for one that a
 // label, whatever its value, keeps from the cluster's service proxy: kube-proxy watches no
 // objects with one of these (cmd/kube-proxy/app/server.go).
-func newSlice(in sliceObject) (*EndpointSlice, error) {
+// share returns a string that is equal to its argument; those of many endpoints should be
+// one in memory.
+func newSlice(in sliceObject, share func(string) string) (*EndpointSlice, error) {
 	namespace, name, err := nameOf(in.Metadata)
 	if err != nil {
 		return nil, err
@@ -122,7 +124,7 @@ func newSlice(in sliceObject) (*EndpointSlice, error) {
 	if service == "" || in.AddressType == "FQDN" || headless || others {
 		return nil, nil
 	}
-	s := &EndpointSlice{Namespace: namespace, Name: name, Service: intern(service), IPv6: in.AddressType == "IPv6"}
+	s := &EndpointSlice{Namespace: namespace, Name: name, Service: service, IPv6: in.AddressType == "IPv6"}
 	wrong := func(format string, args ...any) (*EndpointSlice, error) {
 		return nil, fmt.Errorf("%s/%s: %w", namespace, name, fmt.Errorf(format, args...))
 	}
@@ -144,11 +146,11 @@ func newSlice(in sliceObject) (*EndpointSlice, error) {
 		if err != nil {
 			return wrong("%w", err)
 		}
-		s.Ports = append(s.Ports, SlicePort{intern(from.Name), proto, port})
+		s.Ports = append(s.Ports, SlicePort{share(from.Name), proto, port})
 	}
 	s.Endpoints = make([]SliceEndpoint, 0, len(in.Endpoints))
 	for i := range in.Endpoints {
-		e, err := newEndpoint(s, &in.Endpoints[i])
+		e, err := newEndpoint(s, &in.Endpoints[i], share)
 		if n := len(s.Endpoints); n > 0 && e.Hints != nil && reflect.DeepEqual(e.Hints, s.Endpoints[n-1].Hints) {
 			e.Hints = s.Endpoints[n-1].Hints
 		}
@@ -164,7 +166,7 @@ func newSlice(in sliceObject) (*EndpointSlice, error) {
 	return s, nil
 }
 
-func newEndpoint(s *EndpointSlice, in *endpointObject) (SliceEndpoint, error) {
+func newEndpoint(s *EndpointSlice, in *endpointObject, share func(string) string) (SliceEndpoint, error) {
 	var e SliceEndpoint
 	if len(in.Addresses) == 0 {
 		return e, fmt.Errorf("addresses: missing")
@@ -181,8 +183,8 @@ func newEndpoint(s *EndpointSlice, in *endpointObject) (SliceEndpoint, error) {
 		IP:          ip,
 		Ready:       *cmp.Or(in.Conditions.Ready, &yes),
 		Terminating: *cmp.Or(in.Conditions.Terminating, &no),
-		Node:        intern(in.NodeName), Zone: intern(in.Zone),
-		Hints: newHints(hints(in.Hints.ForZones), hints(in.Hints.ForNodes)),
+		Node:        share(in.NodeName), Zone: share(in.Zone),
+		Hints: newHints(hints(in.Hints.ForZones, share), hints(in.Hints.ForNodes, share)),
 	}
 	e.Serving = *cmp.Or(in.Conditions.Serving, &e.Ready)
 	if to := in.TargetRef; to != nil {
@@ -205,13 +207,13 @@ func newHints(zones, nodes []string) *Hints {
 	return &Hints{zones, nodes}
 }
 
-func hints(in []hintObject) []string {
+func hints(in []hintObject, share func(string) string) []string {
 	if len(in) == 0 {
 		return nil
 	}
 	out := make([]string, len(in))
 	for i, h := range in {
-		out[i] = intern(h.Name)
+		out[i] = share(h.Name)
 	}
 	return out
 }

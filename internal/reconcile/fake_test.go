@@ -103,11 +103,13 @@ func (r ranger) Dump() (map[int]string, error) { return nil, errors.New("Range i
 // batcher is a fake that can set many rows at once.
 type batcher struct {
 	*fake
-	most int // rows in one call
+	most int // rows in one call; guarded by fake.mu
 }
 
 func (b *batcher) SetAll(keys []int, values []string) (int, error) {
+	b.mu.Lock()
 	b.most = max(b.most, len(keys))
+	b.mu.Unlock()
 	for i, k := range keys {
 		if err := b.Set(k, values[i]); err != nil {
 			return i, err

@@ -18,9 +18,21 @@ func (g Group) Sync(full bool) error {
 			errs = append(errs, s.Refresh())
 		}
 	}
+	return errors.Join(append(errs, g.Write(), g.Prune())...)
+}
+
+// Write writes all tables in order.
+func (g Group) Write() error {
+	var errs []error
 	for _, s := range g {
 		errs = append(errs, s.Write())
 	}
+	return errors.Join(errs...)
+}
+
+// Prune prunes all tables in reverse order.
+func (g Group) Prune() error {
+	var errs []error
 	for _, s := range slices.Backward(g) {
 		errs = append(errs, s.Prune())
 	}

@@ -9,7 +9,7 @@ package reconcile
 
 // Target is one kernel table, or our part of it. Verbs are idempotent: setting
 // what is there and deleting what is not there succeed. A target may be called
-// from several goroutines, but a [Table] calls one verb at a time.
+// from several goroutines, but a [Table] calls one verb at a time (but see [Batcher]).
 type Target[K, V comparable] interface {
 	// Dump returns all rows that are ours, and no others.
 	Dump() (map[K]V, error)
@@ -38,7 +38,8 @@ type Ranger[K, V comparable] interface {
 // many.
 type Batcher[K, V comparable] interface {
 	// SetAll sets these rows, one after the other, until one fails: n, less than their
-	// number, is how many are set then, err why the next one is not.
+	// number, is how many are set then, err why the next one is not. It may be called while
+	// another SetAll, of other rows, is under way.
 	SetAll(keys []K, values []V) (n int, err error)
 }
 

@@ -92,10 +92,11 @@ func BenchmarkConvert(b *testing.B) {
 	for i := range 10000 {
 		all = append(all, benchSlice(i))
 	}
+	var names sharedNames
 	b.ReportAllocs()
 	for b.Loop() {
 		for _, e := range all {
-			if _, err := source.FromSlice(e); err != nil {
+			if _, err := source.FromSlice(e, names.share); err != nil {
 				b.Fatal(err)
 			}
 		}
@@ -130,8 +131,9 @@ func BenchmarkTable(b *testing.B) {
 	for _, n := range []int{1000, 10000, 30000} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
 			t := newTable(source.ProblemService, "endpoint slice", nameOfSlice, func(e *source.EndpointSlice) string { return e.Problem })
+			var names sharedNames
 			read := func(i int) (name, *source.EndpointSlice) {
-				e, err := source.FromSlice(benchSlice(i))
+				e, err := source.FromSlice(benchSlice(i), names.share)
 				if err != nil {
 					b.Fatal(err)
 				}

@@ -90,6 +90,7 @@ type Source struct {
 	learnt    chan struct{} // of size 1: own may say something new
 
 	labels      sharedLabels
+	names       sharedNames // of the slices' feed
 	podFeed     *feed
 	serviceFeed *feed // nil: none are wanted
 
@@ -187,7 +188,7 @@ func (s *Source) addFeeds(to clients) {
 	}
 	slices := add(to.discovery, "endpointslices", func() runtime.Object { return &discoveryv1.EndpointSliceList{} },
 		&objects[*discoveryv1.EndpointSlice, source.EndpointSlice]{
-			s: s, table: s.slices, read: source.FromSlice,
+			s: s, table: s.slices, read: s.readSlice,
 			saw: s.learn, lost: s.unlearn, all: s.learnAll,
 		})
 	if !s.opts.Services {
