@@ -175,7 +175,7 @@ func (v *keeper) kept(t *testing.T) {
 		v.taps[to].close()
 		for _, f := range from {
 			for _, a := range f.Addrs() {
-				if n := v.taps[to].seen(a); n > 0 {
+				if n := v.taps[to].seen(a, 0); n > 0 {
 					t.Errorf("%d packets of %s have come to %s", n, f.Name, to.Name)
 				}
 			}

@@ -192,6 +192,17 @@ func (s *starts) names(n int) (names []string) {
 	return names
 }
 
+// sprayPort is the peers' port at which new pods spray: the address of one that may do
+// nothing was perhaps another's before, who has asked the peers at the port that they serve.
+const sprayPort = 81
+
+func (s *starts) spraysAt() (to []netip.AddrPort) {
+	for _, at := range s.at {
+		to = append(to, netip.AddrPortFrom(at.Addr(), sprayPort))
+	}
+	return to
+}
+
 // many starts pods of these names, a few at a time.
 func (s *starts) many(t *testing.T, names []string, w who) {
 	t.Helper()
@@ -222,7 +233,7 @@ func (s *starts) one(t *testing.T, name string, w who) {
 	arrived := newTap(t, p.NS)
 	var own *spray
 	if !may {
-		own = newSpray(t, p.NS, 200*time.Microsecond, s.at...)
+		own = newSpray(t, p.NS, 200*time.Microsecond, s.spraysAt()...)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
@@ -297,12 +308,12 @@ func (s *starts) silent(t *testing.T, p *cluster.Pod, arrived *tap, own *spray) 
 	s.mu.Lock()
 	s.sent += own.sent.Load()
 	s.mu.Unlock()
-	if n := arrived.seen(netip.Addr{}); n > 0 {
-		t.Errorf("%d packets have come into %s, which nothing may reach", n, p.Name)
+	if n := arrived.seen(netip.Addr{}, 0); n > 0 {
+		t.Errorf("%d packets have come into %s (%s), which nothing may reach: %s", n, p.Name, p.Addrs(), arrived)
 	}
 	for i, peer := range s.taps {
 		for _, a := range p.Addrs() {
-			if n := peer.seen(a); n > 0 {
+			if n := peer.seen(a, sprayPort); n > 0 {
 				t.Errorf("%d packets of %s (%s) have come to %s, to which nothing of it may go", n, p.Name, a, s.peers[i].Node.Name)
 			}
 		}
