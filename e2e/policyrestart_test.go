@@ -63,7 +63,8 @@ func policyInForce(t *testing.T, ask func() error) {
 	testnet.Until(t, 15*time.Second, ask)
 }
 
-// knocks asks again and again by TCP, each time anew, and wants an answer each time.
+// knocks asks again and again by TCP, each time anew, and wants an answer each time, without
+// that a packet of the question was sent twice: so a slow machine is told from a lost packet.
 type knocks struct {
 	stop chan struct{}
 	wg   sync.WaitGroup
@@ -81,17 +82,38 @@ func (k *knocks) on(from *cluster.Pod, to netip.AddrPort) {
 				return
 			case <-time.After(20 * time.Millisecond):
 			}
-			// Longer than a SYN is answered, shorter than it is sent again.
-			_, err := traffic.Ask(from.NS, to, 950*time.Millisecond)
+			begin := time.Now()
+			err := knock(from, to)
 			k.mu.Lock()
 			k.done++
 			if err != nil {
-				k.errs = append(k.errs, fmt.Errorf("%s: %w", from.Name, err))
+				k.errs = append(k.errs, fmt.Errorf("%s at %s: %w", from.Name, begin.UTC().Format(time.TimeOnly+".000"), err))
 			}
 			k.mu.Unlock()
 		}
 	})
 }
+
+func knock(from *cluster.Pod, to netip.AddrPort) error {
+	const patience = 10 * time.Second
+	conn, err := traffic.Dial(from.NS, "tcp", to, patience)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
+		return err
+	}
+	if _, err := conn.Read(make([]byte, 64)); err != nil {
+		return err
+	}
+	if n, err := traffic.Resent(conn); n > 0 || err != nil {
+		return fmt.Errorf("%d packets to %s were sent again: %w", n, to, errors.Join(err, errLost))
+	}
+	return nil
+}
+
+var errLost = errors.New("the first was lost")
 
 // keeper watches what restartPolicies allow and deny: whether each connection that may be
 // is answered, and whether a packet arrives that may not be.
