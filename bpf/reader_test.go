@@ -20,10 +20,11 @@ func TestNoRecordWaitsForAnotherDrop(t *testing.T) {
 	go func() {
 		defer close(done)
 		for {
-			if _, err := r.Read(ctx); err != nil {
+			records, err := r.Read(ctx)
+			if err != nil {
 				return
 			}
-			read.Add(1)
+			read.Add(uint64(len(records)))
 		}
 	}()
 	spoofed := ethernet(noMAC, d.podMAC, ethIPv4, header{src: addr("192.0.2.99"), dst: d.sib4, proto: protoUDP}.packet(udp(1, 2, nil)))

@@ -2,13 +2,13 @@ package bpf
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
 	"os"
 	"sync"
 	"time"
+	"unsafe"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/ringbuf"
@@ -39,6 +39,7 @@ type Records struct {
 	port   uint16 // of the overlay
 	boot   time.Time
 	raw    ringbuf.Record
+	batch  []Record
 	waits  bool // without a deadline: the last look, a part of time long, found nothing
 	found  bool // a record since that look began
 	once   sync.Once
@@ -53,6 +54,9 @@ const recordsEvery = 150 * time.Millisecond
 // drops, each would cost a system call.
 const recordsPause = 20 * time.Millisecond
 
+// batchMost is how many records are read at once: as many as a part of time has.
+const batchMost = 134
+
 // Records opens the reader. There is to be one at a time, and it is used by one goroutine.
 func (d *Datapath) Records() (*Records, error) {
 	r, err := ringbuf.NewReader(d.maps[weftMapRecords])
@@ -65,12 +69,17 @@ func (d *Datapath) Records() (*Records, error) {
 	}, nil
 }
 
-// Read waits for the next record. Its error is that of ctx, if that is done.
-func (r *Records) Read(ctx context.Context) (Record, error) {
+// Read waits for records and returns all that there are, batchMost at most; they are valid
+// until the next call. Its error is that of ctx, if that is done.
+func (r *Records) Read(ctx context.Context) ([]Record, error) {
 	stop := context.AfterFunc(ctx, func() { r.Close() })
 	defer stop()
-	for {
+	r.batch = r.batch[:0]
+	for len(r.batch) < batchMost {
 		if !r.waits && r.reader.AvailableBytes() == 0 {
+			if len(r.batch) > 0 {
+				break
+			}
 			select {
 			case <-ctx.Done():
 			case <-time.After(recordsPause):
@@ -79,19 +88,24 @@ func (r *Records) Read(ctx context.Context) (Record, error) {
 		err := r.reader.ReadInto(&r.raw)
 		switch {
 		case ctx.Err() != nil:
-			return Record{}, ctx.Err()
+			return nil, ctx.Err()
 		case errors.Is(err, os.ErrDeadlineExceeded): // there is no more at this moment
 			r.look(!r.found)
 			continue
 		case err != nil:
-			return Record{}, fmt.Errorf("read records of drops: %w", err)
+			return nil, fmt.Errorf("read records of drops: %w", err)
 		}
 		if r.waits { // what follows soon comes without a word
 			r.look(false)
 		}
 		r.found = true
-		return r.parse(r.raw.RawSample)
+		record, err := r.parse(r.raw.RawSample)
+		if err != nil {
+			return nil, err
+		}
+		r.batch = append(r.batch, record)
 	}
+	return r.batch, nil
 }
 
 // look begins another look at the ring, which ends after recordsEvery, or by a record that
@@ -126,8 +140,9 @@ func (r *Records) Close() (err error) {
 
 func (r *Records) parse(b []byte) (Record, error) {
 	var in weftRecord
-	if _, err := binary.Decode(b, binary.LittleEndian, &in); err != nil {
-		return Record{}, fmt.Errorf("read record of a drop: %w", err)
+	// As the kernel has it: package binary would look at each byte of the head by reflection.
+	if own := unsafe.Slice((*byte)(unsafe.Pointer(&in)), unsafe.Sizeof(in)); copy(own, b) < len(own) {
+		return Record{}, fmt.Errorf("read record of a drop: it has %d bytes, want %d", len(b), len(own))
 	}
 	out := Record{
 		Time: r.boot.Add(time.Duration(in.Time)), IfIndex: in.Ifindex, Length: int(in.Size),

@@ -165,12 +165,14 @@ func TestReadWaitsForRecords(t *testing.T) {
 	done := make(chan error)
 	go func() {
 		for {
-			record, err := r.Read(ctx)
+			records, err := r.Read(ctx)
 			if err != nil {
 				done <- err
 				return
 			}
-			got <- record
+			for _, record := range records {
+				got <- record
+			}
 		}
 	}()
 	frame := func(port int) []byte {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"slices"
+	"sort"
 	"sync"
 	"time"
 
@@ -58,16 +59,18 @@ func newDrops() *drops {
 // end lets those who watch go. No drop is added after it.
 func (d *drops) end() { close(d.ended) }
 
-// add keeps a drop.
-func (d *drops) add(drop api.Drop) {
+// add keeps drops.
+func (d *drops) add(drops ...api.Drop) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	ring := &d.kept
-	if drop.Reason == reasonRoutine {
-		ring = &d.routine
+	for _, drop := range drops {
+		ring := &d.kept
+		if drop.Reason == reasonRoutine {
+			ring = &d.routine
+		}
+		ring.add(numberedDrop{d.next, drop})
+		d.next++
 	}
-	ring.add(numberedDrop{d.next, drop})
-	d.next++
 	close(d.more)
 	d.more = make(chan struct{})
 }
@@ -82,14 +85,17 @@ func (r *dropRing) add(d numberedDrop) {
 }
 
 // since returns the drops of the ring from a number on.
-func (r *dropRing) since(n uint64) (out []numberedDrop) {
-	for i := range r.list {
-		if d := r.list[(r.at+i)%len(r.list)]; d.number >= n {
-			out = append(out, d)
-		}
+func (r *dropRing) since(n uint64) []numberedDrop {
+	old := sort.Search(len(r.list), func(i int) bool { return r.nth(i).number >= n })
+	out := make([]numberedDrop, 0, len(r.list)-old)
+	for i := old; i < len(r.list); i++ {
+		out = append(out, *r.nth(i))
 	}
 	return out
 }
+
+// nth is the oldest but i.
+func (r *dropRing) nth(i int) *numberedDrop { return &r.list[(r.at+i)%len(r.list)] }
 
 // since returns the drops from a number on, and the number of the next; more is closed when
 // there is one. Of those that are not kept any more the first tells how many they were, but
@@ -99,6 +105,7 @@ func (d *drops) since(n uint64) (list []api.Drop, next uint64, more <-chan struc
 	defer d.mu.Unlock()
 	found := append(d.kept.since(n), d.routine.since(n)...)
 	slices.SortFunc(found, func(a, b numberedDrop) int { return cmp.Compare(a.number, b.number) })
+	list = make([]api.Drop, 0, len(found))
 	for _, f := range found {
 		list = append(list, f.drop)
 	}

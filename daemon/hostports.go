@@ -52,7 +52,7 @@ func (s *services) notePorts(p endpoint.Ports) bool {
 	defer s.mu.Unlock()
 	if len(p.Mappings) == 0 {
 		delete(s.ports, p.Ref)
-		s.tables.putRows(ownerPorts(p.Ref), service.Rows{})
+		s.putRows(ownerPorts(p.Ref), service.Rows{})
 		s.report()
 		return true
 	}
@@ -112,7 +112,7 @@ func (s *services) followAddresses() {
 func (s *services) compilePorts(ref api.Ref, p *podPorts, uid string) {
 	rows := service.HostPort(s.node, uid, p.Addrs, p.mappings)
 	p.uid, p.problems = uid, rows.Problems
-	s.tables.putRows(ownerPorts(ref), rows)
+	s.putRows(ownerPorts(ref), rows)
 }
 
 // uidOf is what slices call the pod (source.SliceEndpoint.TargetUID): the source's UID

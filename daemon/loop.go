@@ -93,6 +93,7 @@ func (n *node) pass(w work) error {
 	if w.source {
 		n.updateServices()
 	}
+	n.wantChains()
 	if w.event.Has(overlay.EventLinks | overlay.EventAddrs) {
 		n.services.followAddresses()
 	}

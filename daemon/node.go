@@ -82,6 +82,7 @@ func newNode(cfg Config, log *slog.Logger, t *tables, pools *ipam.Manager, src s
 		problems: newProblems(log), remake: make(chan struct{}, 1), poke: make(chan struct{}, 1), backendsChanged: make(chan struct{}, 1), gateways: make(chan []netip.Addr, 1),
 	}
 	n.services, n.drops = newServices(cfg, t, n.problems), newDrops()
+	n.services.newPorts = n.poke
 	n.allocator = newAllocator(cfg, src, n.problems, log)
 	n.programmed = prometheus.NewHistogram(prometheus.HistogramOpts{
 		Name: "weft_service_program_seconds", Help: "Time from a change of Services in the source to its being in the kernel.",
@@ -243,7 +244,6 @@ func (n *node) compile(paths bool) {
 	t.rows.Put(ownerSelf, selfRows(*s))
 	t.own.Put(ownerSelf, selfStands(*s))
 	t.links.Put(ownerSelf, selfHooks(*s))
-	t.chains.Put(ownerSelf, overlay.SelfChains(s.self.PodCIDRs, s.cluster, n.cfg.Masquerade, n.cfg.Port))
 	t.offload.Put(ownerSelf, off(n.offload))
 
 	if n.cluster.peers != nil { // nil: the source has not spoken

@@ -61,6 +61,9 @@ func (n *node) recall() bool {
 	n.cluster, n.written = c, nodes
 	n.mu.Unlock()
 	n.services.begin()
+	if err := n.services.recallExposed(); err != nil {
+		n.log.Warn("ports of Services are not known, masquerade may take them", "err", err)
+	}
 	n.log.Warn("the source does not speak, going by what was known last", "nodes", len(nodes))
 	return true
 }

@@ -32,6 +32,7 @@ type services struct {
 	tables   *tables
 	problems *problems
 	answers  chan healthChecks // the latest, for serveHealth
+	newPorts chan struct{}     // tells that masquerade is to take other ports
 
 	// having is the attachments that are in ports, so that others need not wait for mu.
 	having sync.Map
@@ -45,6 +46,8 @@ type services struct {
 	pods  []*source.Pod
 	book  *serviceBook
 	ports map[api.Ref]*podPorts
+	// exposed is the ports that masquerade keeps away from.
+	exposed *exposedPorts
 	// What health checks were last told, and their addresses.
 	told healthChecks
 }
@@ -59,9 +62,9 @@ func newServices(cfg Config, t *tables, p *problems) *services {
 	prefixes, _ := cfg.nodePortPrefixes() // validated
 	s := &services{
 		name: cfg.NodeName, cfg: cfg, enabled: cfg.Services, prefixes: prefixes, tables: t, problems: p,
-		answers: make(chan healthChecks, 1), ports: map[api.Ref]*podPorts{},
+		answers: make(chan healthChecks, 1), newPorts: make(chan struct{}, 1), exposed: newExposedPorts(), ports: map[api.Ref]*podPorts{},
 	}
-	s.book = newServiceBook(t.putServices, t.heldRows)
+	s.book = newServiceBook(s.putServices, t.heldRows)
 	return s
 }
 
@@ -109,6 +112,7 @@ func (s *services) update(state source.State, self overlay.Node) (owners []strin
 			owners = append(owners, ownerPorts(ref))
 		}
 	}
+	s.expose(ownerFormer, nil) // it is known who has what
 	if s.book.noted {
 		s.report()
 	}

@@ -6,9 +6,9 @@ import "slices"
 // then is no policy's fault.
 func policyCases() []policyCase {
 	return slices.Concat(
-		[]policyCase{{name: "no policy", want: []string{"x/a > u/b tcp:80 yes", "service x/a > x/a tcp:80 yes"}, also: "sctp service nodeport"}},
-		podCases, blockCases, portCases, severalCases, labelCases, serviceCases, clusterCases,
-		[]policyCase{{name: "no policy again", want: []string{"x/a > u/b tcp:80 yes", "node-2 > x/a tcp:80 yes"}, also: "sctp service nodeport"}},
+		[]policyCase{{name: "no policy", want: []string{"x/a > u/b tcp:80 yes", "service x/a > x/a tcp:80 yes"}, also: "sctp service nodeport fragments errors"}},
+		podCases, pieceCases, blockCases, portCases, severalCases, labelCases, serviceCases, clusterCases,
+		[]policyCase{{name: "no policy again", want: []string{"x/a > u/b tcp:80 yes", "node-2 > x/a tcp:80 yes"}, also: "sctp service nodeport fragments errors"}},
 	)
 }
 

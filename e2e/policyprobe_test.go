@@ -21,7 +21,9 @@ import (
 type policyProbe struct {
 	from, to string // a pod, a node, or outside
 	via      string // "", "service", or the node whose node port is asked
-	protocol string // tcp, udp, sctp
+	// tcp, udp, sctp; fragments: udp, in several; closed: udp, to a port that nobody serves;
+	// icmp: an error about such a datagram, which has gone the other way
+	protocol string
 	port     uint16 // of the backend
 	v4       bool
 }
@@ -38,7 +40,8 @@ func (p policyProbe) String() string {
 // questions are the probes of a case: each pod asks each pod on each port over TCP and UDP,
 // both nodes and the host outside; each node asks each pod. also adds: sctp, service (each
 // pod asks each through its ClusterIP), nodeport (each pod and the host outside ask each
-// pod through both nodes' ports).
+// pod through both nodes' ports), fragments (as over UDP, and through ClusterIPs), errors
+// (each pod asks each other at a closed port, and gets an error by hand about it).
 func (w *policyWorld) questions(also string) (all []policyProbe) {
 	add := func(p policyProbe) {
 		for _, v4 := range []bool{true, false} {
@@ -64,16 +67,32 @@ func (w *policyWorld) questions(also string) (all []policyProbe) {
 					add(policyProbe{from: from, to: to, via: n.Name, protocol: "tcp", port: 80})
 				}
 			}
+			if strings.Contains(also, "fragments") && from != to {
+				for _, port := range policyPorts {
+					add(policyProbe{from: from, to: to, protocol: "fragments", port: port})
+				}
+				add(policyProbe{from: from, to: to, via: "service", protocol: "fragments", port: 80})
+			}
+			if strings.Contains(also, "errors") && from != to {
+				add(policyProbe{from: from, to: to, protocol: "closed", port: closedPort})
+				add(policyProbe{from: to, to: from, protocol: "icmp", port: closedPort})
+			}
 		}
 		for _, to := range []string{"node-1", "node-2", "outside"} {
 			add(policyProbe{from: from, to: to, protocol: "tcp", port: 80})
 			add(policyProbe{from: from, to: to, protocol: "udp", port: 81})
+			if strings.Contains(also, "fragments") {
+				add(policyProbe{from: from, to: to, protocol: "fragments", port: 81})
+			}
 		}
 	}
 	for _, to := range policyNames {
 		for _, n := range w.c.Nodes {
 			add(policyProbe{from: n.Name, to: to, protocol: "tcp", port: 80})
 			add(policyProbe{from: n.Name, to: to, protocol: "udp", port: 81})
+			if strings.Contains(also, "fragments") {
+				add(policyProbe{from: n.Name, to: to, protocol: "fragments", port: 81})
+			}
 			if strings.Contains(also, "nodeport") {
 				add(policyProbe{from: "outside", to: to, via: n.Name, protocol: "tcp", port: 80})
 				add(policyProbe{from: "outside", to: to, via: n.Name, protocol: "udp", port: 80})
@@ -114,11 +133,16 @@ func (v policyVerdict) direction() string {
 	return "egress"
 }
 
-var policyProtocols = map[string]source.Protocol{"tcp": source.TCP, "udp": source.UDP, "sctp": source.SCTP}
+var policyProtocols = map[string]source.Protocol{
+	"tcp": source.TCP, "udp": source.UDP, "fragments": source.UDP, "closed": source.UDP, "sctp": source.SCTP,
+}
 
 // expect asks the oracle. What it does not know is who a receiver sees: that is the
 // table of docs/services.md.
 func (w *policyWorld) expect(world oracle.World, p policyProbe) policyVerdict {
+	if p.protocol == "icmp" {
+		return w.expectError(world, p)
+	}
 	from, to := w.addr(p.from, p.v4), w.target(p)
 	sees, remote := from, to
 	switch {
@@ -202,17 +226,31 @@ func (w *policyWorld) sweep(t *testing.T, k policyCase, world oracle.World) int 
 	tick := time.NewTicker(apart)
 	defer tick.Stop()
 	for _, p := range all {
-		want := expected[p].allowed
-		if want {
-			slots <- struct{}{}
-		} else {
+		about := policyProbe{from: p.to, to: p.from, protocol: "icmp", port: p.port, v4: p.v4}
+		drops := 0 // packets
+		for _, q := range []policyProbe{p, about} {
+			if v, asked := expected[q]; asked && !v.allowed && (q == p || p.protocol == "closed") {
+				drops += q.weight()
+			}
+		}
+		if p.protocol == "icmp" { // it goes with what it is about
+			continue
+		}
+		for range drops {
 			<-tick.C
 		}
+		if drops == 0 {
+			slots <- struct{}{}
+		}
 		wg.Go(func() {
-			if want {
+			if drops == 0 {
 				defer func() { <-slots }()
 			}
-			w.probe(t, p, want)
+			if p.protocol == "closed" {
+				w.errors.ask(t, p, expected[p], expected[about])
+			} else {
+				w.probe(t, p, expected[p].allowed)
+			}
 		})
 	}
 	wg.Wait()
@@ -223,7 +261,7 @@ func (w *policyWorld) sweep(t *testing.T, k policyCase, world oracle.World) int 
 // probe asks. What should be answered may be lost on a busy machine; what should not be
 // must not be once.
 func (w *policyWorld) probe(t *testing.T, p policyProbe, want bool) {
-	mode := map[string]cluster.Mode{"tcp": cluster.TCP, "udp": cluster.Once, "sctp": cluster.SCTP}[p.protocol]
+	mode := map[string]cluster.Mode{"tcp": cluster.TCP, "udp": cluster.Once, "fragments": cluster.Fragments, "sctp": cluster.SCTP}[p.protocol]
 	to := w.target(p)
 	wait := denied
 	if p.protocol == "sctp" && !want {

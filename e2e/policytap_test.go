@@ -2,8 +2,11 @@ package e2e
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
+	"fmt"
 	"net/netip"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -15,20 +18,20 @@ import (
 )
 
 // tap counts the TCP and UDP packets that come into a namespace, on whatever device, by
-// their source.
+// their source and the port that they are for.
 type tap struct {
 	fd   int
 	stop chan struct{}
 	done chan struct{}
 
 	mu   sync.Mutex
-	from map[netip.Addr]int
+	from map[netip.AddrPort]int
 }
 
 // newTap begins; the devices may come later.
 func newTap(t *testing.T, ns *testnet.NS) *tap {
 	t.Helper()
-	p := &tap{stop: make(chan struct{}), done: make(chan struct{}), from: map[netip.Addr]int{}}
+	p := &tap{stop: make(chan struct{}), done: make(chan struct{}), from: map[netip.AddrPort]int{}}
 	const all = unix.ETH_P_ALL
 	err := ns.Do(func() (err error) {
 		if p.fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, all>>8|all&0xff<<8); err != nil {
@@ -69,30 +72,45 @@ func (p *tap) read() {
 	}
 }
 
-// sourceOf is where a TCP or UDP packet comes from.
-func sourceOf(b []byte) (netip.Addr, bool) {
+// sourceOf is the address that a TCP or UDP packet comes from, and the port that it is for.
+func sourceOf(b []byte) (netip.AddrPort, bool) {
 	var protocol byte
 	var from netip.Addr
+	head := 0
 	switch {
 	case len(b) >= 20 && b[0]>>4 == 4:
-		protocol, from = b[9], netip.AddrFrom4([4]byte(b[12:16]))
+		protocol, from, head = b[9], netip.AddrFrom4([4]byte(b[12:16])), 4*int(b[0]&0xf)
 	case len(b) >= 40 && b[0]>>4 == 6:
-		protocol, from = b[6], netip.AddrFrom16([16]byte(b[8:24]))
+		protocol, from, head = b[6], netip.AddrFrom16([16]byte(b[8:24])), 40
 	}
-	return from, protocol == unix.IPPROTO_TCP || protocol == unix.IPPROTO_UDP
+	if protocol != unix.IPPROTO_TCP && protocol != unix.IPPROTO_UDP || len(b) < head+4 {
+		return netip.AddrPort{}, false
+	}
+	return netip.AddrPortFrom(from, binary.BigEndian.Uint16(b[head+2:])), true
 }
 
-// seen is how many packets came from an address; the zero one: from any.
-func (p *tap) seen(from netip.Addr) (n int) {
+// seen is how many packets came from an address; the zero one: from any. With a port
+// only those for it count.
+func (p *tap) seen(from netip.Addr, port uint16) (n int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if from.IsValid() {
-		return p.from[from]
-	}
-	for _, c := range p.from {
-		n += c
+	for at, c := range p.from {
+		if (!from.IsValid() || at.Addr() == from) && (port == 0 || at.Port() == port) {
+			n += c
+		}
 	}
 	return n
+}
+
+// String is what came, for people.
+func (p *tap) String() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var b strings.Builder
+	for at, n := range p.from {
+		fmt.Fprintf(&b, "%d of %s for port %d, ", n, at.Addr(), at.Port())
+	}
+	return strings.TrimSuffix(b.String(), ", ")
 }
 
 // close ends it. It can be repeated.

@@ -41,6 +41,7 @@ type policyWorld struct {
 	askers  map[string]*cluster.Asker // of pods, nodes and "outside"
 	source  *source.Dir               // what the oracle reads
 	records *policyRecords
+	errors  *policyErrors
 	turn    int
 }
 
@@ -74,6 +75,7 @@ func newPolicyWorld(t *testing.T) *policyWorld {
 	w.serve(w.c.Outside, []netip.Addr{cluster.Outside4, cluster.Outside6})
 	w.ask("outside", w.c.Nodes[0], w.c.Outside)
 	w.follow()
+	w.errors = newPolicyErrors(t, w)
 	w.records = watchPolicyRecords(t, w.c)
 	return w
 }

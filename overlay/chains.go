@@ -50,15 +50,11 @@ type Chain struct {
 	Odd bool
 }
 
-// masqueradePorts are the node's ports that pods' traffic may come from. The kernel would
-// take any from 1024 on, and what answers to one that is a node port of a Service, by
-// default 30000 to 32767, would be taken for a question to that.
-const masqueradePorts = "32768-65535"
-
 // SelfChains returns the chains that a node with the pod prefixes self needs in a
 // cluster with the pod prefixes cluster (its own among them; see
 // [ClusterPrefixes]). A family without a pod prefix has no chains; without
-// masquerade there is none in nat. It is pure.
+// masquerade there is none in nat. ports are those that masqueraded traffic comes from;
+// see [MasqueradePorts]. It is pure.
 //
 // Between pods, and to and from them, everything is forwarded but what a pod sends to
 // the overlay's UDP port outside of the cluster: masqueraded to this node's address it
@@ -67,7 +63,7 @@ const masqueradePorts = "32768-65535"
 // What a socket of the node sends to other nodes' pods from another address than the
 // gateway, as it is bound to that, is masqueraded, too: the overlay takes from a node what
 // comes from its pod prefixes.
-func SelfChains(self, cluster []netip.Prefix, masquerade bool, port uint16) map[ChainKey]Chain {
+func SelfChains(self, cluster []netip.Prefix, masquerade bool, port uint16, ports PortRange) map[ChainKey]Chain {
 	chains := map[ChainKey]Chain{}
 	for _, v6 := range []bool{false, true} {
 		own, all := ofFamilyPrefixes(self, v6), ofFamilyPrefixes(cluster, v6)
@@ -97,7 +93,7 @@ func SelfChains(self, cluster []netip.Prefix, masquerade bool, port uint16) map[
 		}
 		for _, p := range own {
 			for _, protocol := range []string{"tcp", "udp", "sctp"} {
-				fmt.Fprintf(&b, "-A %s%s -p %s -j MASQUERADE --to-ports %s --random-fully\n", k.chain(), match("-s", p), protocol, masqueradePorts)
+				fmt.Fprintf(&b, "-A %s%s -p %s -j MASQUERADE --to-ports %s --random-fully\n", k.chain(), match("-s", p), protocol, ports)
 			}
 			fmt.Fprintf(&b, "-A %s%s -j MASQUERADE --random-fully\n", k.chain(), match("-s", p))
 		}

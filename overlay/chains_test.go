@@ -65,7 +65,7 @@ func TestSelfChains(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			got := SelfChains(mustPrefixes(t, tt.self...), mustPrefixes(t, tt.cluster...), tt.masquerade, DefaultPort)
+			got := SelfChains(mustPrefixes(t, tt.self...), mustPrefixes(t, tt.cluster...), tt.masquerade, DefaultPort, MasqueradePorts(nil))
 			if d := cmp.Diff(got, tt.want); d != "" {
 				t.Errorf("got - want +\n%s", d)
 			}
@@ -80,7 +80,7 @@ func wantedChains(t *testing.T) map[ChainKey]Chain {
 	for i := range 100 {
 		cluster = append(cluster, fmt.Sprintf("10.244.%d.0/24", 2*i+1))
 	}
-	return SelfChains(mustPrefixes(t, "10.244.1.0/24", "fd00:244:1::/64"), mustPrefixes(t, cluster...), true, DefaultPort)
+	return SelfChains(mustPrefixes(t, "10.244.1.0/24", "fd00:244:1::/64"), mustPrefixes(t, cluster...), true, DefaultPort, MasqueradePorts(nil))
 }
 
 // markBackend does what the kubelet does, so that this back end is chosen, and

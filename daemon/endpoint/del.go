@@ -82,23 +82,22 @@ func (m *Manager) remove(o ipam.Owner) error {
 		return fmt.Errorf("remove host ports: %w", err)
 	}
 	crash.Point("endpoint: remove host ports")
-	m.Links.Put(owner, nil)
-	m.dropEndpoints(o)
 	m.Neighs.Put(owner, nil)
 	m.Routes.Put(owner, nil)
-	// First the rows, so that nothing is sent to the device any more; then the device,
-	// with which the others go, so that their tables have but to forget them. (A former
+	// First the device, with which the others go, so that their tables have but to forget
+	// them. Until it is gone the endpoint rows and the filters stay: without them policies do
+	// not know the pod, and what the stack still sends to the device would come in. (A former
 	// daemon's TCX link, detached before, would have the kernel wait for an RCU grace
 	// period, and again for the device.)
-	var errs []error
-	for _, remove := range []func() error{
-		func() error { return m.Rows.PruneOwner(owner) },
-		func() error { return m.removeDevices(o) },
-		func() error { return m.Links.PruneOwner(owner) },
-		func() error { return m.Neighs.PruneOwner(owner) },
-		func() error { return m.Routes.PruneOwner(owner) },
-	} {
-		errs = append(errs, remove())
+	err := m.removeDevices(o)
+	crash.Point("endpoint: delete devices")
+	errs := []error{err}
+	if err == nil {
+		m.dropEndpoints(o)
+		m.Links.Put(owner, nil)
+	}
+	for _, prune := range []func(string) error{m.Rows.PruneOwner, m.Links.PruneOwner, m.Neighs.PruneOwner, m.Routes.PruneOwner} {
+		errs = append(errs, prune(owner))
 		crash.Point("endpoint: delete rows")
 	}
 	if err := errors.Join(errs...); err != nil {

@@ -3,6 +3,7 @@ package endpoint
 import (
 	"context"
 	"net/netip"
+	"os"
 	"slices"
 	"sync"
 	"testing"
@@ -196,3 +197,26 @@ func TestRestoreTellsPoliciesOfAllPods(t *testing.T) {
 }
 
 func ref(a api.Attach) api.Ref { return api.Ref{ContainerID: a.ContainerID, IfName: a.IfName} }
+
+// Until a pod's device is gone its rows and filters stay: who deletes them first lets in what the stack still sends to the device.
+func TestDyingPodsStayIsolated(t *testing.T) {
+	n := newNode(t)
+	ctx := context.Background()
+	a := attach(t)
+	n.mustAdd(a)
+	device := hostName(ownerOfAttach(a))
+	deleted := 0
+	gone := func() {
+		deleted++
+		if _, err := os.Stat("/sys/class/net/" + device); err == nil {
+			t.Error("a row or filter is deleted while the device is there")
+		}
+	}
+	n.rows.hookDelete, n.link.hookDelete = gone, gone
+	if err := n.Del(ctx, a); err != nil {
+		t.Fatal(err)
+	}
+	if deleted != 4 {
+		t.Errorf("%d rows and filters were deleted, want 4", deleted)
+	}
+}

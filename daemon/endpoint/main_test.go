@@ -81,9 +81,9 @@ func prepareNode() error {
 type rows[K, V comparable] struct {
 	mu sync.Mutex
 	m  map[K]V
-	// What Set and Delete answer, if set, and what Set calls.
+	// What Set and Delete answer, if set, and what they call.
 	fail, failDelete error
-	hook             func()
+	hook, hookDelete func()
 }
 
 func newRows[K, V comparable]() *rows[K, V] { return &rows[K, V]{m: map[K]V{}} }
@@ -117,6 +117,9 @@ func (r *rows[K, V]) Set(k K, v V) error {
 func (r *rows[K, V]) Delete(k K) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.hookDelete != nil {
+		r.hookDelete()
+	}
 	if r.failDelete != nil {
 		return r.failDelete
 	}

@@ -29,8 +29,11 @@ const (
 	SendTo Mode = "sendto" // UDP on a socket that is not connected
 	Once   Mode = "once"   // UDP on a connected socket, one datagram
 	SCTP   Mode = "sctp"   // packets made by hand
-	Name   Mode = "name"   // TCP; the answer, a word, is the Failure
-	Hold   Mode = "hold"   // TCP; sends nothing, and the Failure is how the connection ends
+	// Fragments is Once with so much that it leaves in three fragments, of which all devices'
+	// MTUs between 1,400 and 1,500 make as many.
+	Fragments Mode = "fragments"
+	Name      Mode = "name" // TCP; the answer, a word, is the Failure
+	Hold      Mode = "hold" // TCP; sends nothing, and the Failure is how the connection ends
 	// Follow asks every millisecond, on a UDP socket that is not connected, until
 	// [Asker.Stop] or the time is over. The Failure is who has answered, each as
 	// name@when (Unix time in ms), when it first did after another's or a silence.
@@ -221,11 +224,11 @@ func question(mode Mode, to netip.AddrPort, until time.Time) (string, error) {
 		}
 		defer conn.Close()
 		return insist(conn, until)
-	case Once:
+	case Once, Fragments:
 		if conn, err = net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(to)); err != nil {
 			return "", err
 		}
-		if _, err := conn.Write([]byte("?")); err != nil {
+		if _, err := conn.Write(make([]byte, sizeOf(mode))); err != nil {
 			conn.Close()
 			return "", err
 		}
@@ -256,6 +259,14 @@ func question(mode Mode, to netip.AddrPort, until time.Time) (string, error) {
 		_, err = conn.Read(b)
 	}
 	return string(b[:n]), err
+}
+
+// sizeOf is how big a question is.
+func sizeOf(mode Mode) int {
+	if mode == Fragments {
+		return 4000
+	}
+	return 1
 }
 
 // stopped is closed by [Asker.Stop].

@@ -7,6 +7,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -25,28 +26,53 @@ func (n *Node) PSS() (float64, error) {
 	return 0, errors.New("read memory of the daemon: smaps_rollup has no Pss")
 }
 
-// CPUTime is what the daemon has used of the CPUs (/proc/PID/task/TID/schedstat, whose
-// first number is nanoseconds).
+// Cost is what the daemon has cost so far.
+type Cost struct {
+	CPU     time.Duration
+	Wakeups uint64 // of its threads, after they had nothing to do
+}
+
+// CPUTime is what the daemon has used of the CPUs.
 func (n *Node) CPUTime() (time.Duration, error) {
+	c, err := n.Cost()
+	return c.CPU, err
+}
+
+// Cost reads it: /proc/PID/task/TID/schedstat, whose first number is nanoseconds, and
+// status, which has voluntary context switches.
+func (n *Node) Cost() (c Cost, err error) {
 	tasks, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", n.PID()))
 	if err != nil {
-		return 0, fmt.Errorf("read CPU time of the daemon: %w", err)
+		return c, fmt.Errorf("read cost of the daemon: %w", err)
 	}
-	var sum time.Duration
 	for _, t := range tasks {
-		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%s/schedstat", n.PID(), t.Name()))
-		if errors.Is(err, os.ErrNotExist) {
+		dir := fmt.Sprintf("/proc/%d/task/%s/", n.PID(), t.Name())
+		stat, err := os.ReadFile(dir + "schedstat")
+		var status []byte
+		if err == nil {
+			status, err = os.ReadFile(dir + "status")
+		}
+		if errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ESRCH) { // it has ended
 			continue
 		} else if err != nil {
-			return 0, fmt.Errorf("read CPU time of the daemon: %w", err)
+			return c, fmt.Errorf("read cost of the daemon: %w", err)
 		}
-		ns, err := strconv.ParseInt(strings.Fields(string(b))[0], 10, 64)
+		ns, err := strconv.ParseInt(strings.Fields(string(stat))[0], 10, 64)
 		if err != nil {
-			return 0, fmt.Errorf("read CPU time of the daemon: %w", err)
+			return c, fmt.Errorf("read cost of the daemon: %w", err)
 		}
-		sum += time.Duration(ns)
+		c.CPU += time.Duration(ns)
+		for line := range strings.Lines(string(status)) {
+			if v, ok := strings.CutPrefix(line, "voluntary_ctxt_switches:"); ok {
+				switches, err := strconv.ParseUint(strings.TrimSpace(v), 10, 64)
+				if err != nil {
+					return c, fmt.Errorf("read cost of the daemon: %w", err)
+				}
+				c.Wakeups += switches
+			}
+		}
 	}
-	return sum, nil
+	return c, nil
 }
 
 // FarNodes are Node objects of so many nodes that are nowhere, dual-stack.

@@ -21,6 +21,7 @@ import (
 type Pod struct {
 	Namespace string // empty: default
 	Name      string
+	UID       string // empty: the runtime does not tell it
 	ID        string // of the container
 	NS        *testnet.NS
 	Node      *Node
@@ -63,13 +64,15 @@ func (n *Node) ConfList() (*libcni.NetworkConfigList, error) {
 
 // Runtime is what a runtime says of the pod.
 func (p *Pod) Runtime() *libcni.RuntimeConf {
+	args := [][2]string{
+		{"IgnoreUnknown", "1"}, {"K8S_POD_NAMESPACE", cmp.Or(p.Namespace, "default")}, {"K8S_POD_NAME", p.Name},
+		{"K8S_POD_INFRA_CONTAINER_ID", p.ID},
+	}
+	if p.UID != "" {
+		args = append(args, [2]string{"K8S_POD_UID", p.UID})
+	}
 	return &libcni.RuntimeConf{
-		ContainerID: p.ID, NetNS: p.NS.Path(), IfName: "eth0",
-		Args: [][2]string{
-			{"IgnoreUnknown", "1"}, {"K8S_POD_NAMESPACE", cmp.Or(p.Namespace, "default")}, {"K8S_POD_NAME", p.Name},
-			{"K8S_POD_INFRA_CONTAINER_ID", p.ID},
-		},
-		CapabilityArgs: p.Capabilities,
+		ContainerID: p.ID, NetNS: p.NS.Path(), IfName: "eth0", Args: args, CapabilityArgs: p.Capabilities,
 	}
 }
 

@@ -3,12 +3,15 @@
 package traffic
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/netip"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/weftnet/weft/internal/testnet"
 )
@@ -115,6 +118,20 @@ func AskFrom(ns *testnet.NS, network string, bound netip.Addr, to netip.AddrPort
 // Dial connects from a namespace.
 func Dial(ns *testnet.NS, network string, to netip.AddrPort, timeout time.Duration) (net.Conn, error) {
 	return dial(ns, network, netip.Addr{}, to, timeout)
+}
+
+// Resent is how many packets of a TCP connection its end has sent again, the SYN among them
+// (tcp_info's tcpi_total_retrans).
+func Resent(conn net.Conn) (n int, err error) {
+	raw, err := conn.(*net.TCPConn).SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var info *unix.TCPInfo
+	if e := raw.Control(func(fd uintptr) { info, err = unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO) }); e != nil || err != nil {
+		return 0, fmt.Errorf("look at connection: %w", errors.Join(e, err))
+	}
+	return int(info.Total_retrans), nil
 }
 
 func dial(ns *testnet.NS, network string, bound netip.Addr, to netip.AddrPort, timeout time.Duration) (conn net.Conn, err error) {
