@@ -28,9 +28,10 @@ const (
 	// burst of calls are their own, and reading tables holds the calls up.
 	calm     = 300 * time.Millisecond
 	patience = 3 * time.Second
-	// prepareEvery is how often Services are compiled that the source has told of, while it has
-	// not told all.
-	prepareEvery = 500 * time.Millisecond
+	// prepareEvery is how long it takes until Services are compiled that the source has told of,
+	// while it has not told all; each time twice as long, up to prepareSeldom.
+	prepareEvery  = 500 * time.Millisecond
+	prepareSeldom = 2 * time.Second
 	// quickEvery is how often the tables are read of whose changes nobody tells.
 	quickEvery = pace.Usual
 	// fullEvery is how often everything is read, events or not.
@@ -250,7 +251,8 @@ func (n *node) firstSync(ctx context.Context, mayRecall bool) error {
 	defer late.Stop()
 	silent := time.NewTimer(recallAfter)
 	defer silent.Stop()
-	early := time.NewTicker(prepareEvery)
+	again := prepareEvery
+	early := time.NewTimer(again)
 	defer early.Stop()
 	if mayRecall { // then tables are written before the source has spoken
 		early.Stop()
@@ -270,6 +272,8 @@ func (n *node) firstSync(ctx context.Context, mayRecall bool) error {
 			}
 		case <-early.C:
 			n.services.prepare(n.source.Snapshot())
+			again = min(2*again, prepareSeldom)
+			early.Reset(again)
 			continue
 		case <-late.C:
 		case <-silent.C:

@@ -9,6 +9,7 @@ import (
 	gometrics "runtime/metrics"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -48,6 +49,7 @@ func liveHeap() uint64 {
 const (
 	startRoom    = 64 << 20
 	startPercent = 400
+	startMost    = time.Minute
 )
 
 // startPercentFor is what suits a live heap of so many bytes while the daemon starts.
@@ -62,10 +64,12 @@ type garbage struct {
 	started bool
 }
 
-// begin gives the daemon the room that it may have until end.
+// begin gives the daemon the room that it may have until end, or for startMost: what it
+// waits for may not come.
 func (g *garbage) begin() {
 	if os.Getenv("GOGC") == "" {
 		g.adjust()
+		time.AfterFunc(startMost, g.end)
 	}
 }
 
@@ -85,9 +89,11 @@ func (g *garbage) adjust() {
 func (g *garbage) end() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.started = true; os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(gcPercent)
+	if g.started || os.Getenv("GOGC") != "" {
+		return
 	}
+	g.started = true
+	debug.SetGCPercent(gcPercent)
 }
 
 // The garbage of the start (the parsed source above all) and of a burst of pods is given

@@ -46,10 +46,10 @@ func (t *tables) puts() []func(owner string, r *service.Rows) {
 	return []func(string, *service.Rows){
 		func(owner string, r *service.Rows) { t.alive.Put(owner, r.Alive) },
 		func(owner string, r *service.Rows) { t.backends.Put(owner, r.Backends) },
-		func(owner string, r *service.Rows) { t.frontends.Put(owner, r.Frontends) },
 		func(owner string, r *service.Rows) { t.maglev.Put(owner, r.Maglev) },
 		func(owner string, r *service.Rows) { t.sets.Put(owner, r.Sets) },
 		func(owner string, r *service.Rows) { t.ranges.Put(owner, r.Ranges) },
+		func(owner string, r *service.Rows) { t.frontends.Put(owner, r.Frontends) },
 	}
 }
 

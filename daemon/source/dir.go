@@ -39,6 +39,7 @@ type Dir struct {
 	watcher *fsnotify.Watcher  // nil: none
 	lost    chan error         // events were; one stands for all
 	noWatch error
+	looked  time.Time // when, at everything
 
 	mu     sync.Mutex
 	since  map[string]time.Time // of problems, by their text
@@ -199,9 +200,9 @@ func (d *Dir) wait(ctx context.Context) (map[string]bool, bool) {
 		case <-ctx.Done():
 			return nil, false
 		case <-timer.C:
-			return dirty, true
+			return d.due(dirty, poll), true
 		case <-latest:
-			return dirty, true
+			return d.due(dirty, poll), true
 		case err := <-d.lost:
 			d.opts.Log.Debug("watch source", "err", err)
 			return nil, true
@@ -219,9 +220,21 @@ func (d *Dir) wait(ctx context.Context) (map[string]bool, bool) {
 	}
 }
 
+// due is what to look at: not of all changes there are events, so everything is looked at
+// once in a while, also if there is no quiet moment.
+func (d *Dir) due(dirty map[string]bool, poll time.Duration) map[string]bool {
+	if time.Since(d.looked) >= poll {
+		return nil
+	}
+	return dirty
+}
+
 // look reads what has changed, at the paths in dirty or, if that is nil, everywhere.
 func (d *Dir) look(dirty map[string]bool) {
 	now := time.Now()
+	if dirty == nil {
+		d.looked = now
+	}
 	above := filepath.Join(d.path, statusDir)
 	dirs := map[string]map[string]bool{} // folder → dirty names
 	for path := range dirty {

@@ -31,6 +31,43 @@ func TestFolderIsFollowed(t *testing.T) {
 	p.wait("node node-a [10.0.1.0/24] [192.168.0.1]\n" + nodeB + "namespace tools map[]")
 }
 
+// A change of which no event tells, as of another machine's on a shared file system, is seen
+// also where there is no moment without events.
+func TestSilentChangeIsSeenInUnrest(t *testing.T) {
+	p := start(t, "", Options{Poll: time.Second})
+	p.put("a.yaml", nodeYAML("node-b", 2))
+	p.wait(nodeB)
+	link := filepath.Join(t.TempDir(), "a.yaml")
+	if err := os.Link(filepath.Join(p.path, "a.yaml"), link); err != nil {
+		t.Fatal(err)
+	}
+	stop, done := make(chan struct{}), make(chan error)
+	go func() {
+		for {
+			select {
+			case <-stop:
+				done <- nil
+				return
+			case <-time.After(5 * time.Millisecond):
+				if err := os.WriteFile(filepath.Join(p.path, "busy.txt"), nil, 0o644); err != nil {
+					done <- err
+					return
+				}
+			}
+		}
+	}()
+	defer func() {
+		close(stop)
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}()
+	if err := os.WriteFile(link, []byte(nodeYAML("node-a", 1)), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	p.wait(nodeA)
+}
+
 func TestBrokenFileKeepsItsLastGoodObjects(t *testing.T) {
 	p := start(t, "", Options{})
 	whole := nodeYAML("node-a", 1) + "---\n" + nodeYAML("node-b", 2)
