@@ -5,11 +5,12 @@ import (
 	"math/bits"
 )
 
-// States of a slot of `endpoints`; src/rows.h.
+// States of a slot of `endpoints`; src/rows.h. The lowest bit is the index of its row, of its
+// last one if it holds none.
 const (
-	slotFree  uint64 = iota
-	slotLeft         // empty, but a row behind it may have come past it
-	slotFirst        // from here on there is a row; the lowest bit is the index of it
+	slotFree uint64 = 0
+	slotLeft uint64 = 2 // empty, but a row behind it may have come past it
+	slotHeld uint64 = 4 // from here on there is a row
 )
 
 // slotTries is SLOT_TRIES in src/rows.h.
@@ -23,7 +24,7 @@ func slotsFor(rows uint32) uint32 {
 }
 
 // holds says whether a slot has the row of an address.
-func (s *weftEndpointSlot) holds(a weftAddr) bool { return s.State >= slotFirst && s.Addr == a }
+func (s *weftEndpointSlot) holds(a weftAddr) bool { return s.State >= slotHeld && s.Addr == a }
 
 // slots is the map `endpoints` as a table with open addressing. What it does in several
 // steps leaves after each of them a table whose rows are found.
@@ -55,7 +56,7 @@ func (t slots) walk(a weftAddr, look func(at uint32, s *weftEndpointSlot) bool) 
 		if look(at, &s) {
 			return true, nil
 		}
-		if s.State == slotFree {
+		if s.State < slotLeft {
 			break
 		}
 	}
@@ -71,6 +72,18 @@ func (t slots) find(a weftAddr) (at uint32, s weftEndpointSlot, ok bool, err err
 	return at, s, ok, err
 }
 
+// turn makes row the one that the slot holds, in two writes: the former stays whole for the
+// programs that read it.
+func (t slots) turn(at uint32, s weftEndpointSlot, row weftEndpoint) error {
+	other := s.State&1 ^ 1
+	s.Row[other] = row
+	if err := set(t.d, weftMapEndpoints, at, s); err != nil {
+		return err
+	}
+	s.State = slotHeld | other
+	return set(t.d, weftMapEndpoints, at, s)
+}
+
 func (t slots) set(a weftAddr, row weftEndpoint) error {
 	t.d.slotted.Lock()
 	defer t.d.slotted.Unlock()
@@ -79,19 +92,11 @@ func (t slots) set(a weftAddr, row weftEndpoint) error {
 		return err
 	}
 	if ok {
-		other := s.State&1 ^ 1
-		if s.Row[other] != row {
-			s.Row[other] = row
-			if err := set(t.d, weftMapEndpoints, at, s); err != nil {
-				return err
-			}
-		}
-		s.State ^= 1
-		return set(t.d, weftMapEndpoints, at, s)
+		return t.turn(at, s, row)
 	}
 	ok, err = t.walk(a, func(i uint32, found *weftEndpointSlot) bool {
 		at, s = i, *found
-		return s.State < slotFirst
+		return s.State < slotHeld
 	})
 	if err != nil {
 		return err
@@ -99,12 +104,8 @@ func (t slots) set(a weftAddr, row weftEndpoint) error {
 	if !ok || t.d.rows >= t.d.maxRows {
 		return fmt.Errorf("write map %s: %w (%d rows)", weftMapEndpoints, ErrFull, t.d.maxRows)
 	}
-	s.Addr, s.Row[0] = a, row
-	if err := set(t.d, weftMapEndpoints, at, s); err != nil {
-		return err
-	}
-	s.State = slotFirst
-	if err := set(t.d, weftMapEndpoints, at, s); err != nil {
+	s.Addr = a
+	if err := t.turn(at, s, row); err != nil {
 		return err
 	}
 	t.d.rows++
@@ -118,25 +119,22 @@ func (t slots) delete(a weftAddr) error {
 	if err != nil || !ok {
 		return err
 	}
-	if err := t.leave(at, s); err != nil {
-		return err
-	}
-	t.d.rows--
-	return nil
+	t.d.rows = max(t.d.rows, 1) - 1
+	return t.leave(at, s)
 }
 
 // leave empties a slot. If there is nothing behind it, it and those left before it are free.
 func (t slots) leave(at uint32, s weftEndpointSlot) error {
-	s.State = slotLeft
+	s.State = slotLeft | s.State&1
 	if err := set(t.d, weftMapEndpoints, at, s); err != nil {
 		return err
 	}
 	for {
 		next, err := t.read((at + 1) & (t.size() - 1))
-		if err != nil || next.State != slotFree || s.State != slotLeft {
+		if err != nil || next.State >= slotLeft || s.State < slotLeft || s.State >= slotHeld {
 			return err
 		}
-		s.State = slotFree // the rest stays: a program may be reading it
+		s.State &= 1 // the rest stays: a program may be reading it
 		if err := set(t.d, weftMapEndpoints, at, s); err != nil {
 			return err
 		}
@@ -148,39 +146,35 @@ func (t slots) leave(at uint32, s weftEndpointSlot) error {
 }
 
 // scan tells f of every row, and counts them. A row that the programs do not find, as
-// someone emptied a slot before it, is removed.
+// someone emptied a slot before it or it is in one before as well, is removed.
 func (t slots) scan(f func(*weftAddr, *weftEndpoint)) error {
-	type held struct {
-		at   uint32
-		slot weftEndpointSlot
-	}
 	t.d.slotted.Lock()
 	defer t.d.slotted.Unlock()
 	used := make([]bool, t.size())
-	var rows []held
+	held := map[uint32]weftEndpointSlot{}
 	err := scan(t.d, weftMapEndpoints, func(at *uint32, s *weftEndpointSlot) {
-		used[*at] = s.State != slotFree
-		if s.State >= slotFirst {
-			rows = append(rows, held{*at, *s})
+		used[*at] = s.State >= slotLeft
+		if s.State >= slotHeld {
+			held[*at] = *s
 		}
 	})
 	if err != nil {
 		return err
 	}
 	t.d.rows = 0
-	for _, h := range rows {
-		at := t.first(h.slot.Addr)
-		for i := 0; i < slotTries && at != h.at && used[at]; i++ {
+	for last, s := range held {
+		at := t.first(s.Addr)
+		for i := 0; i < slotTries && at != last && used[at] && held[at].Addr != s.Addr; i++ {
 			at = (at + 1) & (t.size() - 1)
 		}
-		if at != h.at {
-			if err := t.leave(h.at, h.slot); err != nil {
+		if at != last {
+			if err := t.leave(last, s); err != nil {
 				return err
 			}
 			continue
 		}
 		t.d.rows++
-		f(&h.slot.Addr, &h.slot.Row[h.slot.State&1])
+		f(&s.Addr, &s.Row[s.State&1])
 	}
 	return nil
 }

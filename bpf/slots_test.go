@@ -84,7 +84,7 @@ func TestProgramsFindEachRowThatIsSet(t *testing.T) {
 	var s weftEndpointSlot
 	for at := range l.maps[weftMapEndpoints].MaxEntries() {
 		must(t, l.maps[weftMapEndpoints].Lookup(&at, &s))
-		if s.State != slotFree {
+		if s.State >= slotLeft {
 			t.Fatalf("slot %d has state %d after all is deleted, want it free", at, s.State)
 		}
 	}
@@ -142,6 +142,34 @@ func TestRowBehindAnEmptiedSlotIsMissing(t *testing.T) {
 		if !l.found(t, a) {
 			t.Errorf("%s is not found after it is set again", a)
 		}
+	}
+}
+
+// If such a row is set again before anybody looks, it is in two slots: the programs find the
+// new one, and nobody the old one after the next look.
+func TestRowInTwoSlots(t *testing.T) {
+	l := newSlotLab(t, 64, 1, 3)
+	for _, a := range l.addrs {
+		must(t, l.Endpoints().Set(a, l.pod))
+	}
+	at := slots{l.Datapath}.first(toAddr(l.addrs[0]))
+	must(t, l.maps[weftMapEndpoints].Put(at, weftEndpointSlot{}))
+	row := l.pod
+	row.HostMAC[0] = 7
+	must(t, l.Endpoints().Set(l.addrs[2], row))
+	for look := range 3 {
+		got, err := l.Endpoints().Dump()
+		must(t, err)
+		if d := cmp.Diff(got, map[netip.Addr]Endpoint{l.addrs[1]: l.pod, l.addrs[2]: row}, addrs); d != "" {
+			t.Errorf("look %d: rows (-got +want):\n%s", look, d)
+		}
+		if l.rows != 2 {
+			t.Errorf("look %d: %d rows are counted, want 2", look, l.rows)
+		}
+	}
+	must(t, l.Endpoints().Delete(l.addrs[2]))
+	if l.found(t, l.addrs[2]) {
+		t.Errorf("%s is found after it is deleted", l.addrs[2])
 	}
 }
 

@@ -38,7 +38,7 @@ func endpointSlots(t testing.TB, n *cluster.Node) map[uint32][]byte {
 	var v []byte
 	it := m.Iterate()
 	for it.Next(&k, &v) {
-		if v[16] >= 2 {
+		if v[16] >= 4 {
 			slots[k] = slices.Clone(v)
 		}
 	}

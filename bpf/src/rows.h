@@ -59,9 +59,9 @@ struct config {
 	__u16 port;	/* host order */
 	bool netfilter; /* see by_netfilter */
 	__u8 pad;
-	__u64 netns_cookie;  /* of the node's own network namespace */
-	__u32 ended;	     /* size of the map of that name */
-	__u32 allowed_sets;  /* of allowed_new */
+	__u64 netns_cookie;   /* of the node's own network namespace */
+	__u32 ended;	      /* size of the map of that name */
+	__u32 allowed_sets;   /* of allowed_new */
 	__u32 endpoint_slots; /* size of endpoints, a power of two */
 	__u16 announce_port;  /* host order; UDP, see announce.h */
 	__u16 pad2;
@@ -89,14 +89,13 @@ static __always_inline bool by_netfilter(void)
 	return config.netfilter && !taken_over;
 }
 
-/* What a slot holds. SLOT_LEFT: nothing any more, but others may be behind it. From
- * SLOT_FIRST on: a row, and the lowest bit says which of both, so that a row is replaced at
- * once. ../slots.go.
+/* What a slot holds; ../slots.go. The lowest bit says which of both rows it is, or was: so a
+ * row is replaced at once, and who reads one that goes has it whole.
  */
 enum {
-	SLOT_FREE,
-	SLOT_LEFT,
-	SLOT_FIRST,
+	SLOT_FREE = 0,
+	SLOT_LEFT = 2,	 /* nothing any more, but others may be behind it */
+	SLOT_HELD = 4,	 /* a row, from here on */
 	SLOT_TRIES = 64, /* slots that an address may be in */
 };
 
@@ -153,15 +152,16 @@ static __always_inline __u32 first_slot(const union addr *addr)
 	return (mix(addr->d[0], addr->d[1]) >> 32) * config.endpoint_slots >> 32;
 }
 
-static __always_inline bool has_slot(const struct endpoint_slot *slot, const union addr *addr)
+static __always_inline __u64 state_of(const struct endpoint_slot *slot)
 {
-	return same_addr(&slot->addr, addr) && likely(slot->state >= SLOT_FIRST);
+	return *(const volatile __u64 *)&slot->state;
 }
 
 /* The slot of an address that is not in its first one; or none that there is. */
 __noinline int slot_of(const union addr *addr)
 {
 	struct endpoint_slot *slot;
+	__u64 state;
 	__u32 at, i;
 
 	if (!addr)
@@ -170,9 +170,10 @@ __noinline int slot_of(const union addr *addr)
 	for (i = 1; i < SLOT_TRIES; i++) {
 		at = (at + 1) & (config.endpoint_slots - 1);
 		slot = bpf_map_lookup_elem(&endpoints, &at);
-		if (!slot || slot->state == SLOT_FREE)
+		state = slot ? state_of(slot) : SLOT_FREE;
+		if (state < SLOT_LEFT)
 			return -1;
-		if (has_slot(slot, addr))
+		if (same_addr(&slot->addr, addr) && state >= SLOT_HELD)
 			return at;
 	}
 	return -1;
@@ -182,14 +183,16 @@ static __always_inline struct endpoint *endpoint_of(const union addr *addr)
 {
 	__u32 at = first_slot(addr);
 	struct endpoint_slot *slot = bpf_map_lookup_elem(&endpoints, &at);
+	__u64 state = slot ? state_of(slot) : SLOT_FREE;
 
-	if (slot && unlikely(!has_slot(slot, addr))) {
-		if (slot->state == SLOT_FREE)
+	if (slot && unlikely(!same_addr(&slot->addr, addr) || state < SLOT_HELD)) {
+		if (state < SLOT_LEFT)
 			return NULL;
 		at = slot_of(addr);
 		slot = bpf_map_lookup_elem(&endpoints, &at);
+		state = slot ? state_of(slot) : SLOT_FREE;
 	}
-	return slot ? &slot->row[slot->state & 1] : NULL;
+	return slot ? &slot->row[state & 1] : NULL;
 }
 
 static __always_inline struct peer *peer_of(const union addr *addr)
