@@ -119,7 +119,7 @@ func (b *serviceBook) look(node service.Node, services []*source.Service, ss sou
 	b.node, b.services, b.slices = node, services, ss
 	if concerned != nil {
 		for k, e := range b.entries {
-			if e.svc != nil && concerned(e.svc) {
+			if e.svc != nil && concerned(e) {
 				dirty[k] = e
 			}
 		}
@@ -148,10 +148,10 @@ func (b *serviceBook) compileAll(dirty map[serviceName]*serviceEntry) (changed [
 
 // concerned says which Services must be compiled because the node is another than
 // before; nil: none.
-func (b *serviceBook) concerned(node service.Node) func(*source.Service) bool {
+func (b *serviceBook) concerned(node service.Node) func(*serviceEntry) bool {
 	was := b.node
 	if was.Name != node.Name || was.Zone != node.Zone || !slices.Equal(was.NodePortAddrs, node.NodePortAddrs) {
-		return func(*source.Service) bool { return true }
+		return func(*serviceEntry) bool { return true }
 	}
 	if same(was.Addrs, node.Addrs) && same(was.Others, node.Others) {
 		return nil
@@ -168,16 +168,43 @@ func (b *serviceBook) concerned(node service.Node) func(*source.Service) bool {
 			changed[a] = true
 		}
 	}
-	moved := !maps.EqualFunc(was.Others, node.Others, slices.Equal)
-	if len(changed) == 0 && !moved {
+	moved := map[string]bool{} // other nodes whose node ports are elsewhere now
+	for name, at := range was.Others {
+		if !slices.Equal(at, node.Others[name]) {
+			moved[name] = true
+		}
+	}
+	for name, at := range node.Others {
+		if !slices.Equal(at, was.Others[name]) {
+			moved[name] = true
+		}
+	}
+	if len(changed) == 0 && len(moved) == 0 {
 		return nil
 	}
-	return func(s *source.Service) bool {
-		return moved && s.ExternalLocal && slices.ContainsFunc(s.Ports, func(p source.ServicePort) bool { return p.NodePort != 0 }) ||
-			slices.ContainsFunc(s.ClusterIPs, func(a netip.Addr) bool { return changed[a] }) ||
-			slices.ContainsFunc(s.ExternalIPs, func(a netip.Addr) bool { return changed[a] }) ||
-			slices.ContainsFunc(s.LoadBalancerIPs, func(l source.LoadBalancerIP) bool { return changed[l.IP] })
+	return func(e *serviceEntry) bool {
+		return slices.ContainsFunc(e.svc.ClusterIPs, func(a netip.Addr) bool { return changed[a] }) ||
+			slices.ContainsFunc(e.svc.ExternalIPs, func(a netip.Addr) bool { return changed[a] }) ||
+			slices.ContainsFunc(e.svc.LoadBalancerIPs, func(l source.LoadBalancerIP) bool { return changed[l.IP] }) ||
+			e.asksNodes() && e.hasEndpoint(func(s *source.SliceEndpoint) bool { return moved[s.Node] || changed[s.IP] })
 	}
+}
+
+// asksNodes says that a node's own sockets may be served by other nodes' node ports.
+func (e *serviceEntry) asksNodes() bool {
+	return e.svc.ExternalLocal && slices.ContainsFunc(e.svc.Ports, func(p source.ServicePort) bool { return p.NodePort != 0 })
+}
+
+// hasEndpoint says whether there is an endpoint of that kind.
+func (e *serviceEntry) hasEndpoint(is func(*source.SliceEndpoint) bool) bool {
+	for _, s := range e.slices {
+		for i := range s.Endpoints {
+			if is(&s.Endpoints[i]) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // same says that two maps are one, without a look at what is in them: there is something for

@@ -138,6 +138,8 @@ func TestServiceBookFollowsTheNode(t *testing.T) {
 	local := mkService("default", "local", "10.96.0.3") // its own node ports lead to other nodes'
 	local.ExternalLocal, local.Ports[0].NodePort = true, 30080
 	svcs := []*source.Service{mkService("default", "inner", "10.96.0.2"), local, outer}
+	ends := mkSlice("default", "local-1", "local", "10.0.0.1", "10.0.0.2")
+	ends.Endpoints[0].Node, ends.Endpoints[1].Node = "b", "c"
 	others := func(name, at string) map[string][]netip.Addr { return map[string][]netip.Addr{name: {addr(at)}} }
 	addrs := func(s ...string) map[netip.Addr]struct{} {
 		m := map[netip.Addr]struct{}{}
@@ -164,7 +166,7 @@ func TestServiceBookFollowsTheNode(t *testing.T) {
 		{"it is another one's", service.Node{Name: "a", Zone: "z", Addrs: addrs("192.0.2.1"), NodePortAddrs: []netip.Addr{addr("192.0.2.1")}, Others: others("c", "192.0.2.3")}, []string{"default/local"}},
 		{"as before", service.Node{Name: "a", Zone: "z", Addrs: addrs("192.0.2.1"), NodePortAddrs: []netip.Addr{addr("192.0.2.1")}, Others: others("c", "192.0.2.3")}, nil},
 	} {
-		b.update(tc.node, svcs, source.List[source.EndpointSlice]{})
+		b.update(tc.node, svcs, source.ListOf([]*source.EndpointSlice{ends}))
 		if got := f.took(); !slices.Equal(got, tc.want) {
 			t.Errorf("%s: put %v, want %v", tc.name, got, tc.want)
 		}

@@ -17,6 +17,13 @@ func (c *compiler) ownPort(p source.ServicePort, ipv6 bool) bpf.SetID {
 	if !c.svc.ExternalLocal || p.Protocol == source.SCTP { // sockets of that are not served
 		return 0
 	}
+	if p.Protocol != source.UDP { // see port; also if none of them is chosen
+		for _, e := range c.ends {
+			if at, ok := c.nodePortOf(e, p, ipv6); ok {
+				c.Alive[at.place(p.Protocol)] = at.generation
+			}
+		}
+	}
 	found := false
 	for i, e := range c.chosen {
 		if at, ok := c.nodePortOf(e, p, ipv6); ok {
@@ -25,13 +32,6 @@ func (c *compiler) ownPort(p source.ServicePort, ipv6 bool) bpf.SetID {
 	}
 	if !found {
 		return 0
-	}
-	if p.Protocol != source.UDP { // see port
-		for _, e := range c.ends {
-			if at, ok := c.nodePortOf(e, p, ipv6); ok {
-				c.Alive[at.place(p.Protocol)] = at.generation
-			}
-		}
 	}
 	return c.set(p, ipv6, "own port", 0, false)
 }

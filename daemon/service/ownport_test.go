@@ -31,6 +31,27 @@ func TestOwnNodePorts(t *testing.T) {
 			10.96.0.1:80/TCP inside [10.1.2.1:8080]
 			192.0.2.1:30080/TCP inside [10.1.2.1:8080] outside drop host [192.0.2.3:30080]
 			alive 10.1.1.1:8080/TCP 10.1.2.1:8080/TCP 192.0.2.2:30080/TCP 192.0.2.3:30080/TCP`},
+		{name: "also if what is chosen is all here", with: local, node: others, slices: []*source.EndpointSlice{
+			slice(t, "http TCP 8080", "10.1.0.1 here", "10.1.1.1 there leaving", "10.1.2.1 far unready"),
+		}, want: `
+			10.96.0.1 rejects other ports
+			10.96.0.1:80/TCP inside [10.1.0.1:8080]
+			192.0.2.1:30080/TCP inside [10.1.0.1:8080] outside [10.1.0.1:8080]
+			alive 10.1.0.1:8080/TCP 10.1.1.1:8080/TCP 10.1.2.1:8080/TCP 192.0.2.2:30080/TCP 192.0.2.3:30080/TCP`},
+		{name: "also if hints keep what is here", with: local, node: others, slices: []*source.EndpointSlice{
+			slice(t, "http TCP 8080", "10.1.0.1 here nodes=here", "10.1.1.1 there nodes=there"),
+		}, want: `
+			10.96.0.1 rejects other ports
+			10.96.0.1:80/TCP inside [10.1.0.1:8080]
+			192.0.2.1:30080/TCP inside [10.1.0.1:8080] outside [10.1.0.1:8080]
+			alive 10.1.0.1:8080/TCP 10.1.1.1:8080/TCP 192.0.2.2:30080/TCP`},
+		{name: "also if nothing is chosen", with: local, node: others, slices: []*source.EndpointSlice{
+			slice(t, "http TCP 8080", "10.1.1.1 there unready"),
+		}, want: `
+			10.96.0.1 rejects other ports
+			10.96.0.1:80/TCP inside reject
+			192.0.2.1:30080/TCP inside reject outside reject
+			alive 10.1.1.1:8080/TCP 192.0.2.2:30080/TCP`},
 		{name: "those that are leaving, if there are no others", with: local, node: others, slices: []*source.EndpointSlice{
 			slice(t, "http TCP 8080", "10.1.1.1 there leaving", "10.1.2.1 far unready"),
 		}, want: `
