@@ -215,7 +215,9 @@ static __always_inline int leave_plain(struct __sk_buff *skb, struct packet *p, 
 	return way & WAY_HOST ? TCX_NEXT : to_outside(skb, &p->ip);
 }
 
-/* The same to a pod, of this node or another. */
+/* The same to a pod, of this node or another. Who gets it knows the flow by the port that it
+ * has there, so it is judged there as it will be.
+ */
 static __always_inline int pass_plain(struct __sk_buff *skb, struct packet *p, __u32 way)
 {
 	struct endpoint *to = endpoint_of(&p->ip.dst);
@@ -224,10 +226,10 @@ static __always_inline int pass_plain(struct __sk_buff *skb, struct packet *p, _
 
 	if (unlikely(way & WAY_JUDGED))
 		why = judge_leaving(skb, p, NULL);
-	if (!why && to && unlikely(is_isolated(to)))
-		why = judge_arriving(skb, p, false);
 	if (!why)
 		why = go_direct(skb, p);
+	if (!why && to && unlikely(is_isolated(to)))
+		why = judge_arriving(skb, p, false);
 	if (!why && way & WAY_LIMITED)
 		why = STACK_LIMITED;
 	if (unlikely(why))
