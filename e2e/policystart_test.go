@@ -320,8 +320,8 @@ func (s *starts) silent(t *testing.T, p *cluster.Pod, arrived *tap, own *spray) 
 	}
 }
 
-// late adds a pod that may reach the peers, and which nothing passes for now, as the source
-// is away. The result waits until it does.
+// late adds a pod that may reach the peers, while the source is away: nothing passes it until
+// that is back. The result waits until something does.
 func (s *starts) late(t *testing.T) (opens func()) {
 	t.Helper()
 	p, err := s.node.NewPod("late")
