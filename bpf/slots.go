@@ -3,6 +3,10 @@ package bpf
 import (
 	"fmt"
 	"math/bits"
+	"os"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
 )
 
 // States of a slot of `endpoints`; src/rows.h. The lowest bit is the index of its row, of its
@@ -148,27 +152,28 @@ func (t slots) leave(at uint32, s weftEndpointSlot) error {
 // scan tells f of every row, and counts them. A row that the programs do not find, as
 // someone emptied a slot before it or it is in one before as well, is removed.
 func (t slots) scan(f func(*weftAddr, *weftEndpoint)) error {
+	if err := t.d.repin(weftMapEndpoints); err != nil {
+		return err
+	}
 	t.d.slotted.Lock()
 	defer t.d.slotted.Unlock()
-	used := make([]bool, t.size())
-	held := map[uint32]weftEndpointSlot{}
-	err := scan(t.d, weftMapEndpoints, func(at *uint32, s *weftEndpointSlot) {
-		used[*at] = s.State >= slotLeft
-		if s.State >= slotHeld {
-			held[*at] = *s
-		}
-	})
+	all, done, err := t.mapped()
 	if err != nil {
 		return err
 	}
+	defer done()
 	t.d.rows = 0
-	for last, s := range held {
+	for last := range all {
+		s := &all[last]
+		if s.State < slotHeld {
+			continue
+		}
 		at := t.first(s.Addr)
-		for i := 0; i < slotTries && at != last && used[at] && held[at].Addr != s.Addr; i++ {
+		for i := 0; i < slotTries && at != uint32(last) && all[at].State >= slotLeft && !all[at].holds(s.Addr); i++ {
 			at = (at + 1) & (t.size() - 1)
 		}
-		if at != last {
-			if err := t.leave(last, s); err != nil {
+		if at != uint32(last) {
+			if err := t.leave(uint32(last), *s); err != nil {
 				return err
 			}
 			continue
@@ -177,4 +182,17 @@ func (t slots) scan(f func(*weftAddr, *weftEndpoint)) error {
 		f(&s.Addr, &s.Row[s.State&1])
 	}
 	return nil
+}
+
+// mapped is the slots as they are in the kernel, to be read until done is called. To ask for
+// thousands of slots, nearly all free, would take ten times as long.
+func (t slots) mapped() (all []weftEndpointSlot, done func(), err error) {
+	size := int(t.size()) * int(unsafe.Sizeof(weftEndpointSlot{}))
+	page := os.Getpagesize()
+	b, err := unix.Mmap(t.d.maps[weftMapEndpoints].FD(), 0, (size+page-1)/page*page, unix.PROT_READ, unix.MAP_SHARED)
+	if err != nil {
+		return nil, nil, fmt.Errorf("read map %s: %w", weftMapEndpoints, err)
+	}
+	all = unsafe.Slice((*weftEndpointSlot)(unsafe.Pointer(unsafe.SliceData(b))), t.size())
+	return all, func() { _ = unix.Munmap(b) }, nil // fails for no mapping only
 }

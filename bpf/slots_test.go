@@ -3,6 +3,7 @@ package bpf
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"maps"
 	"math/rand/v2"
 	"net/netip"
@@ -11,6 +12,8 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/weftnet/weft/internal/reconcile"
 )
 
 // slotLab is a datapath whose pods' addresses have few slots to begin at.
@@ -216,5 +219,24 @@ func TestSlotsSufficeForPods(t *testing.T) {
 		if most > slotTries/4 {
 			t.Errorf("%d rows: one is found by %d tries, want at most %d", rows, most, slotTries/4)
 		}
+	}
+}
+
+// BenchmarkSlots gives what a look for drift costs with 250 pods of two families, in a map
+// for so many.
+func BenchmarkSlots(b *testing.B) {
+	for _, pods := range []uint32{1024, 16384} {
+		b.Run(fmt.Sprintf("max-pods=%d", pods), func(b *testing.B) {
+			d := open(b, Options{MaxEndpoints: 2*pods + 64})
+			for i := range 250 {
+				must(b, d.Endpoints().Set(netip.AddrFrom4([4]byte{10, 244, 1, byte(i)}), testRow))
+				must(b, d.Endpoints().Set(netip.AddrFrom16([16]byte{0xfd, 15: byte(i)}), testRow))
+			}
+			for b.Loop() {
+				if err := d.Endpoints().(reconcile.Ranger[netip.Addr, Endpoint]).Range(func(netip.Addr, Endpoint) {}); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
 	}
 }

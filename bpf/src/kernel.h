@@ -50,6 +50,7 @@ enum {
 
 enum {
 	BPF_F_NO_PREALLOC = 1 << 0,
+	BPF_F_MMAPABLE = 1 << 10,
 };
 
 /* bpf_ringbuf_submit */

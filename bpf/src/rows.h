@@ -107,13 +107,14 @@ struct endpoint_slot {
 
 /* Written by the daemon; one row per pod address and per address of the node, in the first
  * slot that was free from that of the address's hash on. All packets look here, most of them
- * more than once: a slot is found in a third of the time that a map of hashes takes.
+ * more than once; a program finds a slot by itself, where a map of hashes is a call.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__type(key, __u32);
 	__type(value, struct endpoint_slot);
 	__uint(max_entries, 4096); /* a power of two; replaced at load by the setting */
+	__uint(map_flags, BPF_F_MMAPABLE);
 } endpoints SEC(".maps");
 
 /* Written by the daemon; one row per pod prefix of another node. */
