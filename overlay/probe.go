@@ -35,16 +35,17 @@ type ProbeResult struct {
 	RTT        time.Duration // the shortest seen; 0 if not reachable
 }
 
-// Probe asks one peer's [ServeProbe]. It takes less than five seconds if anything
-// is wrong, and milliseconds if not. An error means that the probe could not be
-// made, not that the peer did not answer.
+// Probe asks one peer's [ServeProbe]. It takes less than five seconds if anything is
+// wrong, and milliseconds if not. An error means that the probe could not be made, not
+// that the peer did not answer.
 //
-// Three kinds of datagram go out: small without a UDP checksum, small with one
-// (which a device with checksum offload completes after encapsulation), and big
-// without one. The answers carry none, so that each node judges its own device
-// only. The small ones go out together: to wait for a peer that is silent, a few of which may
-// be probed all the time, is to wake up for each try. A kind counts as lost when, twice in turn, none of it came through and the
-// first kind did before and after: a busy node answers late, and late answers count.
+// Three kinds of datagram go out: small without a UDP checksum, small with one (which a
+// device with checksum offload completes after encapsulation), and big without one. The
+// answers carry none, so that each node judges its own device only. The small ones go out
+// together: to wait for a peer that is silent, a few of which may be probed all the time,
+// is to wake up for each try. A kind counts as lost when, twice in turn, none of it came
+// through and the first kind did before and after: a busy node answers late, and late
+// answers count.
 func Probe(ctx context.Context, t ProbeTarget) (ProbeResult, error) {
 	plain, err := newProber(ctx, t, false)
 	if err != nil {

@@ -198,7 +198,8 @@ func TestRestoreTellsPoliciesOfAllPods(t *testing.T) {
 
 func ref(a api.Attach) api.Ref { return api.Ref{ContainerID: a.ContainerID, IfName: a.IfName} }
 
-// Until a pod's device is gone its rows and filters stay: who deletes them first lets in what the stack still sends to the device.
+// Until a pod's device is gone its rows and filters stay: who deletes them first lets in what
+// the stack still sends to the device.
 func TestDyingPodsStayIsolated(t *testing.T) {
 	n := newNode(t)
 	ctx := context.Background()

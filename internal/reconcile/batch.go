@@ -55,12 +55,12 @@ func (x *batch[K, V]) clear() {
 
 // writeBatches is Write by a [Batcher].
 func (t *Table[K, V]) writeBatches(b Batcher[K, V], waits map[string]struct{}) (errs []error) {
-	todo, done := make(chan *batch[K, V]), make(chan *batch[K, V], batchesMost)
+	full, done := make(chan *batch[K, V]), make(chan *batch[K, V], batchesMost)
 	var setters sync.WaitGroup
 	for range min(batchesMost, len(t.pending)/batchMost) {
 		done <- newBatch[K, V]()
 		setters.Go(func() {
-			for x := range todo {
+			for x := range full {
 				x.set(b)
 				done <- x
 			}
@@ -81,12 +81,12 @@ func (t *Table[K, V]) writeBatches(b Batcher[K, V], waits map[string]struct{}) (
 			continue
 		}
 		if x.add(r); len(x.rows) == batchMost {
-			todo <- x
+			full <- x
 			x = <-done
 			settle(x)
 		}
 	}
-	close(todo)
+	close(full)
 	x.set(b)
 	settle(x)
 	setters.Wait()
