@@ -13,8 +13,9 @@ const allowedWays = 8
 // allowedSets is how many sets of `allowed_new` have room for so many rows.
 func allowedSets(rows uint32) uint32 { return max(1, rows/allowedWays) }
 
-// seedAllowed gives the programs that are to be loaded the seed by which rows are found in
-// `allowed_new`. It is of the map, so that programs of another layout find them, too.
+// seedAllowed gives the programs that are to be loaded the keys of the hash by which rows are
+// found in `allowed_new`. They are the map's, so that programs of another layout find them,
+// too.
 func (d *Datapath) seedAllowed(spec *ebpf.CollectionSpec) error {
 	m := d.maps[weftMapAllowedNew]
 	last := m.MaxEntries() - 1
@@ -30,28 +31,42 @@ func (d *Datapath) seedAllowed(spec *ebpf.CollectionSpec) error {
 			return fmt.Errorf("write seed of allowed flows: %w", err)
 		}
 	}
-	d.allowedSeed = uint64(set.Tag[0])<<32 | uint64(set.Tag[1])
-	if err := spec.Variables[weftVarAllowedSeed].Set(d.allowedSeed); err != nil {
+	d.allowedKeys = allowedKeys(uint64(set.Tag[0])<<32 | uint64(set.Tag[1]))
+	if err := spec.Variables[weftVarAllowedKeys].Set(d.allowedKeys); err != nil {
 		return fmt.Errorf("set seed of allowed flows: %w", err)
 	}
 	return nil
 }
 
-// homeOf is home_of in src/allowednew.h: the set of a flow and its tag there.
-func (d *Datapath) homeOf(k *weftTuple) (set, tag uint32) {
-	src0, src1 := words(k.Src)
-	dst0, dst1 := words(k.Dst)
-	h := mix(mix(d.allowedSeed, src0), src1)
-	h = mix(mix(h, dst0), dst1)
-	h = mix(h, uint64(k.Sport)|uint64(k.Dport)<<16|uint64(k.Proto)<<32)
-	return uint32((h >> 32) * uint64(d.maps[weftMapAllowedNew].MaxEntries()-1) >> 32), uint32(h) | 1
+// allowedKeys makes of a seed what the parts of a tuple are multiplied by.
+func allowedKeys(seed uint64) (k weftAllowedKeys) {
+	for i := range k.Addr {
+		k.Addr[i] = mix(mix(seed, uint64(i)), seed)
+	}
+	k.Port = mix(mix(seed, uint64(len(k.Addr))), seed)
+	return k
+}
+
+// homeOf is home_of in src/allowednew.h: the set of a flow and its tag there, of so many sets.
+func homeOf(keys *weftAllowedKeys, k *weftTuple, sets uint32) (set, tag uint32) {
+	end := func(a weftAddr, port uint16) uint64 {
+		h := uint64(port) * keys.Port
+		for i, key := range keys.Addr {
+			h += uint64(native.Uint32(a.B[4*i:])) * key
+		}
+		return h ^ h>>32
+	}
+	src := end(k.Src, k.Sport)
+	h := mix(src+end(k.Dst, k.Dport), uint64(k.Proto))
+	return uint32((h >> 32) * uint64(sets) >> 32), uint32(h+src) | 1
 }
 
 // inAllowedNew is the row of a flow in `allowed_new`, if it has one there.
 func (d *Datapath) inAllowedNew(k *weftTuple) (weftAllowed, bool, error) {
-	at, tag := d.homeOf(k)
+	m := d.maps[weftMapAllowedNew]
+	at, tag := homeOf(&d.allowedKeys, k, m.MaxEntries()-1)
 	var set weftAllowedSet
-	if err := d.maps[weftMapAllowedNew].Lookup(&at, &set); err != nil {
+	if err := m.Lookup(&at, &set); err != nil {
 		return weftAllowed{}, false, fmt.Errorf("look up in map %s: %w", weftMapAllowedNew, err)
 	}
 	for i, s := range set.Slot {

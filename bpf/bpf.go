@@ -112,7 +112,7 @@ type Datapath struct {
 
 	// pods_by_packet, taken_over, policy_revision and allowed_full.
 	byPacket, takenOver, revision, allowedFull *ebpf.Variable
-	allowedSeed                                uint64
+	allowedKeys                                weftAllowedKeys
 
 	// From Commit on, a link must run exactly our program; before, a former
 	// daemon's will do.

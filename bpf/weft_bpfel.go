@@ -51,11 +51,18 @@ type weftAllowed struct {
 	Pad      uint32
 }
 
+type weftAllowedKeys struct {
+	_    structs.HostLayout
+	Addr [4]uint64
+	Port uint64
+}
+
 type weftAllowedSet struct {
 	_    structs.HostLayout
 	Tag  [8]uint32
 	Next uint32
 	Busy uint32
+	Pad  [3]uint64
 	Slot [8]struct {
 		_   structs.HostLayout
 		T   weftTuple
@@ -533,7 +540,7 @@ const (
 	weftProgToPod         = "to_pod"
 	weftProgToUplink      = "to_uplink"
 	weftVarAllowedFull    = "allowed_full"
-	weftVarAllowedSeed    = "allowed_seed"
+	weftVarAllowedKeys    = "allowed_keys"
 	weftVarConfig         = "config"
 	weftVarEndedFirst     = "ended_first"
 	weftVarEndedNext      = "ended_next"
@@ -652,7 +659,7 @@ type weftMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type weftVariableSpecs struct {
 	AllowedFull    *ebpf.VariableSpec `ebpf:"allowed_full"`
-	AllowedSeed    *ebpf.VariableSpec `ebpf:"allowed_seed"`
+	AllowedKeys    *ebpf.VariableSpec `ebpf:"allowed_keys"`
 	Config         *ebpf.VariableSpec `ebpf:"config"`
 	EndedFirst     *ebpf.VariableSpec `ebpf:"ended_first"`
 	EndedNext      *ebpf.VariableSpec `ebpf:"ended_next"`
@@ -767,7 +774,7 @@ func (m *weftMaps) Close() error {
 // It can be passed to loadWeftObjects or ebpf.CollectionSpec.LoadAndAssign.
 type weftVariables struct {
 	AllowedFull    *ebpf.Variable `ebpf:"allowed_full"`
-	AllowedSeed    *ebpf.Variable `ebpf:"allowed_seed"`
+	AllowedKeys    *ebpf.Variable `ebpf:"allowed_keys"`
 	Config         *ebpf.Variable `ebpf:"config"`
 	EndedFirst     *ebpf.Variable `ebpf:"ended_first"`
 	EndedNext      *ebpf.Variable `ebpf:"ended_next"`

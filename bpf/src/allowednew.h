@@ -54,6 +54,7 @@ struct allowed_set {
 	__u32 tag[ALLOWED_WAYS];
 	__u32 next; /* to make room, modulo ALLOWED_WAYS */
 	__u32 busy;
+	__u64 pad[3]; /* to a line of the cache; all is 512 bytes, so that no set is on two pages */
 	struct allowed_slot slot[ALLOWED_WAYS];
 };
 
@@ -64,10 +65,20 @@ struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__type(key, __u32);
 	__type(value, struct allowed_set);
-	__uint(max_entries, 16385); /* replaced at load by the setting */
+	__uint(max_entries, 16385);	   /* replaced at load by the setting */
+	__uint(map_flags, BPF_F_MMAPABLE); /* it begins with a page */
 } allowed_new SEC(".maps");
 
-__u64 allowed_seed; /* as in the map; set before load */
+/* What the words of an address and a port are multiplied by: not known outside, so nobody
+ * can choose flows that are in one set (Lemire and Kaser, Strongly universal string hashing
+ * is fast, 2014).
+ */
+struct allowed_keys {
+	__u64 addr[4];
+	__u64 port;
+};
+
+volatile const struct allowed_keys allowed_keys = {{1, 1, 1, 1}, 1}; /* set before load */
 
 /* How often a live flow could not move to `allowed` because that is full. */
 __u64 allowed_full;
@@ -109,14 +120,25 @@ struct home {
 	__u32 tag;
 };
 
+static __always_inline __u64 hash_of_end(const union addr *addr, __u16 port)
+{
+	__u64 h = port * allowed_keys.port;
+	__u32 i;
+
+#pragma unroll
+	for (i = 0; i < 4; i++)
+		h += addr->w[i] * allowed_keys.addr[i];
+	return h ^ h >> 32;
+}
+
+/* Both rows of a flow between two pods of the node are in the same set. */
 static __always_inline void home_of(const struct tuple *t, struct home *home)
 {
-	__u64 h = mix(mix(allowed_seed, t->src.d[0]), t->src.d[1]);
+	__u64 src = hash_of_end(&t->src, t->sport);
+	__u64 h = mix(src + hash_of_end(&t->dst, t->dport), t->proto);
 
-	h = mix(mix(h, t->dst.d[0]), t->dst.d[1]);
-	h = mix(h, t->sport | (__u64)t->dport << 16 | (__u64)t->proto << 32);
-	home->tag = (__u32)h | 1;
 	home->set = (h >> 32) * config.allowed_sets >> 32;
+	home->tag = (__u32)(h + src) | 1;
 }
 
 /* Where a tuple is in its set, or ALLOWED_WAYS. */

@@ -158,9 +158,11 @@ __noinline int judge_leaving(struct __sk_buff *skb, struct packet *p, struct flo
 	if (!is_isolated(ep) || unlikely(is_of_link(p)))
 		return OK;
 	how = how_of(p) | ASK_OUT;
-	ask_about(j, ep, p->l4.proto);
-	if (unlikely(how & ASK_ERROR) && is_related(skb, p, j, true))
-		return OK;
+	if (unlikely(how & ASK_ERROR)) {
+		ask_about(j, ep, p->l4.proto);
+		if (is_related(skb, p, j, true))
+			return OK;
+	}
 	ask_about(j, ep, p->l4.proto);
 	j->t.src = p->ip.src;
 	j->t.dst = forward ? f->dst : p->ip.dst;
@@ -186,9 +188,11 @@ __noinline int judge_arriving(struct __sk_buff *skb, struct packet *p, bool alwa
 	if (!ep || !is_isolated(ep))
 		return OK;
 	how = how_of(p);
-	ask_about(j, ep, p->l4.proto);
-	if (unlikely(how & ASK_ERROR) && is_related(skb, p, j, false))
-		return OK;
+	if (unlikely(how & ASK_ERROR)) {
+		ask_about(j, ep, p->l4.proto);
+		if (is_related(skb, p, j, false))
+			return OK;
+	}
 	ask_about(j, ep, p->l4.proto);
 	j->t.src = p->ip.dst;
 	j->t.dst = p->ip.src;
