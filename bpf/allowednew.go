@@ -3,6 +3,7 @@ package bpf
 import (
 	"crypto/rand"
 	"fmt"
+	"sync/atomic"
 
 	"github.com/cilium/ebpf"
 )
@@ -80,12 +81,25 @@ func (d *Datapath) inAllowedNew(k *weftTuple) (weftAllowed, bool, error) {
 // scanAllowedNew tells f of every row of `allowed_new`. One that is written just then may be
 // left out, or be told as it was.
 func (d *Datapath) scanAllowedNew(f func(*weftTuple, *weftAllowed)) error {
-	sets := d.maps[weftMapAllowedNew].MaxEntries() - 1
-	return scan(d, weftMapAllowedNew, func(at *uint32, set *weftAllowedSet) {
+	if err := d.repin(weftMapAllowedNew); err != nil {
+		return err
+	}
+	all, done, err := mapped[weftAllowedSet](d, weftMapAllowedNew)
+	if err != nil {
+		return err
+	}
+	defer done()
+	for at := range all[:len(all)-1] { // without the seed
+		set := &all[at]
 		for i := range set.Slot {
-			if s := &set.Slot[i]; *at < sets && set.Tag[i] != 0 {
+			tag := atomic.LoadUint32(&set.Tag[i])
+			if tag == 0 {
+				continue
+			}
+			if s := set.Slot[i]; atomic.LoadUint32(&set.Tag[i]) == tag {
 				f(&s.T, &s.Row)
 			}
 		}
-	})
+	}
+	return nil
 }

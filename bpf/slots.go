@@ -157,7 +157,7 @@ func (t slots) scan(f func(*weftAddr, *weftEndpoint)) error {
 	}
 	t.d.slotted.Lock()
 	defer t.d.slotted.Unlock()
-	all, done, err := t.mapped()
+	all, done, err := mapped[weftEndpointSlot](t.d, weftMapEndpoints)
 	if err != nil {
 		return err
 	}
@@ -184,15 +184,16 @@ func (t slots) scan(f func(*weftAddr, *weftEndpoint)) error {
 	return nil
 }
 
-// mapped is the slots as they are in the kernel, to be read until done is called. To ask for
-// thousands of slots, nearly all free, would take ten times as long.
-func (t slots) mapped() (all []weftEndpointSlot, done func(), err error) {
-	size := int(t.size()) * int(unsafe.Sizeof(weftEndpointSlot{}))
-	page := os.Getpagesize()
-	b, err := unix.Mmap(t.d.maps[weftMapEndpoints].FD(), 0, (size+page-1)/page*page, unix.PROT_READ, unix.MAP_SHARED)
+// mapped is the rows of an array as they are in the kernel, to be read until done is called. To
+// ask for thousands of rows, nearly all empty, would take ten times as long.
+func mapped[V any](d *Datapath, name string) (all []V, done func(), err error) {
+	m := d.maps[name]
+	n, page := int(m.MaxEntries()), os.Getpagesize()
+	size := n * int(unsafe.Sizeof(*new(V)))
+	b, err := unix.Mmap(m.FD(), 0, (size+page-1)/page*page, unix.PROT_READ, unix.MAP_SHARED)
 	if err != nil {
-		return nil, nil, fmt.Errorf("read map %s: %w", weftMapEndpoints, err)
+		return nil, nil, fmt.Errorf("read map %s: %w", name, err)
 	}
-	all = unsafe.Slice((*weftEndpointSlot)(unsafe.Pointer(unsafe.SliceData(b))), t.size())
+	all = unsafe.Slice((*V)(unsafe.Pointer(unsafe.SliceData(b))), n)
 	return all, func() { _ = unix.Munmap(b) }, nil // fails for no mapping only
 }

@@ -101,12 +101,23 @@ func (s *services) recallExposed() error {
 	return nil
 }
 
-// wantChains says in the table of chains what this node needs. It comes after what is known
-// of the node and of Services.
+// chainsWant is what the chains of this node are made of, beside its settings.
+type chainsWant struct {
+	self, cluster []netip.Prefix
+	ports         overlay.PortRange
+}
+
+// wantChains says in the table of chains what this node needs, if that has changed: it is long,
+// and each pass asks. It comes after what is known of the node and of Services.
 func (n *node) wantChains() {
 	ports := n.services.masqueradePorts()
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	s := n.around
-	n.tables.chains.Put(ownerSelf, overlay.SelfChains(s.self.PodCIDRs, s.cluster, n.cfg.Masquerade, n.cfg.Port, ports))
+	want := chainsWant{n.around.self.PodCIDRs, n.around.cluster, ports}
+	if old := n.chains; old != nil && old.ports == want.ports &&
+		slices.Equal(old.self, want.self) && slices.Equal(old.cluster, want.cluster) {
+		return
+	}
+	n.tables.chains.Put(ownerSelf, overlay.SelfChains(want.self, want.cluster, n.cfg.Masquerade, n.cfg.Port, ports))
+	n.chains = &want
 }

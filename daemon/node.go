@@ -66,6 +66,7 @@ type node struct {
 	seen    source.State // what observe took up last
 	cluster cluster
 	around  surroundings
+	chains  *chainsWant // what wantChains asked for last
 	book    *book
 	started bool // the first synchronisation is done and in force
 	// recalled: until then, what a former daemon knew is in force.
