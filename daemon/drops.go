@@ -18,9 +18,6 @@ const (
 	routineKept = 100
 	// dropsEvery is how long drops are collected for those who watch.
 	dropsEvery = 50 * time.Millisecond
-	// dropsAlive is how often a watcher is told that there is nothing: so it is found out
-	// that nobody reads any more.
-	dropsAlive = 10 * time.Second
 )
 
 // reasonRoutine is that of the drops that every new pod causes: its kernel looks for routers
@@ -116,10 +113,10 @@ func (d *drops) since(n uint64) (list []api.Drop, next uint64, more <-chan struc
 }
 
 // watch calls each with what is added from now on, at most every dropsEvery, and with nil
-// every dropsAlive if there is nothing, until ctx is done, end is
-// called, or each fails.
+// every [api.DropsAlive] if there is nothing, by which it is also found out that nobody reads
+// any more, until ctx is done, end is called, or each fails.
 func (d *drops) watch(ctx context.Context, each func([]api.Drop) error) {
-	alive := time.NewTicker(dropsAlive)
+	alive := time.NewTicker(api.DropsAlive)
 	defer alive.Stop()
 	_, next, more := d.since(0)
 	for {

@@ -133,7 +133,7 @@ func TestFloodOfDropsIsCountedAndCheap(t *testing.T) {
 		watching := make(chan struct{})
 		go func() {
 			defer close(watching)
-			n.Client().WatchDrops(ctx, func(d api.Drop) error {
+			n.Client().WatchDrops(ctx, 10*time.Second, func(d api.Drop) error {
 				leftOut.Add(d.LeftOut)
 				if d.Reason == "policy-egress" {
 					told.Add(1)

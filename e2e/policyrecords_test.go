@@ -41,7 +41,7 @@ func watchPolicyRecords(t *testing.T, c *cluster.Cluster) *policyRecords {
 	})
 	for _, n := range c.Nodes {
 		wg.Go(func() {
-			err := n.Client().WatchDrops(ctx, func(d api.Drop) error {
+			err := n.Client().WatchDrops(ctx, 10*time.Second, func(d api.Drop) error {
 				r.mu.Lock()
 				defer r.mu.Unlock()
 				r.left += d.LeftOut

@@ -61,7 +61,7 @@ every new pod causes, are left out without -a.`,
 
 // watchDrops shows drops as they come, until ctx is done: as text, or JSON, a line each.
 func (c *cli) watchDrops(ctx context.Context, all bool) error {
-	err := api.NewClient(c.socket).WatchDrops(ctx, func(d api.Drop) error {
+	err := api.NewClient(c.socket).WatchDrops(ctx, c.timeout, func(d api.Drop) error {
 		if !all && d.Reason == routine {
 			return nil
 		}

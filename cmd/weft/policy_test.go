@@ -3,7 +3,9 @@ package main
 import (
 	"bytes"
 	"context"
+	"net"
 	"net/netip"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -141,6 +143,19 @@ func TestDropsAreWatched(t *testing.T) {
 	var stdout, stderr bytes.Buffer
 	if code := run(ctx, []string{"drops", "-w", "--socket", socket}, &stdout, &stderr); code != 0 {
 		t.Errorf("ended by its user: exit code %d, stderr %q", code, stderr.String())
+	}
+}
+
+// A daemon that hangs must not look like one that drops nothing.
+func TestWatchingDropsOfADaemonThatHangsIsToldOf(t *testing.T) {
+	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	code, out, errs := weft("drops", "-w", "--timeout", "50ms", "--socket", l.Addr().String())
+	if code != exitNoDaemon || out != "" || !strings.Contains(errs, "does not answer in time") {
+		t.Errorf("exit code %d, stdout %q, stderr %q", code, out, errs)
 	}
 }
 

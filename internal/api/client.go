@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"strconv"
 	"strings"
 )
@@ -112,6 +113,8 @@ func (c *Client) roundTrip(ctx context.Context, path string, in any) (int, []byt
 func (c *Client) noAnswer(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		err = ctx.Err() // says more than the closed connection it caused
+	} else if errors.Is(err, os.ErrDeadlineExceeded) {
+		err = context.DeadlineExceeded
 	}
 	return fmt.Errorf("%w at %s: %w", ErrNoDaemon, c.socket, err)
 }

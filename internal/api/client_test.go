@@ -68,3 +68,41 @@ func TestNoDaemonNamesTheCause(t *testing.T) {
 		t.Errorf("hung daemon: %v", err)
 	}
 }
+
+// Who watches drops must not take a daemon that hangs for one that drops nothing.
+func TestWatchingDropsEndsWhenTheDaemonIsSilent(t *testing.T) {
+	for _, tc := range []struct {
+		name, answer string
+		begin        time.Duration
+		lines        int
+	}{
+		{"from the beginning", "", 50 * time.Millisecond, 0},
+		{"in the middle", "HTTP/1.0 200 OK\r\n\r\n\n{\"reason\":\"no-peer\"}\n", 10 * time.Second, 1},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			l, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer l.Close()
+			if tc.answer != "" {
+				go func() {
+					conn, err := l.Accept()
+					if err != nil {
+						return // the test has ended
+					}
+					defer conn.Close()
+					_, _ = conn.Write([]byte(tc.answer))
+					_, _ = conn.Read(make([]byte, 1<<10)) // the question
+					_, _ = conn.Read(make([]byte, 1))     // until the client closes
+				}()
+			}
+			lines := 0
+			err = NewClient(l.Addr().String()).stream(t.Context(), PathWatchDrops, tc.begin, 50*time.Millisecond,
+				func([]byte) error { lines++; return nil })
+			if !errors.Is(err, ErrNoDaemon) || !errors.Is(err, context.DeadlineExceeded) || lines != tc.lines {
+				t.Errorf("%d lines, %v; want %d and that there is no answer in time", lines, err, tc.lines)
+			}
+		})
+	}
+}

@@ -49,10 +49,16 @@ func (c *Client) Drops(ctx context.Context) ([]Drop, error) {
 	return d, c.call(ctx, PathDrops, nil, &d)
 }
 
+// DropsAlive is how often the daemon gives a sign of life to who watches drops, if there
+// are none.
+const DropsAlive = 10 * time.Second
+
 // WatchDrops calls each with what is dropped from now on, until ctx is done, the daemon
-// ends, or each returns an error, which it returns.
-func (c *Client) WatchDrops(ctx context.Context, each func(Drop) error) error {
-	return c.stream(ctx, PathWatchDrops, func(line []byte) error {
+// ends, or each returns an error, which it returns. The daemon has patience to begin its
+// answer, and to be late with a sign of life; it returns [context.DeadlineExceeded] if it is
+// silent for longer: nothing to see must not look like nothing dropped.
+func (c *Client) WatchDrops(ctx context.Context, patience time.Duration, each func(Drop) error) error {
+	return c.stream(ctx, PathWatchDrops, patience, DropsAlive+patience, func(line []byte) error {
 		var d Drop
 		if err := json.Unmarshal(line, &d); err != nil {
 			return fmt.Errorf("read drop: %w", err)
@@ -61,8 +67,9 @@ func (c *Client) WatchDrops(ctx context.Context, each func(Drop) error) error {
 	})
 }
 
-// stream gets an answer that is a JSON value a line, without end.
-func (c *Client) stream(ctx context.Context, path string, each func([]byte) error) error {
+// stream gets an answer that is a JSON value a line, without end. It waits so long for the
+// answer to begin, and so long for each line.
+func (c *Client) stream(ctx context.Context, path string, begin, next time.Duration, each func([]byte) error) error {
 	request, err := encode(path, nil)
 	if err != nil {
 		return err
@@ -73,6 +80,9 @@ func (c *Client) stream(ctx context.Context, path string, each func([]byte) erro
 	}
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	if err := conn.SetDeadline(time.Now().Add(begin)); err != nil {
+		return c.noAnswer(ctx, err)
+	}
 	if _, err := conn.Write(request); err != nil {
 		return c.noAnswer(ctx, err)
 	}
@@ -90,7 +100,7 @@ func (c *Client) stream(ctx context.Context, path string, each func([]byte) erro
 	}
 	lines := bufio.NewScanner(br)
 	lines.Buffer(nil, 1<<20)
-	for lines.Scan() {
+	for conn.SetDeadline(time.Now().Add(next)) == nil && lines.Scan() {
 		if len(lines.Bytes()) == 0 { // a sign of life
 			continue
 		}

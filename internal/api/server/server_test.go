@@ -246,7 +246,7 @@ func TestDropsStream(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
 	var got []string
-	err := c.WatchDrops(ctx, func(d api.Drop) error {
+	err := c.WatchDrops(ctx, 10*time.Second, func(d api.Drop) error {
 		if got = append(got, d.Reason); len(got) == 2 {
 			cancel() // the user has seen enough
 		}
@@ -256,10 +256,10 @@ func TestDropsStream(t *testing.T) {
 		t.Errorf("got %v and %v", got, err)
 	}
 	enough := errors.New("enough")
-	if err := c.WatchDrops(t.Context(), func(api.Drop) error { return enough }); !errors.Is(err, enough) {
+	if err := c.WatchDrops(t.Context(), 10*time.Second, func(api.Drop) error { return enough }); !errors.Is(err, enough) {
 		t.Errorf("a reader that has enough: %v", err)
 	}
-	if err := listen(t, http.NotFoundHandler()).WatchDrops(t.Context(), nil); err == nil || errors.Is(err, api.ErrNoDaemon) {
+	if err := listen(t, http.NotFoundHandler()).WatchDrops(t.Context(), 10*time.Second, nil); err == nil || errors.Is(err, api.ErrNoDaemon) {
 		t.Errorf("a server that refuses: %v", err)
 	}
 }
