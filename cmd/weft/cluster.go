@@ -3,12 +3,14 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/weftnet/weft/deploy"
 )
@@ -20,6 +22,18 @@ func (f *clusterFlags) add(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.kubeconfig, "kubeconfig", "", "kubeconfig of the cluster (default: $KUBECONFIG or ~/.kube/config)")
 	cmd.Flags().StringVar(&f.context, "context", "", "context in the kubeconfig (default: its current one)")
 	cmd.Flags().StringVar(&f.namespace, "namespace", deploy.DefaultNamespace, "namespace of Weft")
+}
+
+// check says what is wrong with the command line: the flags, and how long to wait. An empty
+// namespace is none, as a variable of a script may be that is not set.
+func (f *clusterFlags) check(wait time.Duration) error {
+	if wrong := validation.IsDNS1123Label(f.namespace); len(wrong) > 0 {
+		return fmt.Errorf("--namespace %q is not the name of a namespace (a-z, 0-9 and -)", f.namespace)
+	}
+	if wait <= 0 {
+		return fmt.Errorf("--timeout %s: nothing is ready in that time, give it for example 5m", wait)
+	}
+	return nil
 }
 
 func (f *clusterFlags) connect() (*deploy.Cluster, error) {
@@ -59,7 +73,7 @@ The settings and what they mean are in docs/install.md.`,
   weft install --dry-run > weft.yaml`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			v, err := values(image, set)
-			if err != nil {
+			if err := errors.Join(err, f.check(timeout)); err != nil {
 				return c.usage(err)
 			}
 			if dryRun {
@@ -103,7 +117,7 @@ If a node cannot be cleaned it says why, and leaves what is needed to try again.
 be repeated.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			v, err := values(image, set)
-			if err != nil {
+			if err := errors.Join(err, f.check(timeout)); err != nil {
 				return c.usage(err)
 			}
 			cluster, err := f.connect()
@@ -129,6 +143,9 @@ func (c *cli) usage(err error) error {
 
 // clusterStatus shows a cluster.
 func (c *cli) clusterStatus(ctx context.Context, f clusterFlags) error {
+	if err := f.check(c.timeout); err != nil {
+		return c.usage(err)
+	}
 	cluster, err := f.connect()
 	if err != nil {
 		return err

@@ -70,6 +70,8 @@ func noDaemon(err error, socket string) string {
 		return fmt.Sprintf("the Weft daemon does not run: there is no socket %s (start weftd, or say where with --socket; from elsewhere, weft status --kubeconfig=FILE shows a cluster)", socket)
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return fmt.Sprintf("the Weft daemon does not run: nobody listens on %s (start weftd; its log says why it ended)", socket)
+	case errors.Is(err, context.Canceled):
+		return "interrupted before the daemon answered"
 	case errors.Is(err, context.DeadlineExceeded):
 		return fmt.Sprintf("the Weft daemon does not answer in time on %s (it hangs or is stopped; its log may say why)", socket)
 	}
@@ -91,10 +93,10 @@ func (c *cli) command() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "weft",
 		Short: "Install Weft in a cluster, and show how it is there and on this node",
-		Long: `weft reads the socket of the Weft daemon on this node and shows the node's
-state, its pods' interfaces, Services and policies, the nodes it is joined with, and
-what was dropped and why. With a kubeconfig it
-installs Weft in a cluster, removes it, and shows how it is on all nodes.
+		Long: `weft reads the socket of the Weft daemon on this node and shows the node's state, its
+pods' interfaces, Services and policies, the nodes it is joined with, and what was
+dropped and why. With a kubeconfig it installs Weft in a cluster, removes it, and shows
+how it is on all nodes.
 
 Exit codes: 0 all well, 1 a node is not ready, or the daemon or the cluster refused,
 2 wrong command line, 3 no answer from the daemon.`,

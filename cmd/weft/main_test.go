@@ -260,6 +260,11 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 		{"unknown flag", []string{"status", "--frob"}, 2, "unknown flag: --frob (weft COMMAND --help"},
 		{"surplus argument", []string{"status", "x"}, 2, `unknown command "x"`},
 		{"no time to answer", []string{"status", "--timeout", "0s"}, 2, "--timeout 0s"},
+		{"no time to install", []string{"install", "--dry-run", "--timeout", "0"}, 2, "--timeout 0s: nothing is ready"},
+		{"less than no time", []string{"uninstall", "--timeout", "-5s"}, 2, "--timeout -5s"},
+		{"no namespace", []string{"install", "--dry-run", "--namespace", ""}, 2, `--namespace "" is not the name`},
+		{"no namespace's name", []string{"uninstall", "--namespace", "kube system"}, 2, `--namespace "kube system"`},
+		{"cluster in no namespace", []string{"status", "--cluster", "--namespace", "a/b"}, 2, `--namespace "a/b"`},
 		{"unknown format", []string{"status", "-o", "xml"}, 2, "neither table nor json"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -268,6 +273,12 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 				t.Errorf("exit code %d, stdout %q, stderr %q; want %d and one line with %q", code, out, errs, tc.code, tc.want)
 			}
 		})
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	var out, errs bytes.Buffer
+	if code := run(ctx, []string{"status", "--socket", hung}, &out, &errs); code != exitNoDaemon || errs.String() != "weft: interrupted before the daemon answered\n" {
+		t.Errorf("Ctrl-C: exit code %d, stderr %q", code, errs.String())
 	}
 	if got := noDaemon(os.ErrPermission, "/s"); !strings.Contains(got, "try sudo") {
 		t.Errorf("no permission: %q, want a hint at sudo", got)
