@@ -158,8 +158,9 @@ func (c Config) Validate() error {
 	if c.VNI == 0 || c.VNI > maxVNI {
 		bad("vni", "%d is not in 1…%d", c.VNI, maxVNI)
 	}
-	if c.Port == 0 {
-		bad("port", "0 is no UDP port: use %d, or another that is the same on all nodes", overlay.DefaultPort)
+	if c.Port == 0 || c.Port == overlay.ProbePort {
+		bad("port", "%d is no UDP port, or that of the overlay's probes (%d): use %d, or another that is the same on all nodes",
+			c.Port, overlay.ProbePort, overlay.DefaultPort)
 	}
 	if c.AnnouncePort == 0 || c.AnnouncePort == c.Port || c.AnnouncePort == overlay.ProbePort {
 		bad("announce-port", "%d is no UDP port, or that of the overlay or of its probes (%d, %d): use %d, or another that is the same on all nodes",

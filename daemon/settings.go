@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -76,9 +77,16 @@ func Load(fs *pflag.FlagSet, c *Config, file string, optional bool) error {
 	return nil
 }
 
+// again is the beginning of a document (YAML 1.2, 9.2) behind a line that says something: the
+// parser would leave out what follows.
+var again = regexp.MustCompile(`(?ms)^[^#\s-][^\n]*\n(.*\n)?---(\s|$)`)
+
 // apply sets the flags that were not set from the keys of a YAML file. It reports
 // all bad keys at once.
 func apply(fs *pflag.FlagSet, file []byte) error {
+	if again.Match(file) {
+		return errors.New("the file has more than one document: only one can count, remove the line ---")
+	}
 	b, err := yaml.YAMLToJSONStrict(file)
 	if err != nil {
 		return fmt.Errorf("parse YAML: %w", err)
