@@ -2,6 +2,7 @@ package deploy
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -52,7 +53,9 @@ func Connect(kubeconfig, contextName, namespace string) (*Cluster, error) {
 	rules.WarnIfAllMissing = false
 	config, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(
 		rules, &clientcmd.ConfigOverrides{CurrentContext: contextName}).ClientConfig()
-	if clientcmd.IsEmptyConfig(err) {
+	if clientcmd.IsEmptyConfig(err) && (kubeconfig != "" || HasKubeconfig()) {
+		return nil, fmt.Errorf("read kubeconfig: %s names no cluster", cmp.Or(kubeconfig, strings.Join(rules.Precedence, ", ")))
+	} else if clientcmd.IsEmptyConfig(err) {
 		return nil, fmt.Errorf("no kubeconfig: there is none at %s; name one with --kubeconfig", strings.Join(rules.Precedence, ", "))
 	} else if err != nil {
 		return nil, fmt.Errorf("read kubeconfig: %w", err)

@@ -247,6 +247,7 @@ func TestConnectSaysWhatIsWrongWithTheKubeconfig(t *testing.T) {
 	for _, tc := range []struct{ name, kubeconfig, context, want string }{
 		{"none", "", "", "no kubeconfig: there is none at " + filepath.Join(dir, "none") + "; name one with --kubeconfig"},
 		{"named and not there", filepath.Join(dir, "typo"), "", "typo: no such file"},
+		{"named and empty", write("empty", ""), "", "empty names no cluster"},
 		{"no YAML", write("bad", "clusters: ["), "", "read kubeconfig"},
 		{"unknown context", l.Kubeconfig(), "y", `context "y" does not exist`},
 		{"no server", write("server", "apiVersion: v1\nkind: Config\nclusters: [{name: c, cluster: {server: \"http://[\"}}]\ncontexts: [{name: x, context: {cluster: c}}]\ncurrent-context: x\n"), "",
