@@ -107,17 +107,22 @@ func (d *Datapath) counter(r weftReason) (Counter, error) {
 	if err := d.maps[weftMapCounters].Lookup(uint32(r), &perCPU); err != nil {
 		return Counter{}, fmt.Errorf("read counter %s: %w", reasons[r], err)
 	}
-	c := Counter{Kind: "drop", Reason: reasons[r]}
-	switch {
-	case r >= weftReasonSTACK_FIRST:
-		c.Kind = "stack"
-	case r >= weftReasonREJECT_FIRST:
-		c.Kind = "reject"
-	}
+	c := Counter{Kind: kindOf(r), Reason: reasons[r]}
 	for _, n := range perCPU {
 		c.Count += n
 	}
 	return c, nil
+}
+
+// kindOf is what becomes of packets with a reason, see [Counter].
+func kindOf(r weftReason) string {
+	switch {
+	case r >= weftReasonSTACK_FIRST:
+		return "stack"
+	case r >= weftReasonREJECT_FIRST:
+		return "reject"
+	}
+	return "drop"
 }
 
 // repin puts back the pin of a map that someone has removed: without it, the next
