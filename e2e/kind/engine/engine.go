@@ -151,9 +151,6 @@ func Of(pid int) *Engine { return &Engine{pid: pid} }
 // Pid is the first process of the engine's namespaces, for those who enter its network.
 func (e *Engine) Pid() int { return e.pid }
 
-// Log is the file that the engine writes.
-func (e *Engine) Log() string { return e.log.Name() }
-
 // Close ends the engine and all that runs in it, and puts the machine's settings back.
 func (e *Engine) Close() error {
 	var errs []error
