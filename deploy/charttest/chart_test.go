@@ -12,6 +12,7 @@ import (
 	chart "helm.sh/helm/v4/pkg/chart/v2"
 	"helm.sh/helm/v4/pkg/chart/v2/loader"
 	"helm.sh/helm/v4/pkg/engine"
+	"helm.sh/helm/v4/pkg/strvals"
 	"sigs.k8s.io/yaml"
 
 	"github.com/weftnet/weft/deploy"
@@ -153,6 +154,41 @@ func TestHelmRendersTheChartAsWeDo(t *testing.T) {
 }
 
 // The schema refuses what would be ignored without it.
+// Helm's --set takes commas, brackets and braces for its own; lists are for --set-literal, as
+// docs/install.md says, and mean there what they mean to `weft install --set`.
+func TestListsAreForHelmsLiteralSettings(t *testing.T) {
+	for _, assignment := range []string{
+		"apiServers=10.0.0.1:6443,10.0.0.2:6443",
+		"nodeportAddresses=192.0.2.0/24,2001:db8::/64",
+		`loadBalancerPools=[{"name": "lan", "addresses": ["192.0.2.64/26", "2001:db8::10-2001:db8::1f"]}]`,
+		`cniChain=[{"type": "tuning", "sysctl": {"net.core.somaxconn": "512"}}]`,
+	} {
+		set := map[string]any{}
+		if err := strvals.ParseInto(assignment, set); err == nil {
+			t.Errorf("--set %s: Helm takes it: say so in the docs", assignment)
+		}
+		set = map[string]any{}
+		if err := strvals.ParseLiteralInto(assignment, set); err != nil {
+			t.Fatal(err)
+		}
+		values, err := yaml.Marshal(set)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := helm(load(t), "net", string(values))
+		if err != nil {
+			t.Fatal(err)
+		}
+		v := deploy.Defaults()
+		if err := v.Set(assignment); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(own(t, "net", v), got); diff != "" {
+			t.Errorf("--set-literal %s (-ours +Helm):\n%s", assignment, diff)
+		}
+	}
+}
+
 func TestHelmRefusesWhatIsNoSetting(t *testing.T) {
 	c := load(t)
 	for _, values := range []string{"imgae: x", "port: vxlan", "masquerade: 1", "mtu: \"1400\"", "vni: 1.5"} {
