@@ -35,7 +35,7 @@ func (c *Config) settings(fs *pflag.FlagSet) {
 	fs.IntVar(&c.MTU, "mtu", c.MTU, "MTU of the pods in bytes; 0 follows the uplinks")
 	fs.BoolVar(&c.Masquerade, "masquerade", c.Masquerade, "give what leaves the cluster the node's address")
 	fs.BoolVar(&c.Services, "services", c.Services, "serve Services in the datapath; false: another program does (kube-proxy). Host ports are served anyway")
-	fs.Uint16Var(&c.AnnouncePort, "announce-port", c.AnnouncePort, "UDP port of the nodes' probes by which they agree who announces a load balancer's address; the same on all nodes")
+	fs.Uint16Var(&c.AnnouncePort, "announce-port", c.AnnouncePort, "UDP port of the nodes' probes by which they agree who announces a load balancer's address, and find out whether answers of forwarding dsr arrive; the same on all nodes")
 	fs.StringVar(&c.NodePortAddresses, "nodeport-addresses", c.NodePortAddresses, "prefixes, separated by commas: node ports and host ports are served on the addresses of the Node object in them; empty: on all of them")
 	fs.StringVar(&c.Forwarding, "forwarding", c.Forwarding, "what becomes of Services' traffic from outside to a backend on another node: snat (this node stands in for the client) or dsr (that node sees the client and answers it directly; the network must let through answers with another node's or a load balancer's address). A Service's annotation weft.dev/forwarding goes first")
 	fs.StringVar(&c.LoadBalancerPools, "load-balancer-pools", c.LoadBalancerPools, "addresses for Services of type LoadBalancer: a JSON or YAML list of pools {name, addresses: [PREFIX or FIRST-LAST], namespaces: [NAME], class: weft.dev/l2 or none, auto: false}; the same on all nodes. Empty: none are given")
