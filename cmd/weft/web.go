@@ -49,6 +49,9 @@ The daemon itself serves the same page with its setting web-address.`,
 // web serves the page until ctx is done.
 func (c *cli) web(ctx context.Context, listen string, sockets []string) error {
 	c.socket = sockets[0]
+	if listen == "" { // to net.Listen that is every address of the machine, and any port
+		return c.usage(errors.New("--listen is empty: give ADDRESS:PORT, for example " + web.DefaultAddress))
+	}
 	if err := c.someAnswer(ctx, sockets); err != nil {
 		return err
 	}

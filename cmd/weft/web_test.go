@@ -140,6 +140,7 @@ func TestWebSaysWhyItCannotServe(t *testing.T) {
 	}{
 		"no daemon":     {[]string{"--socket", filepath.Join(t.TempDir(), "none")}, 3, "there is no socket"},
 		"no address":    {[]string{"--socket", socket, "--listen", "nine"}, 1, "--listen: "},
+		"empty":         {[]string{"--socket", socket, "--listen", ""}, 2, "--listen is empty"},
 		"other machine": {[]string{"--socket", socket, "--listen", "203.0.113.9:8087"}, 1, "choose an address of this machine"},
 		"argument":      {[]string{"x"}, 2, "--help"},
 	} {
