@@ -102,6 +102,10 @@ func TestAnswersOfTheProgramsAreSaid(t *testing.T) {
 			"none: 192.0.2.2 is an address of node n2: no policy isolates a node",
 			"unknown: 10.244.2.99 is on node n2, which knows: run the same command there", "unknown",
 		}},
+		{"an address of this node's that no pod has", outside, addr("10.244.1.99"), bpf.Answer{}, []string{
+			"none: 198.51.100.1 is no pod's address: no policy isolates it",
+			"unknown: 10.244.1.99 is of this node, but not attached here (weft endpoints lists what is)", "unknown",
+		}},
 		{"itself", web, web, bpf.Answer{Egress: here(bpf.End{Exempt: bpf.ExemptSelf}), Ingress: here(bpf.End{Exempt: bpf.ExemptSelf})}, []string{
 			"none: a pod always reaches itself", "none: a pod always reaches itself", "allowed",
 		}},

@@ -18,7 +18,7 @@ func (p *policies) judgement(state source.State, e bpf.End, end api.DropEnd, dir
 	passes := func(why string) api.Judgement { return api.Judgement{Verdict: api.VerdictNone, Why: why} }
 	switch {
 	case !e.Here:
-		return elsewhere(state, end, who)
+		return elsewhere(p.node, state, end, who)
 	case e.Exempt == bpf.ExemptNode:
 		return passes("the node itself always reaches its pods, and no policy isolates it")
 	case e.Exempt == bpf.ExemptSelf:
@@ -47,8 +47,8 @@ func (p *policies) judgement(state source.State, e bpf.End, end api.DropEnd, dir
 	return j
 }
 
-// elsewhere is what can be said of an end that is not on this node.
-func elsewhere(state source.State, end api.DropEnd, who string) api.Judgement {
+// elsewhere is what can be said of an end that is not on this node, which is self.
+func elsewhere(self string, state source.State, end api.DropEnd, who string) api.Judgement {
 	node := end.Node
 	if end.Pod == "" && node != "" {
 		return api.Judgement{Verdict: api.VerdictNone, Why: fmt.Sprintf("%s is an address of node %s: no policy isolates a node", who, node)}
@@ -58,6 +58,9 @@ func elsewhere(state source.State, end api.DropEnd, who string) api.Judgement {
 	}
 	if node == "" {
 		return api.Judgement{Verdict: api.VerdictNone, Why: who + " is no pod's address: no policy isolates it"}
+	}
+	if node == self {
+		return api.Judgement{Verdict: api.VerdictUnknown, Why: who + " is of this node, but not attached here (weft endpoints lists what is)"}
 	}
 	return api.Judgement{
 		Verdict: api.VerdictUnknown, AskNode: node,
