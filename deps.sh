@@ -35,7 +35,14 @@ needs() {
 	EOF
 }
 
-target=${1:?"usage: ./deps.sh demo|test|browser|bench|generate|image|e2e"}
+target=${1-}
+case $target in
+demo | test | browser | bench | generate | image | e2e) ;;
+*)
+	echo "usage: ./deps.sh demo|test|browser|bench|generate|image|e2e" >&2
+	exit 2
+	;;
+esac
 
 if [ "$target" != generate ] && [ "$target" != image ] && [ "$(id -u)" != 0 ]; then
 	echo "make $target makes network namespaces and loads BPF programs: run it as root (sudo make $target)" >&2
