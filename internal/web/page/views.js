@@ -41,7 +41,7 @@ const packets = () => new Table('Packets dropped, refused, or left to the kernel
   {head: 'Kind', text: (c) => c.kind},
   {head: 'Reason', text: (c) => c.reason},
   {head: 'Per second', text: (c) => c.rate, number: true},
-  {head: 'Since the start', text: (c) => c.count.toLocaleString('en'), number: true},
+  {head: 'In all', text: (c) => c.count.toLocaleString('en'), number: true},
 ], (c) => c.kind + '/' + c.reason, 'None.');
 
 const pools = () => new Table('Address pools', [
