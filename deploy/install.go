@@ -75,6 +75,9 @@ func (i Install) check(ctx context.Context) error {
 		return fmt.Errorf("the cluster is Kubernetes %s; Weft needs 1.%d or later", v.GitVersion, oldest)
 	}
 	fmt.Fprintf(i.Out, "cluster %s, Kubernetes %s\n", i.Server(), v.GitVersion)
+	if err := i.alone(ctx); err != nil {
+		return err
+	}
 	if serves, _ := i.Values["services"].(bool); !serves {
 		return nil
 	}

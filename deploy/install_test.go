@@ -343,3 +343,25 @@ func must(t *testing.T, err error) {
 		t.Fatal(err)
 	}
 }
+
+// A cluster has one Weft: another one's rights would be its, and its daemons' locks in the way.
+func TestThereIsOneWeft(t *testing.T) {
+	l := newLab(t, "a")
+	must(t, l.install(time.Minute).Run(t.Context()))
+	before := len(l.Calls())
+	i, u := l.install(soon), l.uninstall(soon)
+	i.Namespace, u.Namespace = "net", "net"
+	i.Force, u.Force = true, true
+	for verb, run := range map[string]func(context.Context) error{"install": i.Run, "uninstall": u.Run} {
+		if err := run(t.Context()); err == nil || !strings.Contains(err.Error(), "use --namespace kube-system") {
+			t.Errorf("%s in another namespace: %v", verb, err)
+		}
+	}
+	if calls := l.Calls()[before:]; len(calls) > 0 {
+		t.Errorf("changed all the same: %v", calls)
+	}
+
+	// What is left where there is no DaemonSet any more keeps nobody from installing.
+	l.Do(func() { l.Put(daemonPath, nil) })
+	must(t, i.alone(t.Context()))
+}

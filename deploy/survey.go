@@ -54,6 +54,28 @@ func (c *Cluster) look(ctx context.Context) (view, error) {
 	return v, nil
 }
 
+// alone is an error if Weft is installed in another namespace. What belongs to no namespace, as
+// its rights and admission policies, names the one in which it is; only one can be.
+func (c *Cluster) alone(ctx context.Context) error {
+	const path = "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings/weft"
+	binding, err := get[struct{ Subjects []struct{ Namespace string } }](ctx, c, path, nil)
+	if err != nil && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("look for Weft in other namespaces: %w", explain(err))
+	}
+	for _, s := range binding.Subjects {
+		if s.Namespace == c.Namespace || s.Namespace == "" {
+			continue
+		}
+		switch _, err := get[appsv1.DaemonSet](ctx, c, "/apis/apps/v1/namespaces/"+s.Namespace+"/daemonsets/"+daemonSet, nil); {
+		case err == nil:
+			return fmt.Errorf("the cluster has Weft in the namespace %s, and can have only one: use --namespace %s", s.Namespace, s.Namespace)
+		case !apierrors.IsNotFound(err):
+			return fmt.Errorf("look for Weft in the namespace %s: %w", s.Namespace, explain(err))
+		}
+	}
+	return nil
+}
+
 // podsOf lists the pods of Weft's namespace that have a name's label.
 func (c *Cluster) podsOf(ctx context.Context, name string) ([]corev1.Pod, error) {
 	pods, err := get[corev1.PodList](ctx, c, "/api/v1/namespaces/"+c.Namespace+"/pods",

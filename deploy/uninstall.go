@@ -51,6 +51,11 @@ func (u Uninstall) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if v.daemons == nil {
+		if err := u.alone(ctx); err != nil {
+			return err
+		}
+	}
 	template, err := u.template(ctx, v, objects)
 	if err != nil {
 		return err
