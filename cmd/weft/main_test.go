@@ -285,6 +285,26 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 	}
 }
 
+// A disk that is full must not look like a node without anything.
+func TestOutputThatIsLostIsAnError(t *testing.T) {
+	ready := serve(t, server.Handler(noCNI{}, node{true}, nil))
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer full.Close()
+	for _, args := range []string{
+		"status", "endpoints", "nodes", "services", "services web", "drops", "policy", "policy shop/web", "explain shop/cart shop/web:80", "version", "install --dry-run",
+	} {
+		for _, format := range []string{"table", "json"} {
+			var errs bytes.Buffer
+			if code := run(t.Context(), append(strings.Fields(args), "-o", format, "--socket", ready), full, &errs); code == 0 || !strings.Contains(errs.String(), "no space left") {
+				t.Errorf("weft %s -o %s: exit code %d, stderr %q", args, format, code, errs.String())
+			}
+		}
+	}
+}
+
 func TestAge(t *testing.T) {
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	c := cli{now: func() time.Time { return now }}

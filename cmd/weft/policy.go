@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"net/netip"
 	"strings"
 
@@ -53,17 +54,19 @@ func (c *cli) policies(list []api.Policy) error {
 }
 
 func (c *cli) podPolicies(list []api.PodPolicy) error {
+	var b strings.Builder
 	for i, p := range list {
 		if i > 0 {
-			fmt.Fprintln(c.out)
+			fmt.Fprintln(&b)
 		}
-		fmt.Fprintf(c.out, "%s  %s  %s\n", clean(podName(p)), clean(p.IfName), clean(join(p.Addrs, netip.Addr.String)))
-		fmt.Fprintf(c.out, "  ingress %s, egress %s\n", clean(p.Ingress.State), clean(p.Egress.State))
+		fmt.Fprintf(&b, "%s  %s  %s\n", clean(podName(p)), clean(p.IfName), clean(join(p.Addrs, netip.Addr.String)))
+		fmt.Fprintf(&b, "  ingress %s, egress %s\n", clean(p.Ingress.State), clean(p.Egress.State))
 		for _, w := range p.Words {
-			fmt.Fprintf(c.out, "  %s\n", clean(w))
+			fmt.Fprintf(&b, "  %s\n", clean(w))
 		}
 	}
-	return nil
+	_, err := io.WriteString(c.out, b.String())
+	return err
 }
 
 func podName(p api.PodPolicy) string {
@@ -100,17 +103,18 @@ here: the answer says which node to ask.`,
 }
 
 func (c *cli) explanation(e api.Explanation) error {
+	var b strings.Builder
 	for i, w := range e.Ways {
 		if i > 0 {
-			fmt.Fprintln(c.out)
+			fmt.Fprintln(&b)
 		}
-		fmt.Fprintf(c.out, "%s  %s → %s\n", clean(w.Protocol), end(w.From), end(w.To))
+		fmt.Fprintf(&b, "%s  %s → %s\n", clean(w.Protocol), end(w.From), end(w.To))
 		if w.Service != "" {
 			chosen := "it has no backend"
 			if w.Backend != nil {
 				chosen = "for example its backend " + end(*w.Backend)
 			}
-			fmt.Fprintf(c.out, "  Service %s: %s\n", clean(w.Service), chosen)
+			fmt.Fprintf(&b, "  Service %s: %s\n", clean(w.Service), chosen)
 		}
 		for _, j := range []struct {
 			name string
@@ -120,13 +124,14 @@ func (c *cli) explanation(e api.Explanation) error {
 			if verdict == api.VerdictNone {
 				verdict = "passes"
 			}
-			fmt.Fprintf(c.out, "  %s  %s: %s\n", j.name, verdict, clean(j.Why))
+			fmt.Fprintf(&b, "  %s  %s: %s\n", j.name, verdict, clean(j.Why))
 		}
 		verdict := strings.ToUpper(w.Verdict)
 		if w.Reason != "" {
 			verdict += " (" + clean(w.Reason) + ")"
 		}
-		fmt.Fprintf(c.out, "  → %s\n", verdict)
+		fmt.Fprintf(&b, "  → %s\n", verdict)
 	}
-	return nil
+	_, err := io.WriteString(c.out, b.String())
+	return err
 }
