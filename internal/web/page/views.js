@@ -259,7 +259,7 @@ function nodes() {
 // ---- Drops
 
 function end(e) {
-  const at = (e.addr?.includes(':') && e.port ? `[${e.addr}]` : e.addr ?? '?') + (e.port ? `:${e.port}` : '');
+  const at = (e.addr?.includes(':') && e.port ? `[${e.addr}]` : e.addr || '?') + (e.port ? `:${e.port}` : '');
   return e.pod ? `${e.pod} ${at}` : e.node ? `node ${e.node} ${at}` : at;
 }
 
