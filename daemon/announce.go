@@ -89,7 +89,7 @@ type place struct {
 func newAnnouncer(cfg Config, n *node, dp *bpf.Datapath) *announcer {
 	a := &announcer{
 		cfg: cfg, log: n.log, dp: dp, rows: n.tables.announced, hooks: n.tables.links, problems: n.problems,
-		source: n.source.Snapshot, changed: make(chan struct{}, 1), sockets: newAnnounceSockets(cfg.AnnouncePort),
+		source: n.source.Snapshot, changed: make(chan struct{}, 1), sockets: newAnnounceSockets(cfg.announcePort()),
 		groups: overlay.NewGroups(filepath.Join(cfg.StateDir, groupsFile)),
 		places: map[netip.Addr]place{},
 	}

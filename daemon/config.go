@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -57,7 +58,7 @@ type Config struct {
 
 	LoadBalancerPools   string // as loadbalancer.ParsePools reads them; empty: none
 	LoadBalancerDefault bool   // Services without a class are ours, too
-	AnnouncePort        uint16 // UDP, of probes
+	AnnouncePort        uint16 // UDP, of probes; 0: the one two after Port
 
 	ReuseDelay time.Duration
 	MaxPods    uint32
@@ -82,22 +83,21 @@ func DefaultConfig() Config {
 
 		KubeletKubeconfig: kube.DefaultKubelet,
 
-		Socket:       api.DefaultSocket,
-		StateDir:     api.DefaultStateDir,
-		BPFDir:       "/sys/fs/bpf/weft",
-		ConfDir:      "/etc/cni/net.d",
-		BinDir:       "/opt/cni/bin",
-		Overlay:      string(overlay.ModeVXLAN),
-		VNI:          overlay.DefaultVNI,
-		Port:         overlay.DefaultPort,
-		AnnouncePort: bpf.DefaultAnnouncePort,
-		Masquerade:   true,
-		Services:     true,
-		Forwarding:   service.SNAT,
-		ReuseDelay:   30 * time.Second,
-		MaxPods:      1024,
-		MaxNodes:     4096,
-		LogLevel:     "info",
+		Socket:     api.DefaultSocket,
+		StateDir:   api.DefaultStateDir,
+		BPFDir:     "/sys/fs/bpf/weft",
+		ConfDir:    "/etc/cni/net.d",
+		BinDir:     "/opt/cni/bin",
+		Overlay:    string(overlay.ModeVXLAN),
+		VNI:        overlay.DefaultVNI,
+		Port:       overlay.DefaultPort,
+		Masquerade: true,
+		Services:   true,
+		Forwarding: service.SNAT,
+		ReuseDelay: 30 * time.Second,
+		MaxPods:    1024,
+		MaxNodes:   8192,
+		LogLevel:   "info",
 	}
 }
 
@@ -116,6 +116,9 @@ const (
 var nodeName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$`)
 
 const maxNodeName = 253
+
+// announcePort is the UDP port of the nodes' probes.
+func (c Config) announcePort() uint16 { return cmp.Or(c.AnnouncePort, c.Port+2) }
 
 // Validate says what is wrong with the settings and what to do about it, all at once.
 func (c Config) Validate() error {
@@ -162,9 +165,9 @@ func (c Config) Validate() error {
 		bad("port", "%d is no UDP port, or that of the overlay's probes (%d): use %d, or another that is the same on all nodes",
 			c.Port, overlay.ProbePort, overlay.DefaultPort)
 	}
-	if c.AnnouncePort == 0 || c.AnnouncePort == c.Port || c.AnnouncePort == overlay.ProbePort {
+	if port := c.announcePort(); port == 0 || port == c.Port || port == overlay.ProbePort {
 		bad("announce-port", "%d is no UDP port, or that of the overlay or of its probes (%d, %d): use %d, or another that is the same on all nodes",
-			c.AnnouncePort, c.Port, overlay.ProbePort, bpf.DefaultAnnouncePort)
+			port, c.Port, overlay.ProbePort, bpf.DefaultAnnouncePort)
 	}
 	if c.MTU != 0 && (c.MTU < minMTU || c.MTU > maxMTU) {
 		bad("mtu", "%d is not in %d…%d: use 0 to follow the uplinks", c.MTU, minMTU, maxMTU)

@@ -186,7 +186,7 @@ func (r *returner) step(now time.Time) {
 		}
 		err := r.dp.AwaitReturn(q.Nonce)
 		if err == nil {
-			err = r.sockets.send(q.Local, netip.AddrPortFrom(q.Remote, r.n.cfg.Port), q.Encode(r.n.cfg.VNI+1, r.n.cfg.AnnouncePort))
+			err = r.sockets.send(q.Local, netip.AddrPortFrom(q.Remote, r.n.cfg.Port), q.Encode(r.n.cfg.VNI+1, r.n.cfg.announcePort()))
 		}
 		if err != nil {
 			failed = q.Pods

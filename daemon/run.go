@@ -42,7 +42,7 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 
 	takeOver := cfg.Services && !bpf.ServesServices(cfg.BPFDir) // from kube-proxy, if there is one
 	dp, err := bpf.Open(bpf.Options{
-		Dir: cfg.BPFDir, Config: bpf.Config{VNI: cfg.VNI, Port: cfg.Port, AnnouncePort: cfg.AnnouncePort, Netfilter: !cfg.Services || takeOver},
+		Dir: cfg.BPFDir, Config: bpf.Config{VNI: cfg.VNI, Port: cfg.Port, AnnouncePort: cfg.announcePort(), Netfilter: !cfg.Services || takeOver},
 		MaxEndpoints: families*cfg.MaxPods + hostRows, MaxPeers: families * cfg.MaxNodes, Log: log,
 	})
 	if err != nil {

@@ -51,11 +51,11 @@ func table(t *testing.T, page, heading string) [][]string {
 
 const installPage = "../docs/install.md"
 
-// One list of settings, each of one line, at most thirty: in the chart and in the docs.
+// One list of settings, each of one line, at most twenty: in the chart and in the docs.
 func TestSettingsAreDocumented(t *testing.T) {
 	settings := Settings()
-	if len(settings) > 30 {
-		t.Errorf("there are %d settings, more than 30", len(settings))
+	if len(settings) > 20 {
+		t.Errorf("there are %d settings, more than 20", len(settings))
 	}
 	var want [][]string
 	for _, s := range settings {

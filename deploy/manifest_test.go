@@ -195,7 +195,7 @@ func TestSettingsChangeThePods(t *testing.T) {
 func TestSettingsAreRefusedWithWhatIsRight(t *testing.T) {
 	for assignment, want := range map[string]string{
 		"image":          "want NAME=VALUE",
-		"imgae=x":        `there is no setting "imgae"; there are announcePort, apiServers, cgroup,`,
+		"imgae=x":        `there is no setting "imgae"; there are apiServers, cgroup,`,
 		"masquerade=yes": "want true or false",
 		"port=-1":        "want a number in 0…4294967295",
 		"port=vxlan":     "want a number",

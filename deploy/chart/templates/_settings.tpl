@@ -4,7 +4,6 @@ source: kube
 api-servers: {{ .Values.apiServers | quote }}
 kubelet-kubeconfig: {{ .Values.kubeletKubeconfig | quote }}
 overlay: {{ .Values.overlay | quote }}
-vni: {{ .Values.vni | int }}
 port: {{ .Values.port | int }}
 mtu: {{ .Values.mtu | int }}
 masquerade: {{ .Values.masquerade }}
@@ -13,11 +12,8 @@ nodeport-addresses: {{ .Values.nodeportAddresses | quote }}
 forwarding: {{ .Values.forwarding | quote }}
 load-balancer-pools: {{ .Values.loadBalancerPools | quote }}
 load-balancer-default: {{ .Values.loadBalancerDefault }}
-announce-port: {{ .Values.announcePort | int }}
 cgroup: {{ .Values.cgroup | quote }}
-reuse-delay: {{ .Values.reuseDelay | quote }}
 max-pods: {{ .Values.maxPods | int }}
-max-nodes: {{ .Values.maxNodes | int }}
 health-port: {{ .Values.healthPort | int }}
 metrics-address: {{ .Values.metricsAddress | quote }}
 log-level: {{ .Values.logLevel | quote }}

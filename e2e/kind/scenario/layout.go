@@ -61,7 +61,7 @@ func relayout(ctx context.Context, c *cluster.Cluster) error {
 		if err != nil {
 			return err
 		}
-		updated := install(ctx, c, "maxPods=512", "maxNodes=1024")
+		updated := install(ctx, c, "maxPods=512")
 		var now []string
 		if updated == nil {
 			if now, updated = layouts(ctx, c); updated == nil {
