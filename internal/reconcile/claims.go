@@ -103,6 +103,9 @@ func (t *Table[K, V]) drop(o *owner, k K) {
 	r := t.rows.get(k)
 	if cs := t.shared[k]; cs != nil {
 		t.share(r, slices.DeleteFunc(cs, func(c claim[V]) bool { return c.owner == o }))
+		if _, pending := t.pending[k]; pending {
+			t.left[o.name] = append(t.left[o.name], k)
+		}
 		return
 	}
 	t.unsettle(r)

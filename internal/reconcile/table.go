@@ -31,9 +31,10 @@ type Table[K, V comparable] struct {
 	have    map[K]held[V]    // of these, what the target is believed to hold
 	failed  map[K]error      // pending keys whose last try failed
 	gone    map[string]map[K]struct{}
-	goneBy  map[K]string // unwanted pending key → its last owner; index of gone
-	dumped  bool         // Refresh succeeded at least once
-	prune   bool         // AllowPrune was called
+	goneBy  map[K]string   // unwanted pending key → its last owner; index of gone
+	left    map[string][]K // by owner: keys that it left to another since the last WriteOwner
+	dumped  bool           // Refresh succeeded at least once
+	prune   bool           // AllowPrune was called
 	repairs uint64
 	dumpErr error
 }
@@ -71,6 +72,7 @@ func New[K, V comparable](name string, t Target[K, V]) *Table[K, V] {
 		failed:  map[K]error{},
 		gone:    map[string]map[K]struct{}{},
 		goneBy:  map[K]string{},
+		left:    map[string][]K{},
 	}
 }
 
@@ -141,25 +143,36 @@ func (t *Table[K, V]) Write() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	defer t.rest()
+	clear(t.left)
 	if b, ok := t.target.(Batcher[K, V]); ok && len(t.pending) >= batchLeast {
 		return t.join(t.writeBatches(b, waits))
 	}
 	return t.each(t.pending, func(k K) error { return t.set(k, waits) })
 }
 
-// WriteOwner is Write for the rows of one owner. Its cost follows their number.
+// WriteOwner is Write for the rows of one owner, and for those that are another's since it
+// does not want them any more. Its cost follows their number.
 func (t *Table[K, V]) WriteOwner(owner string) error {
 	waits := waiting(t.after)
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	o := t.owners[owner]
-	if o == nil || len(t.pending) == 0 {
+	left := t.left[owner]
+	delete(t.left, owner)
+	if len(t.pending) == 0 {
 		return nil
 	}
 	var errs []error
-	for _, place := range o.keys {
-		if err := t.set(t.rows.at(place).key, waits); err != nil {
+	set := func(k K) {
+		if err := t.set(k, waits); err != nil {
 			errs = append(errs, err)
+		}
+	}
+	for _, k := range left {
+		set(k)
+	}
+	if o := t.owners[owner]; o != nil {
+		for _, place := range o.keys {
+			set(t.rows.at(place).key)
 		}
 	}
 	t.rest()
