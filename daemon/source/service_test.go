@@ -92,6 +92,8 @@ spec: {clusterIPs: [10.96.0.1], sessionAffinity: ClientIP, ports: [{port: 1}]}
 			Service{Namespace: "default", Name: "db", Type: "ClusterIP", Headless: true, Selector: []Label{{"app", "db"}}}},
 		"headless by its label": {`{apiVersion: v1, kind: Service, metadata: {name: db, labels: {service.kubernetes.io/headless: ""}}, spec: {clusterIP: 10.96.0.1, ports: [{port: 1}]}}`,
 			Service{Namespace: "default", Name: "db", Type: "ClusterIP", Headless: true, Ports: []ServicePort{{Protocol: TCP, Port: 1}}}},
+		"for a proxy without a name": {`{apiVersion: v1, kind: Service, metadata: {name: db, labels: {service.kubernetes.io/service-proxy-name: ""}}, spec: {clusterIP: 10.96.0.1, ports: [{port: 1}]}}`,
+			Service{Namespace: "default", Name: "db", Type: "ClusterIP", ClusterIPs: ips("10.96.0.1"), Ports: []ServicePort{{Protocol: TCP, Port: 1}}, ProxyName: "nobody"}},
 		"another name": {`{apiVersion: v1, kind: Service, metadata: {name: out}, spec: {type: ExternalName, externalName: example.com}}`,
 			Service{Namespace: "default", Name: "out", Type: "ExternalName"}},
 		"no address": {`{apiVersion: v1, kind: Service, metadata: {name: a}, spec: {ports: [{port: 1}]}}`,
