@@ -17,13 +17,14 @@ type Table[K, V comparable] struct {
 	target Target[K, V]
 
 	after, holdFor []Unwritten
+	prefer         func(a, b V) int // see Prefer; nil: all values are alike
 
 	mu      sync.Mutex
 	owners  map[string]*owner
 	names   []*owner         // by owner.id; nil: free
 	freeIDs []uint32         // of names
-	rows    store[K, V]      // what is in force: of several owners the smallest name's
-	shared  map[K][]claim[V] // all claims of the keys that have several, sorted by owner
+	rows    store[K, V]      // what is in force: of several owners the first claim's
+	shared  map[K][]claim[V] // all claims of the keys that have several, the best first
 	clash   map[K]struct{}   // of these, keys whose claims differ
 	round   uint32           // of Refresh
 	pending map[K]struct{}   // keys to be set, or deleted if nobody wants them
@@ -78,6 +79,11 @@ func New[K, V comparable](name string, t Target[K, V]) *Table[K, V] {
 
 // Name returns the table's name.
 func (t *Table[K, V]) Name() string { return t.name }
+
+// Prefer says which of two values comes first, as cmp.Compare does, if several owners want a
+// key; if it says of none, and without it, the owner with the smallest name has its way. It is
+// called before anything is put.
+func (t *Table[K, V]) Prefer(compare func(a, b V) int) { t.prefer = compare }
 
 // AllowPrune says that all owners have spoken: from now on what nobody wants
 // may be deleted.
