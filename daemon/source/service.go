@@ -367,11 +367,11 @@ func (s *Service) readRanges(in *serviceObject) error {
 		ranges, field = strings.Split(text, ","), "metadata.annotations: "+sourceRangesAnnotation
 	}
 	for i, text := range ranges {
-		p, err := netip.ParsePrefix(strings.TrimSpace(text))
-		if err != nil || p.Addr().Is4In6() {
-			return fmt.Errorf("%s[%d]: %q is not a CIDR", field, i, text)
+		p, err := parseBlock(strings.TrimSpace(text))
+		if err != nil {
+			return fmt.Errorf("%s[%d]: %w", field, i, err)
 		}
-		s.SourceRanges = append(s.SourceRanges, p.Masked())
+		s.SourceRanges = append(s.SourceRanges, p)
 	}
 	return nil
 }
