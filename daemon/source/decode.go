@@ -227,7 +227,7 @@ func newNode(in nodeObject) (*Node, error) {
 	if err := checkName("metadata.name", name); err != nil {
 		return nil, err
 	}
-	n := &Node{Name: intern(name), Labels: internLabels(in.Metadata.Labels)}
+	n := &Node{Name: intern(name), UID: in.Metadata.UID, Labels: internLabels(in.Metadata.Labels)}
 	cidrs, field := in.Spec.PodCIDRs, "spec.podCIDRs"
 	if len(cidrs) == 0 && in.Spec.PodCIDR != "" {
 		cidrs, field = []string{in.Spec.PodCIDR}, "spec.podCIDR"
