@@ -375,19 +375,6 @@ func (n *node) reaches() []api.Reach {
 	return n.book.reaches()
 }
 
-// notSynced says of a source that it was not read completely, and why as far as it knows.
-func notSynced(name string, problems []api.Problem) string {
-	text := name + " was not read completely yet"
-	var why []string
-	for _, p := range problems {
-		why = append(why, p.Text)
-	}
-	if len(why) > 0 {
-		text += ": " + strings.Join(few(3, why), "; ")
-	}
-	return text
-}
-
 // allProblems is our problems and the source's; never nil.
 func (n *node) allProblems() []api.Problem {
 	all := append(n.problems.all(), n.source.Snapshot().Problems...)
