@@ -69,7 +69,7 @@ type announcer struct {
 	read      time.Time // when claims were
 	beat      time.Time
 	updated   time.Time
-	pruned    bool // rows of a former daemon that are not ours are gone
+	pruned    bool // the source has told all once, and a former daemon's rows that are not ours are gone
 	settled   bool // there was no address when all was worked out last, and nothing failed
 
 	mu      sync.Mutex
@@ -184,7 +184,8 @@ func (a *announcer) poke() {
 // cannot yet.
 func (a *announcer) update(now time.Time) bool {
 	state, self := a.source(), a.self()
-	if !state.Complete || len(self.Addrs) == 0 {
+	// A file of the folder that comes later and cannot be read is as one that is not there.
+	if !state.Complete && !a.pruned || len(self.Addrs) == 0 {
 		return true // somebody will poke
 	}
 	a.updated = now

@@ -3,6 +3,7 @@ package daemon
 import (
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"path/filepath"
 	"slices"
@@ -100,6 +101,23 @@ func (emptyTable[K, V]) Dump() (map[K]V, error) { return nil, nil }
 func (emptyTable[K, V]) Set(K, V) error         { return nil }
 func (emptyTable[K, V]) Delete(K) error         { return nil }
 
+// announcerOf is that of a node that asks nobody.
+func announcerOf(t *testing.T, state *source.State) *announcer {
+	a := &announcer{
+		cfg: Config{NodeName: "n1"}, source: func() source.State { return *state },
+		self: func() overlay.Node {
+			return overlay.Node{Name: "n1", Addrs: []netip.Addr{netip.MustParseAddr("fd00::1")}}
+		},
+		sockets: newAnnounceSockets(0), groups: overlay.NewGroups(filepath.Join(t.TempDir(), groupsFile)),
+		rows:     reconcile.New("announced", emptyTable[netip.Addr, bpf.Announced]{}),
+		hooks:    reconcile.New("links", emptyTable[bpf.Hook, struct{}]{}),
+		problems: newProblems(slog.New(slog.DiscardHandler)),
+		machine:  announce.New("n1", time.Now(), nil, nonce), places: map[netip.Addr]place{},
+	}
+	t.Cleanup(a.sockets.close)
+	return a
+}
+
 // A cluster without load balancers' addresses does not pay for its nodes with each change
 // of a Service, and its first address is found all the same.
 func TestWithoutAddressesNodesAreNotLookedAt(t *testing.T) {
@@ -109,17 +127,7 @@ func TestWithoutAddressesNodesAreNotLookedAt(t *testing.T) {
 			Name: fmt.Sprint("n", i), InternalIPs: []netip.Addr{netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)})},
 		})
 	}
-	a := &announcer{
-		cfg: Config{NodeName: "n1"}, source: func() source.State { return state },
-		self: func() overlay.Node {
-			return overlay.Node{Name: "n1", Addrs: []netip.Addr{netip.MustParseAddr("fd00::1")}}
-		}, // it asks nobody
-		sockets: newAnnounceSockets(0), groups: overlay.NewGroups(filepath.Join(t.TempDir(), groupsFile)),
-		rows:     reconcile.New("announced", emptyTable[netip.Addr, bpf.Announced]{}),
-		hooks:    reconcile.New("links", emptyTable[bpf.Hook, struct{}]{}),
-		problems: newProblems(slog.New(slog.DiscardHandler)),
-		machine:  announce.New("n1", time.Now(), nil, nonce), places: map[netip.Addr]place{},
-	}
+	a := announcerOf(t, &state)
 	a.update(time.Now()) // takes away what a former daemon left
 	if got := testing.AllocsPerRun(20, func() { a.update(time.Now()) }); got > 100 {
 		t.Errorf("with 1000 nodes: got %.0f allocations for a change, want at most 100", got)
@@ -138,5 +146,26 @@ func TestWithoutAddressesNodesAreNotLookedAt(t *testing.T) {
 	if len(a.places) != 0 || !a.settled {
 		t.Errorf("when it is gone: got %d places, settled %v, want 0, true", len(a.places), a.settled)
 	}
-	a.sockets.close()
+}
+
+// A file that cannot be read, put into the folder while daemons run, must not keep addresses
+// where they are: of other Services all is known.
+func TestAddressesAreFollowedWhileALaterFileCannotBeRead(t *testing.T) {
+	service := func(name, ip string) *source.Service {
+		return &source.Service{Namespace: "x", Name: name, Type: "LoadBalancer", LoadBalancerIPs: []source.LoadBalancerIP{{IP: netip.MustParseAddr(ip)}}}
+	}
+	state := source.State{Services: []*source.Service{service("a", "10.9.0.1")}}
+	a := announcerOf(t, &state)
+	a.cfg.LoadBalancerDefault = true
+	a.update(time.Now())
+	if len(a.places) != 0 {
+		t.Errorf("before the source has told all: %d places, want none", len(a.places))
+	}
+	state.Complete = true
+	a.update(time.Now())
+	state.Complete, state.Services = false, []*source.Service{service("b", "10.9.0.2")}
+	a.update(time.Now())
+	if _, there := a.places[netip.MustParseAddr("10.9.0.2")]; !there || len(a.places) != 1 {
+		t.Errorf("places %v, want that of 10.9.0.2", slices.Collect(maps.Keys(a.places)))
+	}
 }

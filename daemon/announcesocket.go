@@ -104,11 +104,16 @@ func (s *announceSockets) send(from, to netip.Addr, d announce.Datagram) {
 	}
 }
 
-// receive tells f of all datagrams that have come.
+// receivedAtOnce is how many datagrams of a socket are taken up at once: more than there is
+// room for. Who floods the port must not keep the daemon from all else, its sign of life above
+// all.
+const receivedAtOnce = 4096
+
+// receive tells f of the datagrams that have come.
 func (s *announceSockets) receive(f func(netip.Addr, announce.Datagram)) {
 	b := make([]byte, 64) // what is longer is none of ours
 	for _, fd := range s.udp {
-		for {
+		for range receivedAtOnce {
 			n, from, err := unix.Recvfrom(fd, b, unix.MSG_DONTWAIT)
 			if errors.Is(err, unix.EINTR) {
 				continue

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"maps"
 	"net/netip"
 	"testing"
 
@@ -62,5 +63,48 @@ func TestHeldRowsAreThoseOfAllSets(t *testing.T) {
 				t.Errorf("rows (-left +taken up):\n%s", d)
 			}
 		})
+	}
+}
+
+// Who may make Services in one namespace can name any address as an external one. He does not
+// get what goes to another's ClusterIP by it, whatever his namespace is called, nor lets those
+// in whom another's source ranges keep out.
+func TestAnOuterAddressTakesNobodysTraffic(t *testing.T) {
+	node := service.Node{Name: "a", NodePortAddrs: []netip.Addr{addr("192.0.2.1")}}
+	dns := mkService("kube-system", "dns", "10.96.0.10")
+	lan := mkService("shop", "lan", "10.96.0.11")
+	lan.Type, lan.LoadBalancerIPs = "LoadBalancer", []source.LoadBalancerIP{{IP: addr("198.51.100.1")}}
+	lan.SourceRanges = []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24")}
+	thief := mkService("a", "thief", "10.96.0.12")
+	thief.ExternalIPs = []netip.Addr{addr("10.96.0.10"), addr("198.51.100.1")}
+	for _, order := range [][]*source.Service{{dns, lan, thief}, {thief, lan, dns}} {
+		frontends := newRoomy[bpf.Place, bpf.Frontend]()
+		tables := &tables{}
+		tables.serve(bpf.Services{
+			Alive: newRoomy[bpf.Place, uint32](), Backends: newRoomy[bpf.Slot, bpf.Backend](), Sets: newRoomy[bpf.SetID, bpf.Set](),
+			Frontends: frontends, Maglev: newRoomy[bpf.Block, bpf.MaglevRow](), Ranges: newRoomy[bpf.Range, struct{}](),
+		})
+		want := map[bpf.Place]bpf.Frontend{}
+		for _, s := range order {
+			rows := service.Compile(node, s, nil)
+			tables.putRows(ownerService(serviceName{s.Namespace, s.Name}), rows)
+			if s != thief {
+				maps.Copy(want, rows.Frontends)
+			}
+		}
+		if err := tables.services().Write(); err != nil {
+			t.Fatal(err)
+		}
+		for at, f := range want {
+			if got := frontends.rows[at]; got != f {
+				t.Errorf("%s: got %+v, want %+v", at, got, f)
+			}
+		}
+		if got := frontends.rows[bpf.Place{Addr: addr("10.96.0.12"), Port: 80, Protocol: bpf.TCP}]; got.Inside == 0 {
+			t.Error("the other Service's own ClusterIP is not served")
+		}
+		if got := len(tables.frontends.Conflicts()); got != 2 {
+			t.Errorf("%d conflicts are shown, want 2", got)
+		}
 	}
 }

@@ -88,3 +88,16 @@ func openSource(c Config, log *slog.Logger, labels func(api.Ref) map[string]stri
 	}
 	return source.Open(c.Source, source.Options{Node: c.NodeName, Log: log, Labels: labels})
 }
+
+// notSynced says of a source that it was not read completely, and why as far as it knows.
+func notSynced(name string, problems []api.Problem) string {
+	text := name + " was not read completely yet"
+	var why []string
+	for _, p := range problems {
+		why = append(why, p.Text)
+	}
+	if len(why) > 0 {
+		text += ": " + strings.Join(few(3, why), "; ")
+	}
+	return text
+}

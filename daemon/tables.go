@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"errors"
 	"maps"
 	"net/netip"
@@ -120,6 +121,7 @@ func (t *tables) serve(s bpf.Services) {
 	t.ranges = reconcile.New("ranges", s.Ranges)
 	t.sets = reconcile.New("sets", s.Sets)
 	t.frontends = reconcile.New("frontends", s.Frontends)
+	t.frontends.Prefer(stricter)
 	// A Service whose backends find no room stays as it was, or is not served, rather than
 	// have sets that count backends which are not there. One without a whole Maglev table is
 	// served, but not by every node alike.
@@ -128,6 +130,22 @@ func (t *tables) serve(s bpf.Services) {
 	t.frontends.After(t.alive, t.backends, t.sets)
 	t.alive.HoldFor(t.alive, t.backends)
 	t.backends.HoldFor(t.alive, t.backends)
+}
+
+// stricter puts first what of two owners' places takes nothing that is not its own: a ClusterIP,
+// which nobody can choose at will, before an outer address, which everybody can who may make a
+// Service; and of these one with source ranges.
+func stricter(a, b bpf.Frontend) int {
+	rank := func(f bpf.Frontend) int {
+		switch {
+		case f.Outside == 0:
+			return 0
+		case f.Ranges != 0:
+			return 1
+		}
+		return 2
+	}
+	return cmp.Compare(rank(a), rank(b))
 }
 
 // noRoom is the owners of rows of Services that cannot be written.

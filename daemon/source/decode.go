@@ -10,6 +10,7 @@ import (
 	"strings"
 	"unique"
 
+	netutils "k8s.io/utils/net"
 	"sigs.k8s.io/yaml"
 )
 
@@ -226,7 +227,7 @@ func newNode(in nodeObject) (*Node, error) {
 	if err := checkName("metadata.name", name); err != nil {
 		return nil, err
 	}
-	n := &Node{Name: intern(name), Labels: internLabels(in.Metadata.Labels)}
+	n := &Node{Name: intern(name), UID: in.Metadata.UID, Labels: internLabels(in.Metadata.Labels)}
 	cidrs, field := in.Spec.PodCIDRs, "spec.podCIDRs"
 	if len(cidrs) == 0 && in.Spec.PodCIDR != "" {
 		cidrs, field = []string{in.Spec.PodCIDR}, "spec.podCIDR"
@@ -275,9 +276,14 @@ func newNamespace(in namespaceObject) (*Namespace, error) {
 	return n, nil
 }
 
+// parseIP reads what the API lets through, with zeros before the numbers of IPv4, too: objects
+// have that from before the API server warned of it (KEP-4858).
 func parseIP(s string) (netip.Addr, error) {
 	ip, err := netip.ParseAddr(s)
-	if err != nil || ip.Zone() != "" {
+	if err != nil {
+		ip, _ = netip.AddrFromSlice(netutils.ParseIPSloppy(s))
+	}
+	if !ip.IsValid() || ip.Zone() != "" {
 		return netip.Addr{}, fmt.Errorf("%q is not an IP address", s)
 	}
 	return ip.Unmap(), nil

@@ -180,8 +180,8 @@ func readBlock(in *networkingv1.IPBlock) (*PolicyBlock, error) {
 	return out, nil
 }
 
-// parseBlock reads what the API lets through in a policy: with zeros before the numbers,
-// and IPv4 as part of IPv6, too.
+// parseBlock reads what the API lets through in a policy or as a source range: with zeros
+// before the numbers, and IPv4 as part of IPv6, too.
 func parseBlock(s string) (netip.Prefix, error) {
 	_, block, err := netutils.ParseCIDRSloppy(s)
 	if err != nil {

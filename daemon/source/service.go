@@ -38,7 +38,8 @@ type Service struct {
 	// SourceRanges are who may use the load balancer's addresses, masked; empty: all.
 	SourceRanges []netip.Prefix
 	Distribution string // "", PreferClose, PreferSameZone or PreferSameNode
-	// ProxyName is that of the proxy that shall serve it; if not empty, it is not ours.
+	// ProxyName is that of the proxy that shall serve it, or "nobody"; if not empty, it is
+	// not ours.
 	ProxyName         string
 	LoadBalancerClass string
 	Selector          []Label           // of its pods, by key; none: its slices are made by somebody else
@@ -155,8 +156,10 @@ func newService(in serviceObject) (*Service, error) {
 		Namespace: namespace, Name: name,
 		Type:              intern(cmp.Or(in.Spec.Type, "ClusterIP")),
 		PublishNotReady:   in.Spec.PublishNotReadyAddresses,
-		ProxyName:         intern(in.Metadata.Labels[proxyNameLabel]),
 		LoadBalancerClass: intern(in.Spec.LoadBalancerClass),
+	}
+	if proxy, others := in.Metadata.Labels[proxyNameLabel]; others { // whatever its value
+		s.ProxyName = intern(cmp.Or(proxy, "nobody"))
 	}
 	for k, v := range in.Spec.Selector {
 		s.Selector = append(s.Selector, Label{intern(k), intern(v)})
@@ -364,11 +367,11 @@ func (s *Service) readRanges(in *serviceObject) error {
 		ranges, field = strings.Split(text, ","), "metadata.annotations: "+sourceRangesAnnotation
 	}
 	for i, text := range ranges {
-		p, err := netip.ParsePrefix(strings.TrimSpace(text))
-		if err != nil || p.Addr().Is4In6() {
-			return fmt.Errorf("%s[%d]: %q is not a CIDR", field, i, text)
+		p, err := parseBlock(strings.TrimSpace(text))
+		if err != nil {
+			return fmt.Errorf("%s[%d]: %w", field, i, err)
 		}
-		s.SourceRanges = append(s.SourceRanges, p.Masked())
+		s.SourceRanges = append(s.SourceRanges, p)
 	}
 	return nil
 }

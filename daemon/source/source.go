@@ -51,7 +51,7 @@ type Options struct {
 
 // Node is what is kept of a Node object.
 type Node struct {
-	Name        string
+	Name, UID   string
 	Labels      map[string]string
 	PodCIDRs    []netip.Prefix // masked, at most one of each family
 	InternalIPs []netip.Addr   // in the object's order; the first is the outer address

@@ -89,13 +89,18 @@ func (t *Table[K, V]) claim(o *owner, r *row[K, V], v V) {
 		}
 		cs = []claim[V]{{t.names[r.owner], r.value}}
 	}
-	i, found := slices.BinarySearchFunc(cs, o.name, func(c claim[V], name string) int { return cmp.Compare(c.owner.name, name) })
-	if found {
-		cs[i].value = v
-	} else {
-		cs = slices.Insert(cs, i, claim[V]{o, v})
+	cs = slices.DeleteFunc(cs, func(c claim[V]) bool { return c.owner == o })
+	i, _ := slices.BinarySearchFunc(cs, claim[V]{o, v}, t.compareClaims)
+	t.share(r, slices.Insert(cs, i, claim[V]{o, v}))
+}
+
+// compareClaims says which of two claims of a key is in force.
+func (t *Table[K, V]) compareClaims(a, b claim[V]) int {
+	by := 0
+	if t.prefer != nil {
+		by = t.prefer(a.value, b.value)
 	}
-	t.share(r, cs)
+	return cmp.Or(by, cmp.Compare(a.owner.name, b.owner.name))
 }
 
 // drop records that o no longer wants k.
@@ -103,6 +108,9 @@ func (t *Table[K, V]) drop(o *owner, k K) {
 	r := t.rows.get(k)
 	if cs := t.shared[k]; cs != nil {
 		t.share(r, slices.DeleteFunc(cs, func(c claim[V]) bool { return c.owner == o }))
+		if _, pending := t.pending[k]; pending {
+			t.left[o.name] = append(t.left[o.name], k)
+		}
 		return
 	}
 	t.unsettle(r)

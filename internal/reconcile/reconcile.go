@@ -55,7 +55,7 @@ type Stats struct {
 type Conflict struct {
 	Table  string
 	Key    string // fmt's %v of the key
-	Winner string // owner whose value is used: the smallest name
+	Winner string // owner whose value is used: the smallest name's, but see [Table.Prefer]
 	Loser  string
 }
 

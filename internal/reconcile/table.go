@@ -17,13 +17,14 @@ type Table[K, V comparable] struct {
 	target Target[K, V]
 
 	after, holdFor []Unwritten
+	prefer         func(a, b V) int // see Prefer; nil: all values are alike
 
 	mu      sync.Mutex
 	owners  map[string]*owner
 	names   []*owner         // by owner.id; nil: free
 	freeIDs []uint32         // of names
-	rows    store[K, V]      // what is in force: of several owners the smallest name's
-	shared  map[K][]claim[V] // all claims of the keys that have several, sorted by owner
+	rows    store[K, V]      // what is in force: of several owners the first claim's
+	shared  map[K][]claim[V] // all claims of the keys that have several, the best first
 	clash   map[K]struct{}   // of these, keys whose claims differ
 	round   uint32           // of Refresh
 	pending map[K]struct{}   // keys to be set, or deleted if nobody wants them
@@ -31,9 +32,10 @@ type Table[K, V comparable] struct {
 	have    map[K]held[V]    // of these, what the target is believed to hold
 	failed  map[K]error      // pending keys whose last try failed
 	gone    map[string]map[K]struct{}
-	goneBy  map[K]string // unwanted pending key → its last owner; index of gone
-	dumped  bool         // Refresh succeeded at least once
-	prune   bool         // AllowPrune was called
+	goneBy  map[K]string   // unwanted pending key → its last owner; index of gone
+	left    map[string][]K // by owner: keys that it left to another since the last WriteOwner
+	dumped  bool           // Refresh succeeded at least once
+	prune   bool           // AllowPrune was called
 	repairs uint64
 	dumpErr error
 }
@@ -71,11 +73,17 @@ func New[K, V comparable](name string, t Target[K, V]) *Table[K, V] {
 		failed:  map[K]error{},
 		gone:    map[string]map[K]struct{}{},
 		goneBy:  map[K]string{},
+		left:    map[string][]K{},
 	}
 }
 
 // Name returns the table's name.
 func (t *Table[K, V]) Name() string { return t.name }
+
+// Prefer says which of two values comes first, as cmp.Compare does, if several owners want a
+// key; if it says of none, and without it, the owner with the smallest name has its way. It is
+// called before anything is put.
+func (t *Table[K, V]) Prefer(compare func(a, b V) int) { t.prefer = compare }
 
 // AllowPrune says that all owners have spoken: from now on what nobody wants
 // may be deleted.
@@ -141,25 +149,36 @@ func (t *Table[K, V]) Write() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	defer t.rest()
+	clear(t.left)
 	if b, ok := t.target.(Batcher[K, V]); ok && len(t.pending) >= batchLeast {
 		return t.join(t.writeBatches(b, waits))
 	}
 	return t.each(t.pending, func(k K) error { return t.set(k, waits) })
 }
 
-// WriteOwner is Write for the rows of one owner. Its cost follows their number.
+// WriteOwner is Write for the rows of one owner, and for those that are another's since it
+// does not want them any more. Its cost follows their number.
 func (t *Table[K, V]) WriteOwner(owner string) error {
 	waits := waiting(t.after)
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	o := t.owners[owner]
-	if o == nil || len(t.pending) == 0 {
+	left := t.left[owner]
+	delete(t.left, owner)
+	if len(t.pending) == 0 {
 		return nil
 	}
 	var errs []error
-	for _, place := range o.keys {
-		if err := t.set(t.rows.at(place).key, waits); err != nil {
+	set := func(k K) {
+		if err := t.set(k, waits); err != nil {
 			errs = append(errs, err)
+		}
+	}
+	for _, k := range left {
+		set(k)
+	}
+	if o := t.owners[owner]; o != nil {
+		for _, place := range o.keys {
+			set(t.rows.at(place).key)
 		}
 	}
 	t.rest()

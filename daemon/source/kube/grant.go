@@ -94,13 +94,16 @@ func (s *Source) grant(ctx context.Context, g source.Grant) error {
 // statusPatch is the merge patch of a Service's status, on condition that it is what was
 // read. Lists are replaced by a merge patch, so others' conditions are in it, too.
 func statusPatch(svc *corev1.Service, g source.Grant) any {
-	type ingress struct {
-		IP     string `json:"ip"`
-		IPMode string `json:"ipMode"`
-	}
-	var ips []ingress // nil: the field goes
+	vip := corev1.LoadBalancerIPModeVIP
+	var ingress []corev1.LoadBalancerIngress // nil: the field goes
 	for _, ip := range g.IPs {
-		ips = append(ips, ingress{ip.String(), string(corev1.LoadBalancerIPModeVIP)})
+		ingress = append(ingress, corev1.LoadBalancerIngress{IP: ip.String(), IPMode: &vip})
+	}
+	if g.Condition.Reason == "" { // not ours any more: what stays is somebody else's, as it is
+		ingress = slices.DeleteFunc(slices.Clone(svc.Status.LoadBalancer.Ingress), func(i corev1.LoadBalancerIngress) bool {
+			ip, err := netip.ParseAddr(i.IP)
+			return err == nil && !slices.Contains(g.IPs, ip.Unmap())
+		})
 	}
 	isOurs := func(c metav1.Condition) bool { return c.Type == source.BalancerCondition }
 	conditions := slices.DeleteFunc(slices.Clone(svc.Status.Conditions), isOurs)
@@ -119,7 +122,7 @@ func statusPatch(svc *corev1.Service, g source.Grant) any {
 	}
 	return map[string]any{
 		"metadata": map[string]any{"uid": svc.UID, "resourceVersion": svc.ResourceVersion},
-		"status":   map[string]any{"loadBalancer": map[string]any{"ingress": ips}, "conditions": conditions},
+		"status":   map[string]any{"loadBalancer": map[string]any{"ingress": ingress}, "conditions": conditions},
 	}
 }
 

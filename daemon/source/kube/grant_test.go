@@ -142,6 +142,27 @@ func TestGrantOfAServiceThatHasChangedIsNotWritten(t *testing.T) {
 	}
 }
 
+// Who gives the addresses of a Service that is not Weft's any more may have been quicker.
+func TestWhatAnotherGaveStaysWhenOursIsTakenBack(t *testing.T) {
+	p := newPlace(t)
+	c, ctx := p.leader()
+	proxy := corev1.LoadBalancerIPModeProxy
+	theirs := []corev1.LoadBalancerIngress{{Hostname: "lb.example.com"}, {IP: "198.51.100.1", IPMode: &proxy, Ports: []corev1.PortStatus{{Port: 80, Protocol: "TCP"}}}}
+	web := mkBalanced("web")
+	web.Spec.LoadBalancerClass = nil
+	web.Status.LoadBalancer.Ingress = append(slices.Clone(theirs), corev1.LoadBalancerIngress{IP: "192.0.2.7"})
+	web.Status.Conditions = append(web.Status.Conditions, metav1.Condition{Type: source.BalancerCondition, Status: metav1.ConditionTrue, Reason: "Allocated"})
+	p.Put(web)
+	svc := c.service("the Service", isThere)
+	if _, err := c.Grant(ctx, []source.Grant{{Service: svc, IPs: []netip.Addr{netip.MustParseAddr("198.51.100.1")}}}); err != nil {
+		t.Fatal(err)
+	}
+	got := p.Service("shop", "web").Status
+	if diff := cmp.Diff(theirs, got.LoadBalancer.Ingress); diff != "" || len(got.Conditions) != 1 {
+		t.Errorf("addresses (-want +got):\n%s\nconditions: %+v", diff, got.Conditions)
+	}
+}
+
 // Between reading the Service and writing its status another may write: the version tells.
 func TestGrantMeetsAnotherWriter(t *testing.T) {
 	p := newPlace(t)

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
@@ -144,7 +145,8 @@ func (r *reporter) write(ctx context.Context, n string, one report) {
 	if !ok || now != one { // something newer is to be said
 		return
 	}
-	if err == nil {
+	// A policy that is gone, or another of its name: what is to be said of that we are told.
+	if err == nil || apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
 		delete(r.due, n)
 		return
 	}

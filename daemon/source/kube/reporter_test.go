@@ -80,6 +80,31 @@ func TestStatusIsTriedAgain(t *testing.T) {
 	})
 }
 
+// A policy may go while nobody watches. Then each of a thousand daemons would try to write its
+// status for ever.
+func TestStatusOfAPolicyThatIsGoneIsNotTriedAgain(t *testing.T) {
+	for _, code := range []int{http.StatusNotFound, http.StatusConflict} { // Conflict: another has its name
+		p := newPlace(t)
+		p.Set(testkube.Options{ClusterPolicies: true})
+		p.servers(p.Serve().Addr)
+		tried := make(chan bool, 100)
+		p.Fail(func(r *http.Request) int {
+			if r.Method == http.MethodPatch && strings.HasSuffix(r.URL.Path, "/status") {
+				tried <- true
+				return code
+			}
+			return 0
+		})
+		p.Put(mkNode("node-a", 1), mkNames("names"))
+		p.start()
+		<-tried
+		p.until("there is nothing to say", func(source.State) bool {
+			_, _, wait := p.reporter.next(time.Now())
+			return wait < 0
+		})
+	}
+}
+
 // A thousand daemons see the same policy, and one writes.
 func TestNodesWriteAStatusInTheOrderOfTheirNames(t *testing.T) {
 	begun := time.Now()

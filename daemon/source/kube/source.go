@@ -139,7 +139,7 @@ func Open(o Options) (*Source, error) {
 		own:        map[name][]Server{},
 	}
 	s.nodes.lost = func(before, now *source.Node) string {
-		if before.Problem == "" && now.Problem != "" {
+		if before.UID == now.UID && before.Problem == "" && now.Problem != "" { // else it is another node
 			return now.Problem + " any more; what it had stays; to remove a node, remove its object"
 		}
 		return ""

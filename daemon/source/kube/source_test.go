@@ -121,6 +121,28 @@ service shop/late [10.96.0.3]
 service shop/web [10.96.0.1]`)
 }
 
+// A node that was removed and made anew while nobody watched is another one: the pod CIDR of
+// the former may be somebody else's by now.
+func TestNodeThatIsMadeAnewHasNothingOfTheFormer(t *testing.T) {
+	p := newPlace(t)
+	p.servers(p.Serve().Addr)
+	former := mkNode("node-a", 1)
+	former.UID = "former"
+	p.Put(former)
+	p.start()
+	p.shows(`
+node node-a [10.0.1.0/24] [192.168.0.1]`)
+	anew := mkNode("node-a", 1)
+	anew.UID, anew.Spec.PodCIDRs = "anew", nil
+	other := mkNode("node-b", 2)
+	other.Spec.PodCIDRs = former.Spec.PodCIDRs
+	p.Put(anew, other)
+	p.shows(`
+node node-a [] [192.168.0.1]
+node node-b [10.0.1.0/24] [192.168.0.2]
+problem source-node: node node-a: no spec.podCIDRs`)
+}
+
 func TestOnlyWhatIsReadIsWatched(t *testing.T) {
 	p := newPlace(t)
 	p.servers(p.Serve().Addr)
