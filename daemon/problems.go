@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -135,17 +134,4 @@ func few(n int, texts []string) []string {
 	}
 	rest := len(texts) - n
 	return append(slices.Clone(texts[:n]), fmt.Sprintf("and %d more", rest))
-}
-
-// notSynced says of a source that it was not read completely, and why as far as it knows.
-func notSynced(name string, problems []api.Problem) string {
-	text := name + " was not read completely yet"
-	var why []string
-	for _, p := range problems {
-		why = append(why, p.Text)
-	}
-	if len(why) > 0 {
-		text += ": " + strings.Join(few(3, why), "; ")
-	}
-	return text
 }
