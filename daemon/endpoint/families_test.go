@@ -137,3 +137,21 @@ func TestUndoThatFailsIsFinishedByDel(t *testing.T) {
 	}
 	n.mustBeClean(a)
 }
+
+// Its runtime has gone and left a tombstone: an ADD may have come since.
+func TestCallsWhoseRuntimeIsGoneBeforeTheyBeginDoNothing(t *testing.T) {
+	n := newNode(t)
+	a := attach(t)
+	n.mustAdd(a)
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	for range 20 { // were it by chance, it would be of two
+		wantCode(t, n.Del(ctx, a), api.CodeTryAgain)
+		if err := n.GC(ctx, api.GC{Network: a.Network}); err == nil {
+			t.Error("GC succeeded")
+		}
+	}
+	if err := n.Check(context.Background(), a); err != nil {
+		t.Errorf("the pod suffered: %v", err)
+	}
+}

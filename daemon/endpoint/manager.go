@@ -320,7 +320,9 @@ type ownerLock struct {
 	users int
 }
 
-// lock waits for the attachment's lock, at most as long as ctx lives.
+// lock waits for the attachment's lock, at most as long as ctx lives. Nobody gets it whose ctx
+// has ended: what a runtime that has gone away wanted may be outdated, as a DEL for which its
+// plugin has left a tombstone is after the next ADD.
 func (l *owners) lock(ctx context.Context, o ipam.Owner) (unlock func(), err error) {
 	l.mu.Lock()
 	if l.m == nil {
@@ -343,11 +345,14 @@ func (l *owners) lock(ctx context.Context, o ipam.Owner) (unlock func(), err err
 	}
 	select {
 	case <-e.token:
-		return func() { e.token <- struct{}{}; leave() }, nil
+		if ctx.Err() == nil {
+			return func() { e.token <- struct{}{}; leave() }, nil
+		}
+		e.token <- struct{}{} // both were ready
 	case <-ctx.Done():
-		leave()
-		return nil, fmt.Errorf("wait for another call of %s/%s: %w", o.ContainerID, o.IfName, context.Cause(ctx))
 	}
+	leave()
+	return nil, fmt.Errorf("wait for another call of %s/%s: %w", o.ContainerID, o.IfName, context.Cause(ctx))
 }
 
 // busy says whether somebody holds, or waits for, the attachment's lock.
