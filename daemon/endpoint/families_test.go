@@ -155,3 +155,29 @@ func TestCallsWhoseRuntimeIsGoneBeforeTheyBeginDoNothing(t *testing.T) {
 		t.Errorf("the pod suffered: %v", err)
 	}
 }
+
+// The node may come back with one family less; its pods keep what they have.
+func TestPodOutlivesAFamilyThatItsNodeLost(t *testing.T) {
+	for _, left := range pools {
+		t.Run("only "+left.String()+" left", func(t *testing.T) {
+			n := newNode(t)
+			a := attach(t)
+			n.mustAdd(a)
+			n.net.Gateways, n.net.MTU = gatewaysOf([]netip.Prefix{left}), 1400
+			ctx := context.Background()
+			for range 2 { // the second goes by what the first has noted
+				if err := n.SetMTU(n.net.MTU); err != nil {
+					t.Error(err)
+				}
+				n.net.MTU = 1300
+			}
+			if err := n.Check(ctx, a); err != nil {
+				t.Error(err)
+			}
+			n.restart()
+			if err := n.Check(ctx, a); err != nil {
+				t.Errorf("after a restart: %v", err)
+			}
+		})
+	}
+}

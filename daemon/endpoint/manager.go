@@ -279,7 +279,7 @@ func (a *attachment) wiring(n Net) (wiring, error) {
 		w.mtu = a.mtu
 	}
 	for _, addr := range a.lease.Addrs {
-		gw := gatewayFor(addr, slices.Concat(n.Gateways, a.rec.Gateways))
+		gw := gatewayFor(addr, a.gateways(n))
 		if !gw.IsValid() {
 			return wiring{}, fmt.Errorf("no gateway for %s: node has no pod CIDR of that family", addr)
 		}
@@ -287,6 +287,18 @@ func (a *attachment) wiring(n Net) (wiring, error) {
 		w.gateways = append(w.gateways, gw)
 	}
 	return w, nil
+}
+
+// gateways are what the node offers, and, of a family in which it no longer offers any, what
+// the pod was last set up with.
+func (a *attachment) gateways(n Net) []netip.Addr {
+	all := slices.Clone(n.Gateways)
+	for _, gw := range a.rec.Gateways {
+		if !gatewayFor(gw, n.Gateways).IsValid() {
+			all = append(all, gw)
+		}
+	}
+	return all
 }
 
 // marshal cannot fail: the record has no types that JSON does not know.

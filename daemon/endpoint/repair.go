@@ -55,8 +55,8 @@ func (m *Manager) repair(ctx context.Context, o ipam.Owner, offer Net) error {
 	defer host.close()
 	err = m.wireUp(host, pod, a, offer, wireOptions{refresh: true})
 	crash.Point("endpoint: repair")
-	if err == nil && len(offer.Gateways) > 0 && !slices.Equal(a.rec.Gateways, offer.Gateways) {
-		m.update(a, func(a *attachment) { a.rec.Gateways = offer.Gateways })
+	if gateways := a.gateways(offer); err == nil && !slices.Equal(a.rec.Gateways, gateways) {
+		m.update(a, func(a *attachment) { a.rec.Gateways = gateways })
 		err = m.IPAM.Update(o, a.rec.marshal())
 	}
 	if err == nil {
