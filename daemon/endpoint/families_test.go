@@ -158,13 +158,21 @@ func TestCallsWhoseRuntimeIsGoneBeforeTheyBeginDoNothing(t *testing.T) {
 
 // The node may come back with one family less; its pods keep what they have.
 func TestPodOutlivesAFamilyThatItsNodeLost(t *testing.T) {
-	for _, left := range pools {
+	for i, left := range pools {
 		t.Run("only "+left.String()+" left", func(t *testing.T) {
 			n := newNode(t)
 			a := attach(t)
 			n.mustAdd(a)
-			n.net.Gateways, n.net.MTU = gatewaysOf([]netip.Prefix{left}), 1400
+			gateway := []string{gateway6 + "/128 dev lo nodad", gateway4 + "/32 dev lo"}[i]
+			run(t, "ip addr del "+gateway)
+			t.Cleanup(func() { run(t, "ip addr add "+gateway) })
+			n.net.Gateways = gatewaysOf([]netip.Prefix{left})
 			ctx := context.Background()
+			if err := n.Repair(ctx, ownerOfAttach(a)); err != nil {
+				t.Error(err)
+			}
+			n.sync(true)
+			n.net.MTU = 1400
 			for range 2 { // the second goes by what the first has noted
 				if err := n.SetMTU(n.net.MTU); err != nil {
 					t.Error(err)
@@ -174,7 +182,11 @@ func TestPodOutlivesAFamilyThatItsNodeLost(t *testing.T) {
 			if err := n.Check(ctx, a); err != nil {
 				t.Error(err)
 			}
-			n.restart()
+			n.start(left)
+			if err := n.Restore(ctx); err != nil {
+				t.Fatal(err)
+			}
+			n.sync(true)
 			if err := n.Check(ctx, a); err != nil {
 				t.Errorf("after a restart: %v", err)
 			}

@@ -13,7 +13,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -109,12 +108,13 @@ type record struct {
 type attachment struct {
 	lease    ipam.Lease
 	rec      record
-	host     link      // the host's end; index 0 while there is none
-	stack    bool      // a queueing discipline must see its packets
-	mtu      int       // what was last set
-	answered bool      // the runtime has been told that it exists
-	dead     time.Time // when it was first seen without namespace and device
-	state    string    // "ok", or what is wrong
+	host     link         // the host's end; index 0 while there is none
+	stack    bool         // a queueing discipline must see its packets
+	mtu      int          // what was last set
+	offered  []netip.Addr // the node's gateways by which its rows were made
+	answered bool         // the runtime has been told that it exists
+	dead     time.Time    // when it was first seen without namespace and device
+	state    string       // "ok", or what is wrong
 
 	// Guarded by Manager.rowsMu.
 	rows      bool      // they are in the table, or were; not any more once they are being removed
@@ -265,40 +265,6 @@ func (m *Manager) Labels(r api.Ref) map[string]string {
 		return a.rec.Labels
 	}
 	return nil
-}
-
-// wiring says how the attachment's devices must look on this node. Where the node
-// offers nothing yet, they stay as they were.
-func (a *attachment) wiring(n Net) (wiring, error) {
-	mac, err := net.ParseMAC(a.rec.MAC)
-	if err != nil {
-		return wiring{}, fmt.Errorf("read attachment of %s: %w", a.lease.ContainerID, err)
-	}
-	w := wiring{owner: a.lease.Owner, mac: mac, mtu: n.MTU, bandwidth: a.rec.Bandwidth}
-	if w.mtu == 0 {
-		w.mtu = a.mtu
-	}
-	for _, addr := range a.lease.Addrs {
-		gw := gatewayFor(addr, a.gateways(n))
-		if !gw.IsValid() {
-			return wiring{}, fmt.Errorf("no gateway for %s: node has no pod CIDR of that family", addr)
-		}
-		w.addrs = append(w.addrs, addr)
-		w.gateways = append(w.gateways, gw)
-	}
-	return w, nil
-}
-
-// gateways are what the node offers, and, of a family in which it no longer offers any, what
-// the pod was last set up with.
-func (a *attachment) gateways(n Net) []netip.Addr {
-	all := slices.Clone(n.Gateways)
-	for _, gw := range a.rec.Gateways {
-		if !gatewayFor(gw, n.Gateways).IsValid() {
-			all = append(all, gw)
-		}
-	}
-	return all
 }
 
 // marshal cannot fail: the record has no types that JSON does not know.

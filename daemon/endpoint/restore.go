@@ -87,7 +87,7 @@ func (m *Manager) restore(host *conn, l ipam.Lease, offer Net) error {
 	if w, err := a.wiring(offer); err != nil {
 		a.state = err.Error()
 	} else {
-		m.putRows(a, w)
+		m.putRows(a, w, offer)
 	}
 	return m.Ports(a.ports())
 }
