@@ -334,3 +334,42 @@ func TestReleaseNeedsNoRoomOnTheDisk(t *testing.T) {
 		})
 	}
 }
+
+// readOnlyFS is a file system that an error has made read-only, as ext4 does.
+type readOnlyFS struct {
+	*fakeFS
+	on bool
+}
+
+func (f *readOnlyFS) WriteFile(path string, data []byte) error {
+	if f.on {
+		return syscall.EROFS
+	}
+	return f.fakeFS.WriteFile(path, data)
+}
+
+func (f *readOnlyFS) Remove(path string) error {
+	if f.on {
+		return syscall.EROFS
+	}
+	return f.fakeFS.Remove(path)
+}
+
+// Else some hundred failed calls would make an empty pool of it, which the next ones report.
+func TestAllocateThatCannotWriteTakesNoAddress(t *testing.T) {
+	f := &readOnlyFS{fakeFS: newFakeFS()}
+	m := open(t, f, newClock(), "10.0.0.0/29")
+	f.on = true
+	for i := range 10 { // twice as many as there are addresses
+		if _, err := m.Allocate(Request{Owner: owner(i)}); !errors.Is(err, syscall.EROFS) {
+			t.Fatalf("call %d: got %v, want %v", i, err, syscall.EROFS)
+		}
+	}
+	if left := m.Leases(); len(left) != 0 || m.Pools()[0].Used != 0 {
+		t.Errorf("left are %d addresses in use, leases %v", m.Pools()[0].Used, left)
+	}
+	f.on = false
+	for i := range 5 {
+		allocate(t, m, 20+i)
+	}
+}
