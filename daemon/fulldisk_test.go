@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
 	"github.com/weftnet/weft/internal/api"
@@ -31,19 +32,22 @@ func smallDisk(t *testing.T, dir string) (fill func()) {
 			t.Error(err)
 		}
 	})
-	return func() {
-		t.Helper()
-		f, err := os.OpenFile(filepath.Join(dir, "foreign"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer f.Close()
-		for err == nil {
-			_, err = f.Write(make([]byte, 4096))
-		}
-		if !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, io.ErrShortWrite) {
-			t.Fatal(err)
-		}
+	return func() { t.Helper(); fillDisk(t, dir) }
+}
+
+// fillDisk writes until there is no more room.
+func fillDisk(t *testing.T, dir string) {
+	t.Helper()
+	f, err := os.OpenFile(filepath.Join(dir, "foreign"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for err == nil {
+		_, err = f.Write(make([]byte, 4096))
+	}
+	if !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, io.ErrShortWrite) {
+		t.Fatal(err)
 	}
 }
 
@@ -95,4 +99,30 @@ func TestFullDiskStopsOnlyNewPods(t *testing.T) {
 	}
 	l.reach(5*time.Second, p.NS, m.attach())
 	m.until("two pods", func(s api.Status) bool { return s.Pods == 2 })
+}
+
+// After a reboot the first container of the DaemonSet's pod has to make again what was in
+// memory; it has noted it all before.
+func TestPrepareOnAFullDiskAfterAReboot(t *testing.T) {
+	n := newFakeNode(t)
+	cfg := DefaultConfig()
+	n.do(func() error { // as on nearly every node
+		return errors.Join(unix.Mount("bpf", bpfMount, "bpf", 0, ""),
+			unix.Mount("cgroup2", "/sys/fs/cgroup", "cgroup2", 0, ""))
+	})
+	n.must(Prepare(cfg, n.proc))
+	want := n.files()
+	n.do(func() error {
+		return errors.Join(os.RemoveAll("/run/weft"), os.RemoveAll("/run/netns"), os.Remove(xtablesLock),
+			unix.Mount("none", "/var/lib", "", unix.MS_REMOUNT, "size=64k"))
+	})
+	fillDisk(t, n.root+cfg.StateDir)
+	n.must(os.Remove(filepath.Join(n.proc, "sys")))
+	n.must(os.MkdirAll(filepath.Join(n.proc, "sys/kernel/random"), 0o755))
+	n.must(os.WriteFile(filepath.Join(n.proc, "sys/kernel/random/boot_id"), []byte("another\n"), 0o644))
+	n.must(Prepare(cfg, n.proc))
+	n.must(os.Remove(filepath.Join(n.root+cfg.StateDir, "foreign")))
+	if diff := cmp.Diff(want, n.files()); diff != "" {
+		t.Errorf("-before +after the reboot:\n%s", diff)
+	}
 }
