@@ -58,16 +58,8 @@ func (n *node) install(ctx context.Context) error {
 		return nil
 	}
 	report(plugin.Install(o))
-	for {
-		err := plugin.Watch(ctx, o, n.log, report)
-		if ctx.Err() != nil {
-			return removed(ctx)
-		}
-		report(err)
-		if !sleep(ctx, sweepEvery) {
-			return removed(ctx)
-		}
-	}
+	plugin.Watch(ctx, o, n.log, report)
+	return removed(ctx)
 }
 
 // removed is why install ended ctx by itself; nil if it did not.

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -45,17 +46,18 @@ func acquire(stateDir string) (*lock, error) {
 	if errors.Is(err, unix.EWOULDBLOCK) {
 		b, _ := io.ReadAll(io.LimitReader(f, 32)) // the PID is for the message only
 		f.Close()
-		return nil, fmt.Errorf("%w: process %s holds %s; stop it first", errRunning, strings.TrimSpace(string(b)), path)
-	}
-	if err == nil {
-		err = f.Truncate(0)
-	}
-	if err == nil {
-		_, err = f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
+		return nil, fmt.Errorf("%w: process %s holds %s; stop it first", errRunning, cmp.Or(strings.TrimSpace(string(b)), "of unknown PID"), path)
 	}
 	if err != nil {
 		f.Close()
 		return nil, fmt.Errorf("lock %s: %w", path, err)
+	}
+	if err = f.Truncate(0); err == nil {
+		_, err = f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
+	}
+	if err != nil && !errors.Is(err, unix.ENOSPC) { // without a PID it is a lock as well
+		f.Close()
+		return nil, fmt.Errorf("write PID into %s: %w", path, err)
 	}
 	return &lock{f}, nil
 }

@@ -36,6 +36,8 @@ type prepared struct {
 	// Mounts are gone with the boot in which they were made.
 	Boot   string   `json:"boot,omitempty"`
 	Mounts []string `json:"mounts,omitempty"`
+
+	noted []byte // as the file has it
 }
 
 // Prepare makes on the node what a container that runs the daemon has mounted into it:
@@ -61,15 +63,15 @@ func Prepare(cfg Config, proc string) error {
 			return err
 		}
 		if p.Boot != boot {
-			p.Boot, p.Mounts = boot, nil
+			p.Boot, p.Mounts = "", nil
 		}
 		if err := p.make(cfg); err != nil {
 			return err
 		}
-		if err := p.mountBPF(cfg); err != nil {
+		if err := p.mountBPF(cfg, boot); err != nil {
 			return err
 		}
-		return p.mountCgroup(cfg, bytes.NewReader(mounts))
+		return p.mountCgroup(cfg, boot, bytes.NewReader(mounts))
 	})
 }
 
@@ -113,7 +115,7 @@ func (p *prepared) make(cfg Config) error {
 	return p.store(cfg.StateDir)
 }
 
-func (p *prepared) mountBPF(cfg Config) error {
+func (p *prepared) mountBPF(cfg Config, boot string) error {
 	if rel, err := filepath.Rel(bpfMount, cfg.BPFDir); err != nil || strings.HasPrefix(rel, "..") {
 		return nil // elsewhere: whoever set bpf-dir has a file system there
 	}
@@ -124,12 +126,12 @@ func (p *prepared) mountBPF(cfg Config) error {
 	if st.Type == unix.BPF_FS_MAGIC {
 		return nil
 	}
-	return p.mount(cfg, bpfMount, "bpf", "mode=700")
+	return p.mount(cfg, boot, bpfMount, "bpf", "mode=700")
 }
 
 // mountCgroup gives Services at the socket a cgroup2 where the node has none that the
 // daemon sees; beside version 1 it does no harm, as it has no controllers.
-func (p *prepared) mountCgroup(cfg Config, mountinfo io.Reader) error {
+func (p *prepared) mountCgroup(cfg Config, boot string, mountinfo io.Reader) error {
 	if !cfg.Services || cfg.Cgroup != "" {
 		return nil
 	}
@@ -141,7 +143,7 @@ func (p *prepared) mountCgroup(cfg Config, mountinfo io.Reader) error {
 	if err := os.MkdirAll(at, 0o755); err != nil {
 		return fmt.Errorf("make folder: %w", err)
 	}
-	return p.mount(cfg, at, "cgroup2", "")
+	return p.mount(cfg, boot, at, "cgroup2", "")
 }
 
 // cgroupMount is where [Prepare] mounts a cgroup2: the daemon's container has the
@@ -175,8 +177,8 @@ func hasCgroup2(mountinfo io.Reader, paths ...string) (bool, error) {
 	return false, nil
 }
 
-func (p *prepared) mount(cfg Config, at, typ, data string) error {
-	p.Mounts = union(p.Mounts, []string{at})
+func (p *prepared) mount(cfg Config, boot, at, typ, data string) error {
+	p.Boot, p.Mounts = boot, union(p.Mounts, []string{at})
 	if err := p.store(cfg.StateDir); err != nil {
 		return err
 	}
@@ -284,20 +286,29 @@ func readPrepared(stateDir string) (prepared, error) {
 	if err := json.Unmarshal(b, &p); err != nil {
 		return prepared{}, nil // cut short by a crash of the machine: what it named stays
 	}
+	p.noted = b
 	return p, nil
 }
 
-// store replaces the note in one step.
+// store replaces the note in one step, unless it says this already: a full disk must not
+// keep a node that was booted anew from having a network.
 func (p *prepared) store(stateDir string) error {
 	b, err := json.Marshal(p)
 	if err != nil {
 		return fmt.Errorf("note what was made: %w", err)
 	}
+	if bytes.Equal(b, p.noted) {
+		return nil
+	}
 	path := filepath.Join(stateDir, preparedFile)
 	if err := writeSynced(path+".tmp", b); err != nil {
 		return fmt.Errorf("note what was made: %w", err)
 	}
-	return os.Rename(path+".tmp", path)
+	if err := os.Rename(path+".tmp", path); err != nil {
+		return fmt.Errorf("note what was made: %w", err)
+	}
+	p.noted = b
+	return nil
 }
 
 func writeSynced(path string, b []byte) error {

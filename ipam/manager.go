@@ -181,10 +181,13 @@ func (m *Manager) Allocate(req Request) (Lease, error) {
 // is certain that no file names them; until then the owner keeps them, and its next
 // Allocate or Release tries again.
 func (m *Manager) commit(l Lease, picked []rest) error {
-	err := m.store.write(attachmentsDir, leaseName(l.Owner), l)
+	name := leaseName(l.Owner)
+	err := m.store.stage(attachmentsDir, name, l)
 	var undone error
-	if err != nil {
-		undone = m.store.remove(attachmentsDir, leaseName(l.Owner))
+	if err == nil {
+		if err = m.store.place(attachmentsDir, name); err != nil {
+			undone = m.store.remove(attachmentsDir, name)
+		}
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -281,5 +282,94 @@ func TestClockSetBackDoesNotHoldAddressesForEver(t *testing.T) {
 	c.pass(31 * time.Second)
 	if n := m.Pools()[0].Cooling; n != 0 {
 		t.Errorf("%d addresses cool, want 0", n)
+	}
+}
+
+// fullFS is a file system with room for so many more files.
+type fullFS struct {
+	*fakeFS
+	room  int
+	eager bool // others take what room there is
+}
+
+func (f *fullFS) WriteFile(path string, data []byte) error {
+	if f.room <= 0 || f.eager {
+		return syscall.ENOSPC
+	}
+	f.room--
+	return f.fakeFS.WriteFile(path, data)
+}
+
+func (f *fullFS) Remove(path string) error {
+	if f.names[path] != nil {
+		f.room++
+	}
+	return f.fakeFS.Remove(path)
+}
+
+// A pod that cannot be deleted would keep the disk full.
+func TestReleaseNeedsNoRoomOnTheDisk(t *testing.T) {
+	for name, eager := range map[string]bool{"room for one file comes with it": false, "others take that": true} {
+		t.Run(name, func(t *testing.T) {
+			f, c := &fullFS{fakeFS: newFakeFS(), room: 1}, newClock()
+			m := open(t, f, c, "10.0.0.0/24")
+			was := allocate(t, m, 1)[0]
+			f.eager = eager
+			if _, err := m.Allocate(Request{Owner: owner(2)}); !errors.Is(err, syscall.ENOSPC) {
+				t.Fatalf("allocate on a full disk: got %v, want %v", err, syscall.ENOSPC)
+			}
+			release(t, m, 1)
+			if s := m.Pools()[0]; s.Used != 0 || s.Cooling != 1 {
+				t.Errorf("%d addresses are used and %d rest, want 0 and 1", s.Used, s.Cooling)
+			}
+			f.crash(func() bool { return false })
+			f.room, f.eager = 10, false
+			m = open(t, f, c, "10.0.0.0/24")
+			if left := m.Leases(); len(left) != 0 {
+				t.Errorf("leases after a restart: %v", left)
+			}
+			if got := allocate(t, m, 3)[0]; !eager && got == was {
+				t.Errorf("%s is given out again at once after a restart", got)
+			}
+		})
+	}
+}
+
+// readOnlyFS is a file system that an error has made read-only, as ext4 does.
+type readOnlyFS struct {
+	*fakeFS
+	on bool
+}
+
+func (f *readOnlyFS) WriteFile(path string, data []byte) error {
+	if f.on {
+		return syscall.EROFS
+	}
+	return f.fakeFS.WriteFile(path, data)
+}
+
+func (f *readOnlyFS) Remove(path string) error {
+	if f.on {
+		return syscall.EROFS
+	}
+	return f.fakeFS.Remove(path)
+}
+
+// Else some hundred failed calls would make an empty pool of it, which the next ones report.
+func TestAllocateThatCannotWriteTakesNoAddress(t *testing.T) {
+	f := &readOnlyFS{fakeFS: newFakeFS()}
+	m := open(t, f, newClock(), "10.0.0.0/29")
+	f.on = true
+	for i := range 10 { // twice as many as there are addresses
+		if _, err := m.Allocate(Request{Owner: owner(i)}); !errors.Is(err, syscall.EROFS) {
+			t.Fatalf("call %d: got %v, want %v", i, err, syscall.EROFS)
+		}
+	}
+	if left := m.Leases(); len(left) != 0 || m.Pools()[0].Used != 0 {
+		t.Errorf("left are %d addresses in use, leases %v", m.Pools()[0].Used, left)
+	}
+	f.on = false
+	for i := range 5 {
+		allocate(t, m, 20+i)
 	}
 }

@@ -11,7 +11,7 @@ import (
 )
 
 // Release takes the owner's lease away and starts the reuse delay of its addresses,
-// both durably. No lease is no error.
+// both durably; on a full disk the delay perhaps in memory only. No lease is no error.
 func (m *Manager) Release(o Owner) error {
 	defer m.hold(o)()
 	m.mu.Lock()
@@ -22,15 +22,20 @@ func (m *Manager) Release(o Owner) error {
 	}
 	// The note first: whatever a crash leaves, the address is leased or rests.
 	r := released{Addrs: have.Addrs, At: m.now()}
-	if err := m.store.write(releasedDir, releasedName(r.Addrs), r); err != nil {
-		return fmt.Errorf("release %s: note addresses: %w", o, err)
-	}
+	unnoted := m.store.write(releasedDir, releasedName(r.Addrs), r)
 	if err := m.store.remove(attachmentsDir, leaseName(o)); err != nil {
 		m.mu.Lock()
 		have.unsure = true // the file may be gone; an Allocate writes it again
 		m.leases[o] = have
 		m.mu.Unlock()
-		return fmt.Errorf("release %s: remove lease: %w", o, err)
+		return fmt.Errorf("release %s: remove lease: %w", o, errors.Join(err, unnoted))
+	}
+	if unnoted != nil { // where the lease was there may be room now
+		unnoted = m.store.write(releasedDir, releasedName(r.Addrs), r)
+	}
+	if unnoted != nil {
+		// Pods that cannot be deleted could keep the disk full for ever.
+		m.log.Warn("note released addresses, the next start will not know that they rest", "err", unnoted)
 	}
 	m.mu.Lock()
 	delete(m.leases, o)

@@ -55,19 +55,37 @@ func releasedName(addrs []netip.Addr) string {
 
 // write makes dir/name hold the JSON of v, durably and atomically.
 func (s store) write(dir, name string, v any) error {
+	if err := s.stage(dir, name, v); err != nil {
+		return err
+	}
+	return s.place(dir, name)
+}
+
+// stage is the first half of write: dir/name is as it was.
+func (s store) stage(dir, name string, v any) error {
 	data, err := json.Marshal(v)
 	if err != nil {
 		return err
 	}
-	dir = filepath.Join(s.dir, dir)
-	temp := filepath.Join(dir, "."+name+tempSuffix)
+	temp := s.temp(dir, name)
 	if err := s.fs.WriteFile(temp, data); err != nil {
 		return errors.Join(err, s.fs.Remove(temp))
 	}
+	return nil
+}
+
+// place is the second half of write. If it fails, dir/name may be either.
+func (s store) place(dir, name string) error {
+	temp := s.temp(dir, name)
+	dir = filepath.Join(s.dir, dir)
 	if err := s.fs.Rename(temp, filepath.Join(dir, name)); err != nil {
 		return errors.Join(err, s.fs.Remove(temp))
 	}
 	return s.fs.SyncDir(dir)
+}
+
+func (s store) temp(dir, name string) string {
+	return filepath.Join(s.dir, dir, "."+name+tempSuffix)
 }
 
 // remove takes dir/name away, durably.

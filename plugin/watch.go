@@ -3,7 +3,6 @@ package plugin
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -32,11 +31,34 @@ const (
 // after a file or folder vanished or was changed, until ctx is done. report gets the
 // error of each attempt that ends differently from the last, nil when all is well
 // again; it may be nil.
-func Watch(ctx context.Context, o InstallOptions, log *slog.Logger, report func(error)) error {
-	w, err := fsnotify.NewWatcher()
-	if err != nil {
-		return fmt.Errorf("watch CNI folders: %w", err)
+func Watch(ctx context.Context, o InstallOptions, log *slog.Logger, report func(error)) {
+	k := keeper{InstallOptions: o, log: log, report: report}
+	k.run(ctx, fsnotify.NewWatcher)
+}
+
+// run is Watch. As long as there are no notifications, as all that users of the machine
+// may have are taken (inotify(7), max_user_instances), it looks every few seconds.
+func (k *keeper) run(ctx context.Context, notify func() (*fsnotify.Watcher, error)) {
+	for said := false; ; said = true {
+		w, err := notify()
+		if err == nil {
+			k.watch(ctx, w)
+			return
+		}
+		if !said {
+			k.log.Warn("watch CNI folders, looking at them every now and then until it works", "err", err)
+		}
+		k.keep()
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(pace.Next(lookSoon)):
+		}
 	}
+}
+
+// watch keeps the files by notifications until ctx is done, and closes w.
+func (k *keeper) watch(ctx context.Context, w *fsnotify.Watcher) {
 	defer w.Close()
 	errs := make(chan error, 1)
 	go func() {
@@ -48,11 +70,10 @@ func Watch(ctx context.Context, o InstallOptions, log *slog.Logger, report func(
 			}
 		}
 	}()
-	k := keeper{InstallOptions: o, log: log, report: report}
 	for {
 		k.keep()
 		look := lookEvery
-		for _, dir := range []string{o.BinDir, o.ConfDir} {
+		for _, dir := range []string{k.BinDir, k.ConfDir} {
 			// Of a folder that vanished the kernel has ended the watch, and one in
 			// its place has none yet.
 			err := w.Add(dir)
@@ -60,7 +81,7 @@ func Watch(ctx context.Context, o InstallOptions, log *slog.Logger, report func(
 				look = lookSoon
 			}
 			if err != nil && !errors.Is(err, fs.ErrNotExist) {
-				log.Debug("watch CNI folder, will retry", "err", err)
+				k.log.Debug("watch CNI folder, will retry", "err", err)
 			}
 		}
 		var again <-chan time.Time // something changed before it was watched
@@ -69,17 +90,17 @@ func Watch(ctx context.Context, o InstallOptions, log *slog.Logger, report func(
 		}
 		select {
 		case <-ctx.Done():
-			return nil
+			return
 		case <-time.After(pace.Next(look)):
 			continue
 		case <-again:
 			continue
 		case err := <-errs:
-			log.Debug("watch CNI folders, will retry", "err", err)
+			k.log.Debug("watch CNI folders, will retry", "err", err)
 		case <-w.Events:
 		}
 		if !drain(ctx, w.Events) {
-			return nil
+			return
 		}
 	}
 }

@@ -264,7 +264,7 @@ func (m *Manager) wireUp(host *conn, pod *netns, a *attachment, offer Net, o wir
 	if err := setLimits(host, w, l.index, m.ipv6); err != nil {
 		return err
 	}
-	m.putRows(a, w)
+	m.putRows(a, w, offer)
 	if err := m.writeRows(w.owner, o.refresh); err != nil {
 		return err
 	}

@@ -42,6 +42,14 @@ func newBucket(rate, burst uint64) bucket {
 	return b
 }
 
+// holding is the bucket with room for the largest packet at least: what does not fit into
+// the burst the kernel drops, whatever the rate.
+func (b bucket) holding(mtu int) bucket {
+	const header = 18 // Ethernet's, with a VLAN tag
+	b.burst = max(b.burst, uint64(mtu+header))
+	return b
+}
+
 // qdisc is the bucket as the root of a device's egress. GSO packets bigger than the
 // burst are split by the kernel.
 func (b bucket) qdisc(index int) *netlink.Tbf {
@@ -70,7 +78,7 @@ func setLimits(host *conn, w wiring, index int, ipv6 bool) error {
 	}
 	defer h.Close()
 	if limitsIn(w.bandwidth) {
-		b := newBucket(w.bandwidth.IngressRate, w.bandwidth.IngressBurst)
+		b := newBucket(w.bandwidth.IngressRate, w.bandwidth.IngressBurst).holding(w.mtu)
 		err := h.QdiscReplace(b.qdisc(index))
 		crash.Point("endpoint: limit what the pod receives")
 		if err != nil {
@@ -84,7 +92,7 @@ func setLimits(host *conn, w wiring, index int, ipv6 bool) error {
 	if err != nil {
 		return err
 	}
-	b := newBucket(w.bandwidth.EgressRate, w.bandwidth.EgressBurst)
+	b := newBucket(w.bandwidth.EgressRate, w.bandwidth.EgressBurst).holding(w.mtu)
 	err = h.QdiscReplace(b.qdisc(ifb))
 	crash.Point("endpoint: limit what the pod sends")
 	if err != nil {

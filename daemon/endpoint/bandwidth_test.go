@@ -122,3 +122,20 @@ func TestBandwidthLimitsHoldInBothDirections(t *testing.T) {
 		}
 	}
 }
+
+// A burst is what a pod may send at once, not how large its packets may be.
+func TestBurstBelowAPacketLetsPacketsThrough(t *testing.T) {
+	n := newNode(t)
+	for _, burst := range []uint64{1, 8000} { // bits
+		a := attach(t)
+		a.Bandwidth = &api.Bandwidth{IngressRate: 16e6, IngressBurst: burst, EgressRate: 16e6, EgressBurst: burst}
+		for i, addr := range n.mustAdd(a) {
+			if flood(t, "", a.Netns, addr, 100*time.Millisecond) == 0 {
+				t.Errorf("burst of %d: nothing of what is sent to %s arrives", burst, addr)
+			}
+			if flood(t, a.Netns, "", n.net.Gateways[i], 100*time.Millisecond) == 0 {
+				t.Errorf("burst of %d: nothing of what %s sends arrives", burst, addr)
+			}
+		}
+	}
+}

@@ -137,3 +137,59 @@ func TestUndoThatFailsIsFinishedByDel(t *testing.T) {
 	}
 	n.mustBeClean(a)
 }
+
+// Its runtime has gone and left a tombstone: an ADD may have come since.
+func TestCallsWhoseRuntimeIsGoneBeforeTheyBeginDoNothing(t *testing.T) {
+	n := newNode(t)
+	a := attach(t)
+	n.mustAdd(a)
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	for range 20 { // were it by chance, it would be of two
+		wantCode(t, n.Del(ctx, a), api.CodeTryAgain)
+		if err := n.GC(ctx, api.GC{Network: a.Network}); err == nil {
+			t.Error("GC succeeded")
+		}
+	}
+	if err := n.Check(context.Background(), a); err != nil {
+		t.Errorf("the pod suffered: %v", err)
+	}
+}
+
+// The node may come back with one family less; its pods keep what they have.
+func TestPodOutlivesAFamilyThatItsNodeLost(t *testing.T) {
+	for i, left := range pools {
+		t.Run("only "+left.String()+" left", func(t *testing.T) {
+			n := newNode(t)
+			a := attach(t)
+			n.mustAdd(a)
+			gateway := []string{gateway6 + "/128 dev lo nodad", gateway4 + "/32 dev lo"}[i]
+			run(t, "ip addr del "+gateway)
+			t.Cleanup(func() { run(t, "ip addr add "+gateway) })
+			n.net.Gateways = gatewaysOf([]netip.Prefix{left})
+			ctx := context.Background()
+			if err := n.Repair(ctx, ownerOfAttach(a)); err != nil {
+				t.Error(err)
+			}
+			n.sync(true)
+			n.net.MTU = 1400
+			for range 2 { // the second goes by what the first has noted
+				if err := n.SetMTU(n.net.MTU); err != nil {
+					t.Error(err)
+				}
+				n.net.MTU = 1300
+			}
+			if err := n.Check(ctx, a); err != nil {
+				t.Error(err)
+			}
+			n.start(left)
+			if err := n.Restore(ctx); err != nil {
+				t.Fatal(err)
+			}
+			n.sync(true)
+			if err := n.Check(ctx, a); err != nil {
+				t.Errorf("after a restart: %v", err)
+			}
+		})
+	}
+}

@@ -13,7 +13,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -109,12 +108,13 @@ type record struct {
 type attachment struct {
 	lease    ipam.Lease
 	rec      record
-	host     link      // the host's end; index 0 while there is none
-	stack    bool      // a queueing discipline must see its packets
-	mtu      int       // what was last set
-	answered bool      // the runtime has been told that it exists
-	dead     time.Time // when it was first seen without namespace and device
-	state    string    // "ok", or what is wrong
+	host     link         // the host's end; index 0 while there is none
+	stack    bool         // a queueing discipline must see its packets
+	mtu      int          // what was last set
+	offered  []netip.Addr // the node's gateways by which its rows were made
+	answered bool         // the runtime has been told that it exists
+	dead     time.Time    // when it was first seen without namespace and device
+	state    string       // "ok", or what is wrong
 
 	// Guarded by Manager.rowsMu.
 	rows      bool      // they are in the table, or were; not any more once they are being removed
@@ -267,28 +267,6 @@ func (m *Manager) Labels(r api.Ref) map[string]string {
 	return nil
 }
 
-// wiring says how the attachment's devices must look on this node. Where the node
-// offers nothing yet, they stay as they were.
-func (a *attachment) wiring(n Net) (wiring, error) {
-	mac, err := net.ParseMAC(a.rec.MAC)
-	if err != nil {
-		return wiring{}, fmt.Errorf("read attachment of %s: %w", a.lease.ContainerID, err)
-	}
-	w := wiring{owner: a.lease.Owner, mac: mac, mtu: n.MTU, bandwidth: a.rec.Bandwidth}
-	if w.mtu == 0 {
-		w.mtu = a.mtu
-	}
-	for _, addr := range a.lease.Addrs {
-		gw := gatewayFor(addr, slices.Concat(n.Gateways, a.rec.Gateways))
-		if !gw.IsValid() {
-			return wiring{}, fmt.Errorf("no gateway for %s: node has no pod CIDR of that family", addr)
-		}
-		w.addrs = append(w.addrs, addr)
-		w.gateways = append(w.gateways, gw)
-	}
-	return w, nil
-}
-
 // marshal cannot fail: the record has no types that JSON does not know.
 func (r record) marshal() json.RawMessage {
 	b, _ := json.Marshal(r)
@@ -320,7 +298,9 @@ type ownerLock struct {
 	users int
 }
 
-// lock waits for the attachment's lock, at most as long as ctx lives.
+// lock waits for the attachment's lock, at most as long as ctx lives. Nobody gets it whose ctx
+// has ended: what a runtime that has gone away wanted may be outdated, as a DEL for which its
+// plugin has left a tombstone is after the next ADD.
 func (l *owners) lock(ctx context.Context, o ipam.Owner) (unlock func(), err error) {
 	l.mu.Lock()
 	if l.m == nil {
@@ -343,11 +323,14 @@ func (l *owners) lock(ctx context.Context, o ipam.Owner) (unlock func(), err err
 	}
 	select {
 	case <-e.token:
-		return func() { e.token <- struct{}{}; leave() }, nil
+		if ctx.Err() == nil {
+			return func() { e.token <- struct{}{}; leave() }, nil
+		}
+		e.token <- struct{}{} // both were ready
 	case <-ctx.Done():
-		leave()
-		return nil, fmt.Errorf("wait for another call of %s/%s: %w", o.ContainerID, o.IfName, context.Cause(ctx))
 	}
+	leave()
+	return nil, fmt.Errorf("wait for another call of %s/%s: %w", o.ContainerID, o.IfName, context.Cause(ctx))
 }
 
 // busy says whether somebody holds, or waits for, the attachment's lock.

@@ -73,3 +73,31 @@ func TestHostPortsAreToldInTime(t *testing.T) {
 		t.Errorf("an ADD that failed leaves %v", left)
 	}
 }
+
+// The device may go while no daemon runs; what makes it anew must not forget the ports.
+func TestHostPortsOutliveTheirDevice(t *testing.T) {
+	n := newNode(t)
+	alive, dead := attach(t), attach(t)
+	served := map[string]int{}
+	n.ports = func(p Ports) error {
+		served[p.ContainerID] = len(p.Mappings)
+		return nil
+	}
+	for _, a := range []*api.Attach{&alive, &dead} {
+		a.PortMappings = []api.PortMapping{{HostPort: 8080, ContainerPort: 80}}
+		n.mustAdd(*a)
+		run(t, "ip link del "+hostName(ownerOfAttach(*a)))
+	}
+	endNetns(t, dead.Netns)
+	clear(served)
+	n.restart()
+	if err := n.Sweep(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Check(context.Background(), alive); err != nil {
+		t.Fatalf("the pod was not repaired: %v", err)
+	}
+	if served[alive.ContainerID] != 1 || served[dead.ContainerID] != 0 {
+		t.Errorf("host ports by container: %v, want those of %s alone", served, alive.ContainerID)
+	}
+}

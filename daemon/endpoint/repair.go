@@ -44,7 +44,8 @@ func (m *Manager) repair(ctx context.Context, o ipam.Owner, offer Net) error {
 	}
 	m.update(a, func(a *attachment) { a.dead = time.Time{} })
 	sameDevice := found.host.index == a.host.index
-	if len(found.findings) == 0 && sameDevice && found.stack == a.stack {
+	sameOffer := len(offer.Gateways) == 0 || slices.Equal(a.offered, offer.Gateways)
+	if len(found.findings) == 0 && sameDevice && sameOffer && found.stack == a.stack {
 		return m.repaired(a, nil, nil)
 	}
 	m.update(a, func(a *attachment) { a.stack = found.stack })
@@ -55,12 +56,12 @@ func (m *Manager) repair(ctx context.Context, o ipam.Owner, offer Net) error {
 	defer host.close()
 	err = m.wireUp(host, pod, a, offer, wireOptions{refresh: true})
 	crash.Point("endpoint: repair")
-	if err == nil && len(offer.Gateways) > 0 && !slices.Equal(a.rec.Gateways, offer.Gateways) {
-		m.update(a, func(a *attachment) { a.rec.Gateways = offer.Gateways })
+	if gateways := a.gateways(offer); err == nil && !slices.Equal(a.rec.Gateways, gateways) {
+		m.update(a, func(a *attachment) { a.rec.Gateways = gateways })
 		err = m.IPAM.Update(o, a.rec.marshal())
 	}
 	if err == nil {
-		if len(found.findings) > 0 { // else it is known by another device or stack than before, no more
+		if len(found.findings) > 0 { // else its rows are to say something else than before, no more
 			m.Log.Info("repaired pod", "pod", a.rec.PodName, "ifname", o.IfName, "found", strings.Join(found.findings, "; "))
 		}
 		m.Changed(a.endpoint(), false)

@@ -65,11 +65,15 @@ func (m *Manager) restore(host *conn, l ipam.Lease, offer Net) error {
 		return fmt.Errorf("look for %s: %w", hostName(l.Owner), lookErr)
 	}
 	if !there {
-		if !m.netnsAlive(rec) {
-			a.dead, a.state = m.Now(), "dead"
-			if known := m.get(l.Owner); known != nil && !known.dead.IsZero() {
-				a.dead = known.dead
+		if m.netnsAlive(rec) {
+			if a.answered { // Repair makes the device, but knows nothing of host ports
+				err = errors.Join(err, m.Ports(a.ports()))
 			}
+			return err
+		}
+		a.dead, a.state = m.Now(), "dead"
+		if known := m.get(l.Owner); known != nil && !known.dead.IsZero() {
+			a.dead = known.dead
 		}
 		return err
 	}
@@ -83,7 +87,7 @@ func (m *Manager) restore(host *conn, l ipam.Lease, offer Net) error {
 	if w, err := a.wiring(offer); err != nil {
 		a.state = err.Error()
 	} else {
-		m.putRows(a, w)
+		m.putRows(a, w, offer)
 	}
 	return m.Ports(a.ports())
 }

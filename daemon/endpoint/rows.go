@@ -9,13 +9,14 @@ import (
 )
 
 // putRows says in the tables what the attachment wants there.
-func (m *Manager) putRows(a *attachment, w wiring) {
+func (m *Manager) putRows(a *attachment, w wiring, offer Net) {
+	m.update(a, func(a *attachment) { a.offered = offer.Gateways })
 	owner := rowOwner(w.owner)
 	routes := map[overlay.RouteKey]overlay.Route{}
 	neighs := map[overlay.NeighKey]overlay.NeighMAC{}
 	for i, addr := range w.addrs {
 		routes[overlay.RouteKey{Dst: netip.PrefixFrom(addr, addr.BitLen())}] =
-			overlay.Route{LinkIndex: a.host.index, Src: w.gateways[i]}
+			overlay.Route{LinkIndex: a.host.index, Src: w.sources[i]}
 		neighs[overlay.NeighKey{LinkIndex: a.host.index, IP: addr}] = overlay.NeighMAC(w.mac)
 	}
 	m.Routes.Put(owner, routes)

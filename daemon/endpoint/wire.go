@@ -20,9 +20,49 @@ type wiring struct {
 	owner     ipam.Owner
 	addrs     []netip.Addr
 	gateways  []netip.Addr // of the same families, same order as addrs
+	sources   []netip.Addr // of what the node sends to addrs: its gateways, if it has them (any more)
 	mac       net.HardwareAddr
 	mtu       int
 	bandwidth *api.Bandwidth
+}
+
+// wiring says how the attachment's devices must look on this node. Where the node
+// offers nothing yet, they stay as they were.
+func (a *attachment) wiring(n Net) (wiring, error) {
+	mac, err := net.ParseMAC(a.rec.MAC)
+	if err != nil {
+		return wiring{}, fmt.Errorf("read attachment of %s: %w", a.lease.ContainerID, err)
+	}
+	w := wiring{owner: a.lease.Owner, mac: mac, mtu: n.MTU, bandwidth: a.rec.Bandwidth}
+	if w.mtu == 0 {
+		w.mtu = a.mtu
+	}
+	for _, addr := range a.lease.Addrs {
+		gw := gatewayFor(addr, a.gateways(n))
+		if !gw.IsValid() {
+			return wiring{}, fmt.Errorf("no gateway for %s: node has no pod CIDR of that family", addr)
+		}
+		src := gw
+		if len(n.Gateways) > 0 && !slices.Contains(n.Gateways, gw) {
+			src = netip.Addr{}
+		}
+		w.addrs = append(w.addrs, addr)
+		w.gateways = append(w.gateways, gw)
+		w.sources = append(w.sources, src)
+	}
+	return w, nil
+}
+
+// gateways are what the node offers, and, of a family in which it no longer offers any, what
+// the pod was last set up with.
+func (a *attachment) gateways(n Net) []netip.Addr {
+	all := slices.Clone(n.Gateways)
+	for _, gw := range a.rec.Gateways {
+		if !gatewayFor(gw, n.Gateways).IsValid() {
+			all = append(all, gw)
+		}
+	}
+	return all
 }
 
 // step is one message and what it is for.
