@@ -164,6 +164,12 @@ func (l *policyLab) start() {
 	}
 }
 
+func (l *policyLab) looks() int {
+	l.policyKernel.mu.Lock()
+	defer l.policyKernel.mu.Unlock()
+	return l.snapshots
+}
+
 // pod is the attachment of the pod of that name with the last byte of its address.
 func (l *policyLab) pod(name string, n byte) endpoint.Pod {
 	a := netip.AddrFrom4([4]byte{10, 244, 1, n})

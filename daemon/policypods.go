@@ -175,7 +175,7 @@ func (p *policyPods) locals(bare bool) []policy.Local {
 	all := p.all()
 	out := make([]policy.Local, len(all))
 	for i, e := range all {
-		out[i] = policy.Local{Ref: e.pod.Ref, Namespace: namespaceOf(e.pod), Name: cmp.Or(e.pod.PodName, e.pod.ContainerID), Addrs: e.pod.Addrs}
+		out[i] = policy.Local{Ref: e.pod.Ref, Namespace: namespaceOf(e.pod), Name: cmp.Or(e.pod.PodName, e.pod.ContainerID), UID: e.pod.PodUID, Addrs: e.pod.Addrs}
 		if bare {
 			out[i].Labels = map[string]string{}
 			if e.pod.Labels != nil {

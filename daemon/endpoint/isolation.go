@@ -13,10 +13,10 @@ import (
 // Pod is an attachment, for those who say what policies mean for it.
 type Pod struct {
 	api.Ref
-	PodNamespace, PodName string            // as far as the runtime told
-	Labels                map[string]string // likewise
-	Netns                 string            // path
-	Addrs                 []netip.Addr
+	PodNamespace, PodName, PodUID string            // as far as the runtime told
+	Labels                        map[string]string // likewise
+	Netns                         string            // path
+	Addrs                         []netip.Addr
 }
 
 // Isolation is what the rows of a pod say of policies; zero: it is not isolated.
@@ -55,7 +55,7 @@ func refOf(o ipam.Owner) api.Ref { return api.Ref{ContainerID: o.ContainerID, If
 // pod is the attachment as policies see it.
 func (a *attachment) pod() Pod {
 	return Pod{
-		Ref: refOf(a.lease.Owner), PodNamespace: a.rec.PodNamespace, PodName: a.rec.PodName,
+		Ref: refOf(a.lease.Owner), PodNamespace: a.rec.PodNamespace, PodName: a.rec.PodName, PodUID: a.rec.PodUID,
 		Labels: a.rec.Labels, Netns: a.rec.Netns, Addrs: slices.Clone(a.lease.Addrs),
 	}
 }

@@ -12,7 +12,7 @@ import (
 // local is an attachment of this node.
 type local struct {
 	Local
-	alone *pod // it, if the source has no Pod of its name
+	alone *pod // it, if the source has no Pod of it
 	known bool // sets are right
 	sets  [2]*ruleSet
 
@@ -66,7 +66,7 @@ func (c *Compiler) updateLocals(now []Local) {
 }
 
 func equalLocals(a, b Local) bool {
-	return a.Namespace == b.Namespace && a.Name == b.Name && slices.Equal(a.Addrs, b.Addrs) &&
+	return a.Namespace == b.Namespace && a.Name == b.Name && a.UID == b.UID && slices.Equal(a.Addrs, b.Addrs) &&
 		(a.Labels == nil) == (b.Labels == nil) && maps.Equal(a.Labels, b.Labels)
 }
 
@@ -87,7 +87,7 @@ func (c *Compiler) detach(l *local, touched map[name]struct{}) {
 
 // settle makes a pod of an attachment that has no Pod.
 func (c *Compiler) settle(l *local) {
-	if c.find(name{l.Namespace, l.Name}) != nil {
+	if p := c.find(name{l.Namespace, l.Name}); p != nil && l.is(p) {
 		if l.alone != nil {
 			c.leave(l.alone)
 			l.alone = nil
@@ -96,12 +96,15 @@ func (c *Compiler) settle(l *local) {
 	}
 	if l.alone == nil {
 		l.alone = &pod{
-			obj: &source.Pod{Namespace: l.Namespace, Name: l.Name, Labels: l.Labels},
+			obj: &source.Pod{Namespace: l.Namespace, Name: l.Name, UID: l.UID, Labels: l.Labels},
 			sig: c.noSig, blank: l.Labels == nil,
 		}
 	}
 	c.move(l.alone, l.Addrs, attached)
 }
+
+// is says whether it is that Pod, which has its name.
+func (l *local) is(p *pod) bool { return l.UID == "" || p.obj.UID == "" || l.UID == p.obj.UID }
 
 func (l *local) pod(c *Compiler) *pod {
 	if l.alone != nil {

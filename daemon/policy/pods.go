@@ -138,18 +138,24 @@ func (c *Compiler) within(namespace string) []*pod {
 // addresses is those that a pod of the source has.
 func (c *Compiler) addresses(p *pod) ([]netip.Addr, uint8) {
 	o := p.obj
-	if here := c.byName[name{o.Namespace, o.Name}]; len(here) > 0 {
-		if len(here) == 1 {
-			return here[0].Addrs, attached
+	here := c.byName[name{o.Namespace, o.Name}]
+	if len(here) == 1 && here[0].is(p) {
+		return here[0].Addrs, attached
+	}
+	var all []netip.Addr
+	known := false
+	for _, l := range here {
+		if !l.is(p) {
+			continue
 		}
-		var all []netip.Addr
-		for _, l := range here {
-			for _, a := range l.Addrs {
-				if !slices.Contains(all, a) {
-					all = append(all, a)
-				}
+		known = true
+		for _, a := range l.Addrs {
+			if !slices.Contains(all, a) {
+				all = append(all, a)
 			}
 		}
+	}
+	if known {
 		return all, attached
 	}
 	switch {

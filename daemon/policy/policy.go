@@ -29,7 +29,10 @@ type Sink interface {
 type Local struct {
 	Ref             api.Ref
 	Namespace, Name string
-	// Labels are the pod's if the source has no Pod of that name; nil: not known.
+	// UID is the pod's as the runtime knows it, or empty. A Pod of that name with another one
+	// is not this pod: it was made anew, and the source does not know yet, or knows already.
+	UID string
+	// Labels are the pod's if the source has no Pod of it; nil: not known.
 	Labels map[string]string
 	// Addrs are the truth, whatever the Pod's status says.
 	Addrs []netip.Addr

@@ -1,6 +1,7 @@
 package kube
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 	"strings"
@@ -10,9 +11,12 @@ import (
 	"github.com/weftnet/weft/daemon/source"
 )
 
+// elsewhere is the UID that Pods of other nodes have here: it is none of an attachment of this.
+const elsewhere = "elsewhere"
+
 // readPod reads a Pod. Of other nodes' it keeps what policies ask for: not those without an
-// address, and neither UID nor readiness, which would wake all nodes again and again. It is
-// called by one goroutine.
+// address, and neither UID nor readiness, which would wake all nodes again and again. One of
+// this node has the UID by which kubelet and runtime know it. It is called by one goroutine.
 func (s *Source) readPod(o *corev1.Pod) (*source.Pod, error) {
 	p, err := source.FromPod(o)
 	if err != nil {
@@ -25,7 +29,9 @@ func (s *Source) readPod(o *corev1.Pod) (*source.Pod, error) {
 		if len(p.IPs)+len(p.Announced) == 0 {
 			return nil, nil
 		}
-		p.UID, p.Ready = "", true
+		p.UID, p.Ready = elsewhere, true
+	} else {
+		p.UID = cmp.Or(o.Annotations[configAnnotation], p.UID)
 	}
 	p.Labels = s.labels.share(p.Labels)
 	return p, nil

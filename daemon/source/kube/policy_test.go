@@ -40,7 +40,7 @@ func TestPoliciesFollowTheAPI(t *testing.T) {
 				withIP(mkPod("one", "node-a"), "10.0.1.2"), withIP(mkPod("far", "node-b"), "10.0.2.2"))
 			p.start()
 			before := p.shows(`
-pod shop/far  [10.0.2.2]
+pod shop/far elsewhere [10.0.2.2]
 pod shop/one uid-one [10.0.1.2]
 namespace shop red
 policy shop/a of {app=db}
@@ -196,7 +196,9 @@ func TestAnnouncedAddressesAreBelievedOfTheirPodOnly(t *testing.T) {
 	finished.Status.Phase = corev1.PodSucceeded
 	host := announcing(mkPod("host", "node-b"), "uid-host/10.0.2.6")
 	host.Spec.HostNetwork = true
-	p.Put(mkPolicy("a", "db"),
+	static := mkPod("static", "node-a")
+	static.Annotations = map[string]string{configAnnotation: "hash"}
+	p.Put(mkPolicy("a", "db"), static,
 		announcing(mkPod("bad", "node-b"), "uid-bad/10.0.2.4,x"),
 		announcing(mkPod("copy", "node-b"), "uid-one/10.0.1.2"),
 		announcing(mkPod("far", "node-b"), "uid-far/10.0.2.2,fd00::2"),
@@ -205,15 +207,17 @@ func TestAnnouncedAddressesAreBelievedOfTheirPodOnly(t *testing.T) {
 		announcing(withIP(mkPod("told", "node-b"), "10.0.2.3"), "uid-told/10.0.2.9"))
 	p.start()
 	p.shows(`
-pod shop/far  [] announced [10.0.2.2 fd00::2]
+pod shop/far elsewhere [] announced [10.0.2.2 fd00::2]
 pod shop/mine uid-mine [] announced [10.0.1.3]
-pod shop/told  [10.0.2.3]
+pod shop/static hash []
+pod shop/told elsewhere [10.0.2.3]
 policy shop/a of {app=db}`)
 	p.Put(announcing(withIP(mkPod("far", "node-b"), "10.0.2.2"), "uid-far/10.0.2.2,fd00::2"))
 	p.shows(`
-pod shop/far  [10.0.2.2]
+pod shop/far elsewhere [10.0.2.2]
 pod shop/mine uid-mine [] announced [10.0.1.3]
-pod shop/told  [10.0.2.3]
+pod shop/static hash []
+pod shop/told elsewhere [10.0.2.3]
 policy shop/a of {app=db}`)
 }
 
