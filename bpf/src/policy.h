@@ -261,7 +261,7 @@ static __always_inline bool is_forwarded(struct __sk_buff *skb, const struct pac
 
 /* What the stack delivers to a pod, read as far as the IP header. The node reaches its
  * pods always: what it sends came in nowhere. So does a pod itself: what comes back to it
- * through its own device, and what we answered there.
+ * through its own device, and what we answered there; who comes from elsewhere is not it.
  */
 __noinline int judge_delivered(struct __sk_buff *skb, struct packet *p)
 {
@@ -275,6 +275,8 @@ __noinline int judge_delivered(struct __sk_buff *skb, struct packet *p)
 	if (unlikely(why))
 		return always ? OK : why;
 	if (!always) {
+		if (unlikely(same_addr(&p->ip.src, &p->ip.dst)))
+			return DROP_SPOOFED_ADDRESS;
 		why = is_forwarded(skb, p) ? judge_leaving(skb, p, NULL) : OK;
 		if (why)
 			return why;
