@@ -140,9 +140,9 @@ func TestErrorsAboutAllowedFlows(t *testing.T) {
 		if p.client.Addr().Is6() {
 			kind = 1
 		}
-		router := p.other.gw4
+		router, stranger, another := p.other.gw4, addr("198.51.100.7"), p.other.pod4
 		if p.client.Addr().Is6() {
-			router = p.other.gw6
+			router, stranger, another = p.other.gw6, addr("2001:db8:7::7"), p.other.pod6
 		}
 		if !p.far {
 			router = p.backend.Addr()
@@ -184,17 +184,29 @@ func TestErrorsAboutAllowedFlows(t *testing.T) {
 			// What the pod says of what it has been sent.
 			p.rules(t, open+50, 0, allowPort(proto, p.client.Port()))
 			p.isolate(t, p.client.Addr(), open+50, setOut)
-			out := func(quoted []byte) func() uint32 {
+			outTo := func(to netip.Addr, quoted []byte) func() uint32 {
 				return func() uint32 {
-					verdict, _ := p.send(t, icmpError(p.client.Addr(), p.backend.Addr(), 64, kind, 3, 0, quoted))
+					packet := icmpError(p.client.Addr(), to, 64, kind, 3, 0, quoted)
+					verdict, _ := p.run(t, FromPod, ethernet(noMAC, p.clientMAC, ethType(packet), packet), 0)
 					return verdict
 				}
 			}
+			out := func(quoted []byte) func() uint32 { return outTo(p.backend.Addr(), quoted) }
 			p.forgetAllowed(t)
 			p.walkThrough(t, "policy-egress", []step{
 				{"about nothing", false, out(about(p.backend, p.client))},
 				{"", true, func() uint32 { return p.back(t, proto, syn) }},
 				{"about what it was sent", true, out(about(p.backend, p.client))},
+				{"to somebody else", false, outTo(stranger, about(p.backend, p.client))},
+				{"to another pod", false, outTo(another, about(p.backend, p.client))},
+			})
+			p.isolate(t, p.client.Addr(), setIn, open)
+			p.walkThrough(t, "policy-egress", []step{
+				{"", true, func() uint32 {
+					verdict, _ := p.send(t, datagram(proto, served, p.vip, 64, syn, load))
+					return verdict
+				}},
+				{"about what a Service sent", true, outTo(p.vip.Addr(), about(p.vip, served))},
 			})
 		}
 		p.rules(t, setOut+1, 0, allowPort(Protocol(1), 0), allowPort(Protocol(58), 0))
