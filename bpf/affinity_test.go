@@ -2,6 +2,7 @@ package bpf
 
 import (
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 )
@@ -55,6 +56,58 @@ func TestPacketsStayWithBackend(t *testing.T) {
 			}
 			if time.Now().After(end) {
 				t.Fatalf("outside=%v: the backend is still the same when the affinity is long over", outside)
+			}
+		}
+	}
+}
+
+// A backend that gets no new flows any more, as it is not ready or ends, but lives, gets none
+// of the client that stayed with it either; one whose slot is another now keeps its clients.
+func TestNoAffinityToWhatIsNotChosen(t *testing.T) {
+	for _, v6 := range []bool{false, true} {
+		for _, outside := range []bool{false, true} {
+			p := newLane(t, v6, true)
+			at, client := netip.AddrPortFrom(p.outer4, 30080), netip.MustParseAddrPort("198.51.100.7:20000")
+			if v6 {
+				at, client = netip.AddrPortFrom(p.outer6, 30080), netip.MustParseAddrPort("[2001:db8:7::7]:20000")
+			}
+			if !outside {
+				client = netip.AddrPortFrom(p.client.Addr(), 20000)
+			}
+			backends := []netip.Addr{p.backend.Addr()}
+			for range 3 {
+				backends = append(backends, backends[len(backends)-1].Next())
+			}
+			serve := func(some ...netip.Addr) { // the others live on
+				t.Helper()
+				p.serve(t, 8, at, some...)
+				must(t, p.Services().Frontends.Set(Place{at.Addr(), at.Port(), TCP}, Frontend{Inside: 8, Outside: 8, Affinity: 86400}))
+			}
+			next := func() netip.Addr { // the backend of one more connection
+				t.Helper()
+				client = netip.AddrPortFrom(client.Addr(), client.Port()+1)
+				if outside {
+					_, dst := p.enter(t, client, at, syn)
+					return dst.Addr()
+				}
+				_, out := p.send(t, datagram(TCP, client, at, 64, syn, nil))
+				_, dst := tupleOf(out)
+				return dst.Addr()
+			}
+			serve(backends...)
+			for len(backends) > 1 {
+				was := next()
+				backends = slices.DeleteFunc(backends, func(a netip.Addr) bool { return a == was })
+				for n := range backends { // ever fewer are before it
+					serve(append(backends[n:len(backends):len(backends)], was)...)
+					if got := next(); got != was {
+						t.Fatalf("v6=%v, outside=%v: a client of %s came to %s", v6, outside, was, got)
+					}
+				}
+				serve(backends...)
+				if got := next(); !slices.Contains(backends, got) {
+					t.Fatalf("v6=%v, outside=%v: a client of %s came to %s, want one of %s", v6, outside, was, got, backends)
+				}
 			}
 		}
 	}

@@ -60,7 +60,7 @@ type Options struct {
 // 416 bytes a row), `peers` and `nodes` row by row; `sockets` and `datagrams` at once (about 130 bytes
 // a row of each), `live` row by row and `brief` at once (about 150 bytes a row);
 // `classes`, `rules` and `allowed` row by row (about 100, 140 and 120 bytes a row),
-// `allowed_new` at once (61 bytes a row).
+// `allowed_new` at once (64 bytes a row).
 const (
 	DefaultMaxEndpoints = 1024
 	DefaultMaxPeers     = 8192

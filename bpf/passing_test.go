@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -303,19 +304,17 @@ func TestChangeOfForwardingMovesNoFlow(t *testing.T) {
 func TestAffinityOfPassedFlows(t *testing.T) {
 	r := newRelay(t, false, false)
 	b, sib := r.b.pod4, r.b.sib4
-	frontend := Frontend{Inside: relayed, Outside: relayed, Affinity: 3600, Flags: FrontendPass}
-	r.knows(t, r.a, b)
-	r.knows(t, r.b, sib)
-	must(t, r.b.Services().Alive.Set(Place{b, servePort, TCP}, 1))
-	for _, n := range []*node{r.a, r.b} {
-		must(t, n.Services().Frontends.Set(Place{r.at.Addr(), r.at.Port(), TCP}, frontend))
+	serve := func(n *node, backends ...netip.Addr) {
+		t.Helper()
+		r.knows(t, n, backends...)
+		must(t, n.Services().Frontends.Set(Place{r.at.Addr(), r.at.Port(), TCP}, // knows has no affinity
+			Frontend{Inside: relayed, Outside: relayed, Affinity: 3600, Flags: FrontendPass}))
 	}
+	most := append(slices.Repeat([]netip.Addr{sib}, 99), b) // who does not stay gets sib
+	serve(r.a, b)
+	serve(r.b, most...)
 	r.want(t, "first", r.a, syn, "ab", r.client, b)
-	r.knows(t, r.a, sib)
-	must(t, r.a.Services().Alive.Set(Place{b, servePort, TCP}, 1))
-	for _, n := range []*node{r.a, r.b} { // knows has no affinity
-		must(t, n.Services().Frontends.Set(Place{r.at.Addr(), r.at.Port(), TCP}, frontend))
-	}
+	serve(r.a, most...)
 	r.client = netip.AddrPortFrom(r.client.Addr(), 41000)
 	r.want(t, "second, by the first node", r.a, syn, "ab", r.client, b)
 	r.client = netip.AddrPortFrom(r.client.Addr(), 42000)

@@ -45,6 +45,15 @@ func TestOutsideIsNotThePodItself(t *testing.T) {
 				})
 				p.forgetAllowed(t)
 				p.walkThrough(t, "policy-unknown", []step{{"in a flow of the pod's own", false, enter(open, ack)}})
+				self := netip.AddrPortFrom(p.client.Addr(), servePort)
+				routed := func(device uint32, flags byte) func() uint32 { // not through a Service
+					return func() uint32 { return p.deliver(t, device, datagram(proto, p.client, self, 64, flags, load)) }
+				}
+				p.walkThrough(t, "spoofed-address", []step{
+					{"by the stack", false, routed(uplink, syn)},
+					{"the pod itself, by the stack", true, routed(loopback, syn)},
+					{"by the stack, in that flow", false, routed(uplink, ack)},
+				})
 			})
 		}
 	}

@@ -329,7 +329,8 @@ func TestSocketLeavesPodsToPackets(t *testing.T) {
 	}
 }
 
-// The host stays with its backend until the time is over or that ends.
+// The host stays with its backend until the time is over, or that ends or is not chosen any
+// more.
 func TestSocketStaysWithBackend(t *testing.T) {
 	n := newSockNode(t)
 	var places []netip.AddrPort
@@ -361,9 +362,17 @@ func TestSocketStaysWithBackend(t *testing.T) {
 	_, got, err := n.dial(n.host, "tcp", at(service4, 80))
 	must(t, err)
 	dead := Place{netip.MustParseAddr(got), 8080, TCP}
-	n.serve(Place{service4, 80, TCP}, Frontend{Affinity: 100}, slices.DeleteFunc(places, func(p netip.AddrPort) bool { return p.Addr() == dead.Addr })...)
+	places = slices.DeleteFunc(places, func(p netip.AddrPort) bool { return p.Addr() == dead.Addr })
+	n.serve(Place{service4, 80, TCP}, Frontend{Affinity: 100}, places...)
 	must(t, n.Alive.Delete(dead))
-	if _, now, err := n.dial(n.host, "tcp", at(service4, 80)); err != nil || now == got {
+	_, now, err := n.dial(n.host, "tcp", at(service4, 80))
+	if err != nil || now == got {
 		t.Errorf("after the end of %s: server %q, error %v", got, now, err)
+	}
+	// The next one lives, but is not chosen any more.
+	places = slices.DeleteFunc(places, func(p netip.AddrPort) bool { return p.Addr().String() == now })
+	n.serve(Place{service4, 80, TCP}, Frontend{Affinity: 100}, places...)
+	if _, got, err := n.dial(n.host, "tcp", at(service4, 80)); err != nil || got != places[0].Addr().String() {
+		t.Errorf("when %s is not ready: server %q, error %v; want %s", now, got, err, places[0].Addr())
 	}
 }

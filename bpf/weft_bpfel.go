@@ -25,7 +25,7 @@ type weftAffinity struct {
 	Pad        uint16
 	Generation uint32
 	Until      uint32
-	Pad2       uint32
+	Slot       uint32
 }
 
 type weftAffinityKey struct {

@@ -148,27 +148,37 @@ static __always_inline enum reason may_forward(const struct ip *ip)
 	return OK;
 }
 
-/* Whether each packet that this one becomes on the wire fits into mtu: the packet
- * itself, or its segments (GSO).
+/* How long each packet is that this one becomes on the wire: the packet itself, or its
+ * segments (GSO). 0: that is not known.
  */
-static __always_inline enum reason fits(struct __sk_buff *skb, const struct ip *ip, __u32 mtu)
+static __always_inline __u32 wire_len(struct __sk_buff *skb, const struct ip *ip)
 {
 	__u32 size = skb->gso_size;
 	__u8 *doff;
 
 	if (!size)
-		return likely(ip->len <= mtu) ? OK : STACK_TOO_BIG;
+		return ip->len;
 	if (ip->proto == IPPROTO_TCP) {
 		doff = data_of(skb) + ETH_HLEN + (ip->v6 ? 40 : 20) + 12;
 		if (unlikely((void *)(doff + 1) > end_of(skb)))
-			return STACK_SEGMENTS;
+			return 0;
 		size += (*doff >> 4) * 4;
 	} else if (ip->proto == IPPROTO_UDP) {
 		size += sizeof(struct udphdr);
 	} else {
-		return STACK_SEGMENTS;
+		return 0;
 	}
-	return likely(size + ip->hlen <= mtu) ? OK : STACK_TOO_BIG;
+	return size + ip->hlen;
+}
+
+/* Whether it fits into mtu so. */
+static __always_inline enum reason fits(struct __sk_buff *skb, const struct ip *ip, __u32 mtu)
+{
+	__u32 len = wire_len(skb, ip);
+
+	if (unlikely(!len))
+		return STACK_SEGMENTS;
+	return likely(len <= mtu) ? OK : STACK_TOO_BIG;
 }
 
 /* Counts one hop at the IP header behind the Ethernet header (RFC 1624 for IPv4's

@@ -105,7 +105,9 @@ static __always_inline void see_backend(struct tuple *t)
 	}
 }
 
-/* Whether the packet is an ICMP error about a flow that may pass. */
+/* Whether the packet is an ICMP error about a flow that may pass. What the pod itself says must
+ * be to who has sent what it is about: else it could tell anybody anything so.
+ */
 __noinline int is_related(struct __sk_buff *skb, struct packet *p, struct judged *j, bool out)
 {
 	__u32 off;
@@ -113,18 +115,19 @@ __noinline int is_related(struct __sk_buff *skb, struct packet *p, struct judged
 	__u16 port;
 
 	if (!p || !j || !is_icmp(p) || !is_error(p->l4.kind, p->ip.v6) ||
-	    !read_quote(skb, p, &j->t, &off))
+	    !read_quote(skb, p, &j->t, &off) || !same_addr(&j->t.dst, &p->ip.dst))
 		return false;
-	if (out)
-		return same_addr(&j->t.src, &p->ip.src) && is_allowed(j);
-	if (!same_addr(&j->t.dst, &p->ip.dst))
-		return false;
-	peer = j->t.src;
-	port = j->t.sport;
-	j->t.src = j->t.dst;
-	j->t.sport = j->t.dport;
-	j->t.dst = peer;
-	j->t.dport = port;
+	if (out) {
+		if (!same_addr(&j->t.src, &p->ip.src))
+			return false;
+	} else {
+		peer = j->t.src;
+		port = j->t.sport;
+		j->t.src = j->t.dst;
+		j->t.sport = j->t.dport;
+		j->t.dst = peer;
+		j->t.dport = port;
+	}
 	see_backend(&j->t);
 	return is_allowed(j);
 }
@@ -261,7 +264,7 @@ static __always_inline bool is_forwarded(struct __sk_buff *skb, const struct pac
 
 /* What the stack delivers to a pod, read as far as the IP header. The node reaches its
  * pods always: what it sends came in nowhere. So does a pod itself: what comes back to it
- * through its own device, and what we answered there.
+ * through its own device, and what we answered there; who comes from elsewhere is not it.
  */
 __noinline int judge_delivered(struct __sk_buff *skb, struct packet *p)
 {
@@ -275,6 +278,8 @@ __noinline int judge_delivered(struct __sk_buff *skb, struct packet *p)
 	if (unlikely(why))
 		return always ? OK : why;
 	if (!always) {
+		if (unlikely(same_addr(&p->ip.src, &p->ip.dst)))
+			return DROP_SPOOFED_ADDRESS;
 		why = is_forwarded(skb, p) ? judge_leaving(skb, p, NULL) : OK;
 		if (why)
 			return why;

@@ -351,9 +351,11 @@ __noinline int flow_of(struct packet *p, struct flow *f)
 }
 
 /* To where the node's routes lead, past its stack: that would not take a packet with an
- * address of its own as the source.
+ * address of its own as the source. A verdict, or, above all of these, the biggest size that
+ * fits: then it is too big, and as it was. What came in the tunnel is left to the stack then,
+ * and of its segments nobody asks whether they fit.
  */
-__noinline int leave(struct __sk_buff *skb, struct ip *ip)
+__noinline int leave(struct __sk_buff *skb, struct ip *ip, bool tunnelled)
 {
 	struct bpf_fib_lookup fib = {.ifindex = skb->ifindex};
 	struct bpf_redir_neigh next = {};
@@ -363,7 +365,7 @@ __noinline int leave(struct __sk_buff *skb, struct ip *ip)
 	if (!ip)
 		return give_up(skb, DROP_INTERNAL);
 	fib.l4_protocol = ip->proto;
-	fib.tot_len = skb->gso_size ? 0 : ip->len;
+	fib.tot_len = tunnelled && skb->gso_size ? 0 : wire_len(skb, ip);
 	if (ip->v6) {
 		fib.family = AF_INET6;
 		__builtin_memcpy(fib.src, ip->src.w, 16);
@@ -375,7 +377,7 @@ __noinline int leave(struct __sk_buff *skb, struct ip *ip)
 	}
 	got = bpf_fib_lookup(skb, &fib, sizeof(fib), FIB_SKIP_NEIGH);
 	if (unlikely(got == FIB_FRAG_NEEDED))
-		return TCX_NEXT; /* the stack fragments it, or says so */
+		return tunnelled ? TCX_NEXT : fib.tot_len;
 	if (unlikely(got))
 		return give_up(skb, DROP_NO_ROUTE);
 	why = may_forward(ip);

@@ -20,14 +20,15 @@ enum {
 	WAY_UNKNOWN = 1 << 5, /* whether it is to one of both has not been looked up */
 	WAY_JUDGED = 1 << 6,  /* its sender is a pod of this node that is isolated */
 	WAY_BACK = 1 << 7,    /* its sender is to get it itself */
+	WAY_TUNNEL = 1 << 8,  /* another node has sent it */
 };
 
 enum {
 	NEVER_TOO_BIG = 576, /* every IPv4 host takes as much (RFC 791) */
 };
 
-/* A translated packet from outside that is too big for its way: its sender is told by what it
- * sent. (The stack would not take one with this node's own source.)
+/* A translated packet that is too big for its way: its sender, on this device, is told by what
+ * it sent. (The stack would not take one with this node's own source.)
  */
 __noinline int answer_outside(struct __sk_buff *skb, struct packet *p, __u32 mtu)
 {
@@ -79,7 +80,10 @@ __noinline int go_on(struct __sk_buff *skb, struct packet *p, __u32 way)
 		return answer_outside(skb, p, peer->mtu);
 	if (peer)
 		return way & WAY_LIMITED ? give_up(skb, STACK_LIMITED) : to_peer(skb, peer, &p->ip);
-	return way & WAY_AROUND ? leave(skb, &p->ip) : TCX_NEXT;
+	if (!(way & WAY_AROUND))
+		return TCX_NEXT;
+	why = leave(skb, &p->ip, !!(way & WAY_TUNNEL));
+	return unlikely(why > TCX_REDIRECT) ? answer_outside(skb, p, why) : why;
 }
 
 /* Whether a packet that is to become f's would be too big for its way: its sender must
@@ -335,7 +339,7 @@ __noinline int from_peer_served(struct __sk_buff *skb, __u32 at, bool v6, bool o
 	if (!why)
 		why = unlikely(p.l4.unported) ? translate_error(skb, &p, &f)
 					      : translate(skb, &p, &f);
-	return unlikely(why) ? give_up(skb, why) : go_on(skb, &p, WAY_AROUND);
+	return unlikely(why) ? give_up(skb, why) : go_on(skb, &p, WAY_AROUND | WAY_TUNNEL);
 }
 
 /* From the node's stack, read as far as the IP header: a reply of a backend in the node's

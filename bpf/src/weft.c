@@ -68,12 +68,16 @@ int from_pod(struct __sk_buff *skb)
 	return to ? plain_local(skb, to, &p.ip) : plain_peer(skb, peer, &p.ip);
 }
 
-/* Ingress of the devices that carry the node's addresses. */
+/* Ingress of the devices that carry the node's addresses. What is in a VLAN comes again, to
+ * that VLAN's device; with a tag no pod would take it.
+ */
 SEC("tcx/ingress")
 int from_uplink(struct __sk_buff *skb)
 {
 	int did;
 
+	if (unlikely(skb->vlan_present && skb->vlan_tci & VLAN_ID))
+		return TCX_NEXT;
 	if (skb->protocol == htons(ETH_P_IP)) {
 		if (is_tunnel_v4(skb))
 			return from_uplink_v4(skb);
