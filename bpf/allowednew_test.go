@@ -53,3 +53,20 @@ func TestHomesOfAllowedFlows(t *testing.T) {
 		}
 	}
 }
+
+// A new flow between two pods of the node, both isolated, does not push out its own row where
+// all others of the set live.
+func TestNewFlowAmongLiveOnesWithoutRoom(t *testing.T) {
+	for _, v6 := range []bool{false, true} {
+		p := newLaneWith(t, v6, false, Options{MaxAllowed: 2, MaxAllowedNew: allowedWays})
+		p.rules(t, setOut, 0, allowAll)
+		p.isolate(t, p.client.Addr(), setIn, setOut)
+		p.isolate(t, p.backend.Addr(), setOut, setIn)
+		for port := range 3 * allowedWays {
+			p.connect(t, 1000+port)
+		}
+		if n, err := p.AllowedFull(); err != nil || n == 0 {
+			t.Errorf("v6=%v: counted %d flows without room (%v): there was some", v6, n, err)
+		}
+	}
+}

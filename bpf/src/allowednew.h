@@ -167,10 +167,18 @@ static __always_inline struct allowed *find_new(const struct tuple *t, const str
 	return i < ALLOWED_WAYS ? &set->slot[i].row : NULL;
 }
 
+/* Whether a row is that of a tuple's flow at its other end. */
+static __always_inline bool is_twin(const struct tuple *a, const struct tuple *b)
+{
+	return same_addr(&a->src, &b->dst) && same_addr(&a->dst, &b->src) && a->sport == b->dport &&
+	       a->dport == b->sport && a->proto == b->proto;
+}
+
 /* The way of a set that is to be another flow's: that of the oldest which need not live on
- * there. If all live and `allowed` is full, the oldest must.
+ * there, and is not the same flow's at its other end. If all live and `allowed` is full, the
+ * oldest must.
  */
-static __always_inline __u32 make_way(struct allowed_set *set)
+static __always_inline __u32 make_way(struct allowed_set *set, const struct tuple *t)
 {
 	struct allowed_slot *slot;
 	__u32 i, k;
@@ -178,8 +186,13 @@ static __always_inline __u32 make_way(struct allowed_set *set)
 	for (k = 0; k < ALLOWED_WAYS; k++) {
 		i = (set->next + k) & (ALLOWED_WAYS - 1);
 		slot = &set->slot[i];
-		if (!set->tag[i] || !is_live(&slot->row, slot->t.proto))
+		if (!set->tag[i])
 			return i;
+		if (!is_live(&slot->row, slot->t.proto)) {
+			if (is_twin(&slot->t, t))
+				continue;
+			return i;
+		}
 		if (!bpf_map_update_elem(&allowed, &slot->t, &slot->row, BPF_ANY))
 			return i;
 		__sync_fetch_and_add(&allowed_full, 1);
@@ -212,7 +225,7 @@ __noinline int put_new(const struct tuple *t, const struct home *home, const str
 	}
 	i = way_of(set, t, home->tag);
 	if (likely(i == ALLOWED_WAYS)) {
-		i = make_way(set);
+		i = make_way(set, t);
 		set->next = i + 1;
 	}
 	i &= ALLOWED_WAYS - 1;
