@@ -2,6 +2,7 @@ package scenario
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -81,14 +82,23 @@ func mapRows(pins string) (traces, error) {
 			return err
 		}
 		defer m.Close()
-		switch m.Type() {
-		case ebpf.Hash, ebpf.LPMTrie: // the others are counted into, or have rows without meaning
-		default:
+		slots := d.Name() == "endpoints"
+		switch {
+		case m.Type() == ebpf.Hash, m.Type() == ebpf.LPMTrie, slots:
+		default: // is counted into, or has rows without meaning
 			return nil
 		}
 		var key, value []byte
 		rows := m.Iterate()
 		for rows.Next(&key, &value) {
+			if slots {
+				if key, value = held(value); key == nil {
+					continue
+				}
+			}
+			if d.Name() == "frontends" {
+				value = value[8:] // struct frontend of bpf/src/service.h begins with a count of flows
+			}
 			t = append(t, fmt.Sprintf("row %s %x=%x", d.Name(), key, value))
 		}
 		return rows.Err()
@@ -97,6 +107,19 @@ func mapRows(pins string) (traces, error) {
 		return nil, fmt.Errorf("read maps: %w", err)
 	}
 	return t, nil
+}
+
+// held is the address and the row of a slot of the map endpoints (bpf/src/rows.h); nil: it has
+// none.
+func held(slot []byte) (addr, row []byte) {
+	const firstHeld = 4
+	state := binary.LittleEndian.Uint64(slot[16:])
+	if state < firstHeld {
+		return nil, nil
+	}
+	both := slot[24:]
+	size := uint64(len(both)) / 2
+	return slot[:16], both[state&1*size:][:size]
 }
 
 // but takes out the lines that begin so.
