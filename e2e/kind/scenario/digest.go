@@ -119,8 +119,9 @@ func digestOf(ctx context.Context, c *cluster.Cluster, node string) (digest, err
 	return slices.Compact(d), nil
 }
 
-// byItself is what changes by itself: indices, counters, ages, secrets.
-var byItself = regexp.MustCompile(`(?m)^(\S.*?: )\d+: |@if\d+|\[\d+:\d+\]|\bcounter packets \d+ bytes \d+|\b(expires|used|age|preferred_lft|valid_lft|hoplimit|qlen|numtxqueues|numrxqueues) \S+|# (Generated|Completed|handle) .*|\\`)
+// byItself is what changes by itself: indices, counters, ages, secrets, and the ports of Docker's
+// own DNS server, which has others after each start of a node.
+var byItself = regexp.MustCompile(`(?m)^(\S.*?: )\d+: |@if\d+|\[\d+:\d+\]|\bcounter packets \d+ bytes \d+|\b(expires|used|age|preferred_lft|valid_lft|hoplimit|qlen|numtxqueues|numrxqueues) \S+|# (Generated|Completed|handle) .*|(127\.0\.0\.11:|127\.0\.0\.11(/32 -p| tcp| udp).* (--)?sport )\d+|\\`)
 
 // lines are a program's, without what changes by itself.
 func lines(text string) []string {

@@ -87,7 +87,21 @@ func withoutAPI(ctx context.Context, c *cluster.Cluster, l *load) error {
 	if err := allWell(ctx, c, time.Minute); err != nil {
 		return err
 	}
-	return apiAgrees(ctx, c)
+	return errors.Join(apiAgrees(ctx, c), controlled(ctx, c))
+}
+
+// controlled waits until Kubernetes' controllers work. Without an API server they end, and the
+// kubelet waits up to five minutes before it starts them again; so long no pod is replaced.
+func controlled(ctx context.Context, c *cluster.Cluster) error {
+	const name = "controlled"
+	remove, err := namespace(ctx, c, name)
+	if err != nil {
+		return err
+	}
+	err = within(ctx, 6*time.Minute, "the controllers work again", func(ctx context.Context) error {
+		return kubectl(ctx, c, "get", "serviceaccount", "default", "--namespace="+name)
+	})
+	return errors.Join(err, remove())
 }
 
 // whileAway kills each daemon and each pod of the namespace while there is no API.
@@ -114,12 +128,27 @@ func whileAway(ctx context.Context, c *cluster.Cluster, l *load) error {
 	var addrs []string
 	for _, node := range c.Nodes {
 		addr, err := replaceSandbox(ctx, c, node)
+		if err == nil {
+			err = listens(ctx, c, node, addr)
+		}
 		if err != nil {
 			return err
 		}
 		addrs = append(addrs, addr...)
 	}
 	return l.reach(ctx, targetsAt("replaced pod", echo.Port, addrs))
+}
+
+// listens waits until the echo of a pod of this node does at all of its addresses.
+func listens(ctx context.Context, c *cluster.Cluster, node string, addrs []string) error {
+	return within(ctx, time.Minute, node+"'s pod listens again, without an API", func(ctx context.Context) error {
+		for _, a := range addrs {
+			if _, err := shell(ctx, c, node, fmt.Sprintf("timeout 1 bash -c '</dev/tcp/%s/%d'", a, echo.Port)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }
 
 // replaceSandbox takes the sandbox of a node's pod away, as after a crash of it, and waits
