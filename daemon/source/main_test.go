@@ -52,7 +52,7 @@ func (p *place) put(name, text string) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		p.t.Fatal(err)
 	}
-	temp := filepath.Join(filepath.Dir(path), ".temp")
+	temp := filepath.Join(p.dir, ".temp") // below status/ a daemon removes what is not its own
 	if err := os.WriteFile(temp, []byte(text), 0o644); err != nil {
 		p.t.Fatal(err)
 	}
