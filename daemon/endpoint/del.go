@@ -89,6 +89,7 @@ func (m *Manager) remove(o ipam.Owner) error {
 	// not know the pod, and what the stack still sends to the device would come in. (A former
 	// daemon's TCX link, detached before, would have the kernel wait for an RCU grace
 	// period, and again for the device.)
+	m.Links.Leaving(owner, true)
 	err := m.removeDevices(o)
 	crash.Point("endpoint: delete devices")
 	errs := []error{err}
@@ -96,6 +97,7 @@ func (m *Manager) remove(o ipam.Owner) error {
 		m.dropEndpoints(o)
 		m.Links.Put(owner, nil)
 	}
+	m.Links.Leaving(owner, false)
 	for _, prune := range []func(string) error{m.Rows.PruneOwner, m.Links.PruneOwner, m.Neighs.PruneOwner, m.Routes.PruneOwner} {
 		errs = append(errs, prune(owner))
 		crash.Point("endpoint: delete rows")

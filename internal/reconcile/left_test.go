@@ -51,3 +51,42 @@ func TestWhatWasLeftIsForgottenWhenItIsWritten(t *testing.T) {
 		}
 	}
 }
+
+// A row that goes with what it hangs on, before its owner gives it up, is no damage: it is
+// neither counted nor written again. What another owner has is, and so is this one's if it
+// stays after all.
+func TestRowsOfWhoIsLeavingAreNotRepaired(t *testing.T) {
+	f := newFake()
+	tab := New("t", f)
+	tab.AllowPrune()
+	tab.Put("a", rows{1: "a"})
+	tab.Put("b", rows{2: "b"})
+	ok(t, tab.Refresh())
+	ok(t, tab.Write())
+	f.takeSets()
+	look := func(when string, repairs uint64, sets int) {
+		t.Helper()
+		delete(f.rows, 1)
+		ok(t, tab.Refresh())
+		ok(t, tab.Write())
+		if got, n := tab.Stats().Repairs, f.takeSets(); got != repairs || n != sets {
+			t.Errorf("%s: %d repairs and %d sets, want %d and %d", when, got, n, repairs, sets)
+		}
+	}
+	tab.Leaving("a", true)
+	look("leaving", 0, 0)
+	delete(f.rows, 2)
+	look("leaving, and another's row is removed", 1, 1)
+	tab.Leaving("a", false)
+	look("it stays", 2, 1)
+	tab.Leaving("a", true)
+	look("leaving again", 2, 0)
+	tab.Put("a", nil)
+	ok(t, tab.PruneOwner("a"))
+	look("gone", 2, 0)
+	tab.Put("a", rows{1: "a"})
+	ok(t, tab.Write())
+	want(t, f, rows{1: "a", 2: "b"})
+	f.takeSets()
+	look("back", 3, 1)
+}

@@ -31,7 +31,7 @@ func (t *Table[K, V]) Refresh() error {
 		}
 	}
 	t.rows.all(func(r *row[K, V]) {
-		if _, pending := t.pending[r.key]; !pending && r.round != t.round {
+		if _, pending := t.pending[r.key]; !pending && r.round != t.round && !t.names[r.owner].leaving {
 			t.found(r.key, *new(V), false)
 		}
 	})
@@ -42,6 +42,17 @@ func (t *Table[K, V]) Refresh() error {
 	}
 	t.dumped = true
 	return nil
+}
+
+// Leaving says whether what an owner's rows hang on is about to go, a device with its filters
+// say, before the owner gives them up: what Refresh misses of them meanwhile nobody has damaged,
+// and it is not written again. It counts until the owner has no rows.
+func (t *Table[K, V]) Leaving(owner string, leaving bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if o := t.owners[owner]; o != nil {
+		o.leaving = leaving
+	}
 }
 
 // read calls f with all rows of the target.

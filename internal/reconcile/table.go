@@ -45,6 +45,8 @@ type owner struct {
 	name string
 	id   uint32   // index in Table.names
 	keys []uint32 // places of its rows in Table.rows
+	// leaving: see [Table.Leaving].
+	leaving bool
 }
 
 type claim[V comparable] struct {
