@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"errors"
 	"net/netip"
 	"testing"
 	"time"
@@ -9,6 +10,7 @@ import (
 	"github.com/weftnet/weft/daemon/endpoint"
 	"github.com/weftnet/weft/daemon/source"
 	"github.com/weftnet/weft/internal/api"
+	"github.com/weftnet/weft/internal/testnet"
 )
 
 func podNamed(id string) endpoint.Pod {
@@ -112,11 +114,12 @@ func TestAddGoesByNoFormerPodOfTheName(t *testing.T) {
 	}
 	looks, added := l.looks(), make(chan endpoint.Isolation, 1)
 	go func() { added <- l.add(pod) }()
-	for deadline := time.Now().Add(4 * time.Second); l.looks() == looks; time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal("ADD did not ask the source")
+	testnet.Until(t, 4*time.Second, func() error {
+		if l.looks() == looks {
+			return errors.New("ADD did not ask the source")
 		}
-	}
+		return nil
+	})
 	if got := l.Isolation(pod.Ref); got != endpoint.Closed {
 		t.Errorf("the new pod, while the source tells of the former: got %+v, want that it is closed", got)
 	}
