@@ -256,11 +256,8 @@ static __u64 (*const bpf_ktime_get_tai_ns)(void) = (void *)208;
  * kernel's packets are aligned enough for the machines we run on.
  */
 enum {
-	VLAN_ID = 0x0fff, /* of a tag: IEEE 802.1Q */
-};
-
-enum {
 	ETH_HLEN = 14,
+	VLAN_ID = 0x0fff, /* of a tag: IEEE 802.1Q */
 	ETH_P_IP = 0x0800,
 	ETH_P_ARP = 0x0806,
 	ETH_P_IPV6 = 0x86dd,
