@@ -84,7 +84,7 @@ func listenProbes(at netip.AddrPort) (int, error) {
 	}
 	if err != nil {
 		unix.Close(fd)
-		return -1, fmt.Errorf("listen for probes on %s: %w: choose a free port by announce-port, the same on all nodes", at, err)
+		return -1, fmt.Errorf("listen for probes on %s: %w: choose a free port by announce-port, or by port, which is two before it; the same on all nodes", at, err)
 	}
 	return fd, nil
 }

@@ -165,7 +165,12 @@ func (c Config) Validate() error {
 		bad("port", "%d is no UDP port, or that of the overlay's probes (%d): use %d, or another that is the same on all nodes",
 			c.Port, overlay.ProbePort, overlay.DefaultPort)
 	}
-	if port := c.announcePort(); port == 0 || port == c.Port || port == overlay.ProbePort {
+	port := c.announcePort()
+	switch taken := port == 0 || port == c.Port || port == overlay.ProbePort; {
+	case taken && c.AnnouncePort == 0: // port alone was set
+		bad("port", "the one two after %d is that of the nodes' probes, and is no UDP port or that of the overlay's probes (%d): use %d, or another that is the same on all nodes",
+			c.Port, overlay.ProbePort, overlay.DefaultPort)
+	case taken:
 		bad("announce-port", "%d is no UDP port, or that of the overlay or of its probes (%d, %d): use %d, or another that is the same on all nodes",
 			port, c.Port, overlay.ProbePort, bpf.DefaultAnnouncePort)
 	}

@@ -97,7 +97,7 @@ func TestBadSettingsSayWhatToDo(t *testing.T) {
 		{"null", "port:", nil, []string{"port: has no value"}},
 		{"port too big", "port: 70000", nil, []string{"port:", "70000"}},
 		{"the overlay's port for probes", "announce-port: 8872", nil, []string{"announce-port: 8872", "use 8874"}},
-		{"the port two after the overlay's for probes", "port: 8871", nil, []string{"announce-port: 8873", "use 8874"}},
+		{"the port two after the overlay's for probes", "port: 8871", nil, []string{"port: the one two after 8871", "use 8872"}},
 		{"port zero", "port: 0", nil, []string{"port: 0 is no UDP port"}},
 		{"the probes' port for the overlay", "port: 8873", nil, []string{"port: 8873 is no UDP port, or that of the overlay's probes", "use 8872"}},
 		{"two documents", "port: 1\n---\nport: 2\n", nil, []string{"more than one document", "---"}},
