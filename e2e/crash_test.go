@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -57,13 +58,26 @@ func (a armer) armed() string {
 
 // disarm is also what starts the count again.
 func (a armer) disarm() error {
-	var errs []error
+	_, err := a.count()
+	return err
+}
+
+// count disarms, and returns the names of the writes since arm. No write is between its
+// look at the file and its name meanwhile: who has made less than n does not die of n.
+func (a armer) count() ([]string, error) {
+	lock, err := os.OpenFile(a.path+".lock", os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	defer lock.Close()
+	errs := []error{syscall.Flock(int(lock.Fd()), syscall.LOCK_EX)}
+	names := a.writes()
 	for _, f := range []string{"", ".log", ".held"} {
 		if err := os.Remove(a.path + f); !errors.Is(err, os.ErrNotExist) {
 			errs = append(errs, err)
 		}
 	}
-	return errors.Join(errs...)
+	return names, errors.Join(errs...)
 }
 
 // writes are the names of the writes since arm.
@@ -106,9 +120,9 @@ func (r *crashRig) must(err error) {
 // revive starts the daemon again if it has died of write n.
 func (r *crashRig) revive(n int) (died bool) {
 	r.Helper()
-	died = len(r.daemon.writes()) >= n
-	r.must(r.daemon.disarm())
-	if !died {
+	names, err := r.daemon.count()
+	r.must(err)
+	if died = len(names) >= n; !died {
 		return false
 	}
 	select {
@@ -291,8 +305,8 @@ func (r *crashRig) count(v verb) int {
 	p := r.pod(v)
 	r.must(r.daemon.arm(0, "die"))
 	r.must(r.call(v, p))
-	names := r.daemon.writes()
-	r.must(r.daemon.disarm())
+	names, err := r.daemon.count()
+	r.must(err)
 	r.clear(p)
 	if !r.told[v.name] {
 		r.Logf("%s: %d writes: %s", v.name, len(names), strings.Join(names, " "))
@@ -343,8 +357,9 @@ func TestCrashInATombstoneLeaksNothing(t *testing.T) {
 		r.must(r.node.Kill())
 		r.must(plugin.arm(n, "die"))
 		err := p.Detach(r.Context())
-		passed := len(plugin.writes())
-		r.must(plugin.disarm())
+		names, countErr := plugin.count()
+		r.must(countErr)
+		passed := len(names)
 		if err == nil && passed < n {
 			if n == 1 {
 				t.Fatal("DEL without a daemon passes no kill point")

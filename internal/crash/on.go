@@ -19,6 +19,8 @@ import (
 // "die", or "hold", which copies the file to EnvArm + ".held" and waits until EnvArm is
 // removed or another, so that the test can kill another process meanwhile. What follows
 // only makes the content another. The name of each write is appended to EnvArm + ".log".
+// EnvArm + ".lock" is locked (flock) from the look at EnvArm to the name in the log and
+// the end: who holds it sees no process between the two.
 const EnvArm = "WEFT_CRASH_ARM"
 
 var (
@@ -36,6 +38,8 @@ func Point(name string) {
 	}
 	mu.Lock()
 	defer mu.Unlock()
+	unlock := lock(path)
+	defer unlock()
 	b, err := os.ReadFile(path)
 	if err != nil {
 		armed = ""
@@ -60,11 +64,25 @@ func Point(name string) {
 		return
 	}
 	if hold {
+		unlock()
 		wait(path, b)
 		return
 	}
 	syscall.Kill(os.Getpid(), syscall.SIGKILL)
 	select {}
+}
+
+// lock returns when no other process acts on path, with what ends that; which may be
+// called again.
+func lock(path string) (unlock func()) {
+	f, err := os.OpenFile(path+".lock", os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		panic(err)
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX); err != nil {
+		panic(err)
+	}
+	return func() { f.Close() }
 }
 
 // wait tells that the process holds, and returns when path has other content. (It may

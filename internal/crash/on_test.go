@@ -43,3 +43,24 @@ func TestHoldEndsWhenItIsDisarmed(t *testing.T) {
 		wait(path, []byte("1 hold 2"))
 	})
 }
+
+// Who holds the lock sees no write that has looked at the file and is not yet told.
+func TestNoWriteIsMadeBehindTheLock(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "arm")
+	t.Setenv(EnvArm, path)
+	unlock := lock(path)
+	if err := os.WriteFile(path, []byte("0 die 1"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() { Point("one"); close(done) }()
+	time.Sleep(50 * time.Millisecond)
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	unlock()
+	<-done
+	if _, err := os.Stat(path + ".log"); err == nil {
+		t.Error("it went by a file that was removed under the lock")
+	}
+}
