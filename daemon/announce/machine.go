@@ -153,8 +153,11 @@ func (m *Machine) Hear(now time.Time, from netip.Addr, d Datagram) {
 		x.tellAt(now, retells)
 	case d.Kind == kindAnswer && m.peers[name] != nil:
 		p := m.peers[name]
-		a, ok := p.hear(now, d)
-		if x = m.addrs[a]; !ok || x == nil || !slices.Contains(x.ahead, name) {
+		r, ok := p.answered(d)
+		if !ok || d.Silence > silenceLimit { // in the latter case its daemon is dead
+			return
+		}
+		if p.hear(now, r); x == nil || !slices.Contains(x.ahead, name) {
 			return
 		}
 		v := view{life: p.life, on: d.Flags&flagOn != 0, held: d.Flags&flagHeld != 0}

@@ -71,27 +71,25 @@ func (p *peer) expire(now time.Time) (died bool) {
 	return true
 }
 
-// hear takes up an answer: the address that was asked about; false: it answers nothing, or
-// says that the node's daemon is dead.
-func (p *peer) hear(now time.Time, d Datagram) (netip.Addr, bool) {
+// answered finds the round whose question a datagram answers; false: none.
+func (p *peer) answered(d Datagram) (*round, bool) {
 	for i := range p.rounds {
 		r := &p.rounds[i]
-		a, ok := r.open[d.Nonce]
-		if !ok || a != d.Addr {
-			continue
+		if a, ok := r.open[d.Nonce]; ok && a == d.Addr {
+			delete(r.open, d.Nonce)
+			return r, true
 		}
-		delete(r.open, d.Nonce)
-		if d.Silence > silenceLimit {
-			return a, false
-		}
-		r.answered, p.missed = true, 0
-		if p.state != alive {
-			p.state, p.well = alive, now
-			p.life++
-		}
-		return a, true
 	}
-	return netip.Addr{}, false
+	return nil, false
+}
+
+// hear takes up that a round was answered.
+func (p *peer) hear(now time.Time, r *round) {
+	r.answered, p.missed = true, 0
+	if p.state != alive {
+		p.state, p.well = alive, now
+		p.life++
+	}
 }
 
 // ask makes the next round, about these addresses.

@@ -17,6 +17,7 @@ const (
 	kindAnswer   = 2
 	kindYield    = 3 // the sender has announced the address and leaves it to the receiver
 	// 4 is daemon/returns'.
+	kindLook = 5 // the node with the address does not answer the sender any more; with flagOn, it does again
 )
 
 const (

@@ -1,0 +1,251 @@
+package announce
+
+import (
+	"cmp"
+	"maps"
+	"net/netip"
+	"slices"
+	"time"
+)
+
+const (
+	// watched is how many nodes that answer a node watches, so that each is watched by as
+	// many others, however large the cluster is.
+	watched = 3
+	// calm is how often a watched node is asked that answers. One that has missed a
+	// question is asked every [Every].
+	calm = time.Second
+	// greetEvery is how often a node is asked that has never answered, and greetAtOnce how
+	// many of these are in one step: only who has answered once can be lost.
+	greetEvery  = 8 * time.Second
+	greetAtOnce = 5
+	// wordFor is how long another's word counts that a node is lost which has never
+	// answered this one. The cluster knows by then.
+	wordFor = 2 * time.Minute
+)
+
+// Watch is one node's knowledge of which others are lost: they answered once and do not any
+// more. Each node watches the next ones in a ring and tells all others when one stops to
+// answer, or answers again; these believe it when they have asked that node themselves. It is
+// not safe for concurrent use.
+//
+// A node whose daemon is dead is not lost: its datapath answers, and its pods are served. Nor
+// is one that has never answered anybody: what asks may be kept from it, not what pods send.
+type Watch struct {
+	self  string
+	nonce func() uint64
+	nodes map[string]*other
+	byIP  map[netip.Addr]string
+	ring  []string            // the others, from the one after this node on
+	fresh map[string]struct{} // those that have never answered
+	asked map[string]struct{} // those that are, or that may still answer
+	lost  map[string]bool     // replaced when it changes
+	stale bool                // some of lost are not there any more
+	wait  time.Duration       // until the next Step; 0: there is nobody to watch
+}
+
+// other is another node as it is watched.
+type other struct {
+	peer
+	heard bool      // it has answered once
+	told  time.Time // when another said that it is lost; zero: nobody did, or it was wrong
+	lost  bool
+	mine  bool // this node watched it when it was lost, so it tells when it is back
+}
+
+// gone says that the node is lost.
+func (n *other) gone(now time.Time) bool {
+	return n.state == dead && (n.heard || !n.told.IsZero() && now.Sub(n.told) < wordFor)
+}
+
+// NewWatch returns what a node knows at its daemon's start: nobody is lost. nonce returns
+// numbers that nobody can guess.
+func NewWatch(self string, nonce func() uint64) *Watch {
+	return &Watch{
+		self: self, nonce: nonce, nodes: map[string]*other{}, byIP: map[netip.Addr]string{},
+		fresh: map[string]struct{}{}, asked: map[string]struct{}{}, lost: map[string]bool{},
+	}
+}
+
+// Set says which other nodes there are, and at which address each is asked.
+func (w *Watch) Set(nodes map[string]netip.Addr) {
+	for name, n := range w.nodes {
+		if at, ok := nodes[name]; !ok || at != n.addr {
+			delete(w.nodes, name)
+			delete(w.asked, name)
+			delete(w.fresh, name)
+			w.stale = w.stale || n.lost
+		}
+	}
+	w.byIP = make(map[netip.Addr]string, len(nodes))
+	w.ring = w.ring[:0]
+	for name, at := range nodes {
+		if w.nodes[name] == nil {
+			w.nodes[name] = &other{peer: peer{addr: at}}
+			w.fresh[name] = struct{}{}
+		}
+		w.byIP[at] = name
+		w.ring = append(w.ring, name)
+	}
+	own := hash(w.self)
+	place := make(map[string]uint64, len(nodes))
+	for name := range nodes {
+		place[name] = hash(name) - own // how far it is on the ring, which has 2^64 places
+	}
+	slices.SortFunc(w.ring, func(a, b string) int {
+		return cmp.Or(cmp.Compare(place[a], place[b]), cmp.Compare(a, b))
+	})
+	w.wait = 0
+	if len(w.ring) > 0 {
+		w.wait = Every / 2
+	}
+}
+
+// Lost is the names of the nodes that are. It is another map after each change.
+func (w *Watch) Lost() map[string]bool { return w.lost }
+
+// Wait is how long it may take until the next Step; 0: for ever.
+func (w *Watch) Wait() time.Duration { return w.wait }
+
+// Hear takes up a datagram that came from an address at a time.
+func (w *Watch) Hear(now time.Time, from netip.Addr, d Datagram) {
+	name, known := w.byIP[from]
+	if !known {
+		return
+	}
+	n := w.nodes[name]
+	switch d.Kind {
+	case kindAnswer:
+		if r, ok := n.answered(d); ok {
+			n.hear(now, r)
+			n.heard, n.told = true, time.Time{}
+			delete(w.fresh, name)
+		}
+	case kindLook:
+		about := w.byIP[d.Addr]
+		if n = w.nodes[about]; n == nil || about == name {
+			return
+		}
+		w.asked[about], n.next = struct{}{}, now
+		if d.Flags&flagOn != 0 {
+			n.told = time.Time{}
+		} else if n.told = now; !n.lost {
+			n.missed = max(n.missed, missable-1) // others have missed some
+		}
+	}
+}
+
+// Step says what is to be sent now. It is to be called after [Watch.Wait], after Hear was
+// called for all that has come; changed says that Lost is another.
+func (w *Watch) Step(now time.Time) (send []Message, changed bool) {
+	near, greeted := w.near(), w.greeted(now)
+	for _, of := range []map[string]bool{near, greeted} {
+		for name := range of {
+			w.asked[name] = struct{}{}
+		}
+	}
+	w.wait = 0
+	if len(w.ring) > 0 {
+		w.wait = calm / 2
+	}
+	changed, w.stale = w.stale, false
+	for _, name := range slices.Sorted(maps.Keys(w.asked)) {
+		n := w.nodes[name]
+		n.expire(now)
+		if gone := n.gone(now); gone != n.lost {
+			n.lost, changed = gone, true
+			n.mine = n.mine && !gone || near[name]
+			if n.mine {
+				send = append(send, w.tell(name, n)...)
+			}
+		}
+		every := w.every(n, near[name], greeted[name])
+		switch {
+		case every == 0 && len(n.rounds) == 0:
+			delete(w.asked, name)
+			continue
+		case every == Every:
+			w.wait = Every / 2
+		}
+		if n.next.After(now.Add(every)) { // it was asked less often
+			n.next = now
+		}
+		if every == 0 || now.Before(n.next) {
+			continue
+		}
+		n.next = now.Add(every)
+		for _, d := range n.ask(now, []netip.Addr{n.addr}, w.nonce) {
+			send = append(send, Message{n.addr, d})
+		}
+	}
+	if changed {
+		w.lost = map[string]bool{}
+		for name, n := range w.nodes {
+			if n.lost {
+				w.lost[name] = true
+			}
+		}
+	}
+	return send, changed
+}
+
+// near is the nodes that this one watches.
+func (w *Watch) near() map[string]bool {
+	near := make(map[string]bool, watched)
+	for _, name := range w.ring {
+		if n := w.nodes[name]; n.heard && !n.lost {
+			near[name] = true
+		}
+		if len(near) == watched {
+			break
+		}
+	}
+	return near
+}
+
+// greeted is the nodes to be asked whether they are there.
+func (w *Watch) greeted(now time.Time) map[string]bool {
+	var out map[string]bool
+	for name := range w.fresh {
+		if !now.Before(w.nodes[name].next) {
+			if out == nil {
+				out = make(map[string]bool, greetAtOnce)
+			}
+			out[name] = true
+		}
+		if len(out) == greetAtOnce {
+			break
+		}
+	}
+	return out
+}
+
+// every is how often a node is asked; 0: it is not.
+func (w *Watch) every(n *other, near, greeted bool) time.Duration {
+	switch {
+	case n.lost:
+		return max(calm, time.Duration(len(w.lost))*time.Second/seldomBudget)
+	case n.state != dead && n.missed > 0 && (n.heard || !n.told.IsZero()):
+		return Every
+	case near:
+		return calm
+	case greeted:
+		return greetEvery
+	}
+	return 0
+}
+
+// tell tells all others that a node is lost, or is not any more.
+func (w *Watch) tell(about string, n *other) []Message {
+	d := Datagram{Kind: kindLook, Addr: n.addr}
+	if !n.lost {
+		d.Flags = flagOn
+	}
+	var out []Message
+	for _, name := range w.ring {
+		if o := w.nodes[name]; name != about && !o.lost {
+			out = append(out, Message{o.addr, d})
+		}
+	}
+	return out
+}

@@ -1,0 +1,323 @@
+package announce
+
+import (
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+)
+
+// ring is a cluster whose nodes watch each other, with a clock that only run moves.
+type ring struct {
+	t      testing.TB
+	now    time.Time
+	names  []string
+	ips    map[string]netip.Addr
+	nodes  map[string]*ringNode
+	random *rand.Rand
+	// cut says whether a datagram is lost; nil: none is.
+	cut func(from, to string) bool
+}
+
+// ringNode is a node: its datapath, and the watch of its daemon.
+type ringNode struct {
+	off     bool // the machine is
+	mute    bool // its datapath answers no questions
+	stalled bool // its daemon gets no CPU
+	watch   *Watch
+	next    time.Time
+	inbox   []func(time.Time) // what has come and was not read
+	sent    int
+}
+
+func newRing(t testing.TB, nodes int, seed uint64) *ring {
+	r := &ring{
+		t: t, now: time.Unix(1e9, 0), ips: map[string]netip.Addr{}, nodes: map[string]*ringNode{},
+		random: rand.New(rand.NewPCG(seed, seed)),
+	}
+	for i := range nodes {
+		name := fmt.Sprintf("node-%d", i)
+		r.names = append(r.names, name)
+		r.ips[name] = netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)})
+	}
+	for _, name := range r.names {
+		w := NewWatch(name, r.random.Uint64)
+		others := maps.Clone(r.ips)
+		delete(others, name)
+		w.Set(others)
+		r.nodes[name] = &ringNode{watch: w, next: r.now.Add(time.Duration(r.random.IntN(1000)) * time.Millisecond)}
+	}
+	return r
+}
+
+func (r *ring) run(d time.Duration) {
+	byIP := map[netip.Addr]string{}
+	for name, ip := range r.ips {
+		byIP[ip] = name
+	}
+	passes := func(from, to string) bool {
+		return r.nodes[to] != nil && !r.nodes[from].off && !r.nodes[to].off && (r.cut == nil || !r.cut(from, to))
+	}
+	for end := r.now.Add(d); r.now.Before(end); r.now = r.now.Add(50 * time.Millisecond) {
+		for _, name := range r.names {
+			n := r.nodes[name]
+			if n.off || n.stalled || r.now.Before(n.next) {
+				continue
+			}
+			for _, read := range n.inbox {
+				read(r.now)
+			}
+			n.inbox = nil
+			send, _ := n.watch.Step(r.now)
+			n.next = r.now.Add(n.watch.Wait())
+			n.sent += len(send)
+			for _, m := range send {
+				to := byIP[m.To]
+				if !passes(name, to) {
+					continue
+				}
+				other, d := r.nodes[to], m.Datagram
+				if d.Kind != kindQuestion {
+					from := r.ips[name]
+					other.inbox = append(other.inbox, func(at time.Time) { other.watch.Hear(at, from, d) })
+				} else if !other.mute && passes(to, name) {
+					d.Kind, d.Silence = kindAnswer, neverHeard // daemons do not matter
+					n.inbox = append(n.inbox, func(at time.Time) { n.watch.Hear(at, m.To, d) })
+				}
+			}
+		}
+	}
+}
+
+// within runs until all that are on say that the lost are these, and not longer than d. It
+// returns how long that took.
+func (r *ring) within(what string, d time.Duration, lost ...string) time.Duration {
+	r.t.Helper()
+	start := r.now
+	slices.Sort(lost)
+	for {
+		wrong := ""
+		for _, name := range r.names {
+			if got := slices.Sorted(maps.Keys(r.nodes[name].watch.Lost())); !r.nodes[name].off && !slices.Equal(got, lost) {
+				wrong = fmt.Sprintf("%s: to %s are lost %v, want %v", what, name, got, lost)
+				break
+			}
+		}
+		if wrong == "" {
+			return r.now.Sub(start)
+		}
+		if r.now.Sub(start) >= d {
+			r.t.Fatalf("%s, after %v", wrong, d)
+		}
+		r.run(100 * time.Millisecond)
+	}
+}
+
+// never runs, and fails when somebody is lost to somebody.
+func (r *ring) never(what string, d time.Duration) {
+	r.t.Helper()
+	for end := r.now.Add(d); r.now.Before(end); r.run(time.Second) {
+		for _, name := range r.names {
+			if lost := r.nodes[name].watch.Lost(); len(lost) > 0 {
+				r.t.Fatalf("%s: to %s are lost %v", what, name, lost)
+			}
+		}
+	}
+}
+
+// What docs/services.md says of the time.
+func TestAllKnowSoonThatANodeIsLostAndBack(t *testing.T) {
+	for _, nodes := range []int{2, 3, 5, 40, 300} {
+		r := newRing(t, nodes, uint64(nodes))
+		r.never("at the start", 10*time.Second)
+		var worst, back time.Duration
+		for range 10 {
+			name := r.names[r.random.IntN(nodes)]
+			r.nodes[name].off = true
+			worst = max(worst, r.within(name+" off", 4*time.Second, name))
+			r.run(time.Duration(r.random.IntN(60_000)) * time.Millisecond)
+			r.nodes[name].off = false
+			back = max(back, r.within(name+" on again", 4*time.Second))
+			r.run(time.Duration(r.random.IntN(5_000)) * time.Millisecond)
+		}
+		t.Logf("%d nodes: lost within %v, back within %v", nodes, worst, back)
+	}
+}
+
+func TestAThirdOfTheNodesIsLostAtOnce(t *testing.T) {
+	r := newRing(t, 300, 1)
+	r.run(time.Minute) // all have answered all
+	lost := r.names[:100]
+	for _, name := range lost {
+		r.nodes[name].off = true
+	}
+	t.Logf("known after %v", r.within("a third off", 20*time.Second, slices.Clone(lost)...))
+	r.run(time.Minute)
+	for _, name := range lost {
+		r.nodes[name].off = false
+	}
+	t.Logf("all back after %v", r.within("a third on again", 20*time.Second))
+}
+
+// Each side of a split finds the other one lost.
+func TestASplitIsSeenFromBothSides(t *testing.T) {
+	r := newRing(t, 20, 1)
+	r.run(5 * time.Second)
+	left := map[string]bool{}
+	for _, name := range r.names[:7] {
+		left[name] = true
+	}
+	r.cut = func(from, to string) bool { return left[from] != left[to] }
+	r.run(20 * time.Second)
+	for _, name := range r.names {
+		lost := r.nodes[name].watch.Lost()
+		for _, other := range r.names {
+			if lost[other] != (left[name] != left[other]) {
+				t.Errorf("to %s, %s is lost: %v", name, other, lost[other])
+			}
+		}
+	}
+	r.cut = nil
+	r.within("healed", 20*time.Second)
+}
+
+// Neither lost datagrams nor a daemon without a CPU are a lost node.
+func TestNobodyIsLostWithoutCause(t *testing.T) {
+	r := newRing(t, 50, 7)
+	r.cut = func(string, string) bool { return r.random.IntN(100) < 2 }
+	r.never("2 % of all datagrams lost", 5*time.Minute)
+	r.cut = nil
+	for i := range 10 {
+		r.nodes[r.names[i]].stalled = true
+	}
+	r.run(30 * time.Second)
+	for i := range 10 {
+		r.nodes[r.names[i]].stalled = false
+	}
+	r.never("after daemons had no CPU", 10*time.Second)
+	// One way from one node to another is shut: it is lost to that one alone.
+	a := r.names[0]
+	b := r.nodes[a].watch.ring[0]
+	r.cut = func(from, to string) bool { return from == a && to == b }
+	r.run(10 * time.Second)
+	for _, name := range r.names {
+		if got := r.nodes[name].watch.Lost(); len(got) > 0 != (name == a) || name == a && !got[b] {
+			t.Errorf("to %s are lost %v", name, got)
+		}
+	}
+}
+
+// A node whose probes are kept from all, or that has no datapath, is not lost.
+func TestWhoNeverAnsweredIsNotLost(t *testing.T) {
+	r := newRing(t, 30, 3)
+	for i := range 5 {
+		r.nodes[r.names[i]].mute = true
+	}
+	r.never("five are mute", time.Minute)
+	name := r.names[10]
+	r.nodes[name].off = true
+	r.within("another is off", 4*time.Second, name)
+}
+
+// If it has answered others, their word counts, for a while and until they take it back.
+func TestTheWordOfOthersCountsForAWhile(t *testing.T) {
+	const nodes = 30
+	r := newRing(t, nodes, 3)
+	name, far := r.names[0], r.names[1]
+	for _, other := range r.names { // far is a node that does not watch name
+		if other != name && !slices.Contains(r.nodes[other].watch.ring[:6], name) {
+			far = other
+		}
+	}
+	lost := func(when string, want bool) {
+		t.Helper()
+		if got := r.nodes[far].watch.Lost()[name]; got != want {
+			t.Fatalf("%s: %s is lost to %s: %v, want %v", when, name, far, got, want)
+		}
+	}
+	r.cut = func(from, to string) bool { return from == far && to == name }
+	r.run(10 * time.Second)
+	lost("at the start", false)
+	r.nodes[name].off = true
+	r.run(5 * time.Second)
+	lost("off", true)
+	r.nodes[name].off = false
+	r.run(5 * time.Second)
+	lost("on again", false)
+	r.nodes[name].off = true
+	r.run(5 * time.Second)
+	lost("off again", true)
+	r.run(wordFor)
+	lost("long off", false)
+}
+
+func TestStrangersAndLiarsLoseNobody(t *testing.T) {
+	r := newRing(t, 10, 5)
+	r.run(5 * time.Second)
+	n := r.nodes[r.names[0]]
+	look := Datagram{Kind: kindLook, Addr: r.ips[r.names[1]]}
+	for range 100 {
+		n.watch.Hear(r.now, netip.MustParseAddr("192.0.2.1"), look)
+		n.watch.Hear(r.now, r.ips[r.names[2]], look)
+		n.watch.Hear(r.now, r.ips[r.names[2]], Datagram{Kind: kindLook, Addr: netip.MustParseAddr("192.0.2.1")})
+		n.watch.Hear(r.now, r.ips[r.names[3]], Datagram{Kind: kindAnswer, Nonce: r.random.Uint64(), Addr: r.ips[r.names[3]]})
+		r.never("after lies", time.Second)
+	}
+}
+
+// A node that leaves the cluster, or has another address, is not lost any more.
+func TestWhoLeavesIsNotLost(t *testing.T) {
+	r := newRing(t, 3, 5)
+	r.run(5 * time.Second)
+	r.nodes["node-1"].off, r.nodes["node-2"].off = true, true
+	r.within("two are off", 4*time.Second, "node-1", "node-2")
+	w := r.nodes["node-0"].watch
+	w.Set(map[string]netip.Addr{"node-2": netip.MustParseAddr("10.0.9.9")})
+	r.run(time.Second)
+	if got := w.Lost(); len(got) > 0 {
+		t.Errorf("lost are %v", got)
+	}
+	w.Set(nil)
+	if w.Step(r.now); w.Wait() != 0 {
+		t.Errorf("alone, it waits %v for a step", w.Wait())
+	}
+}
+
+// What the docs say of the traffic.
+func TestWatchingCostsLittleHoweverLargeTheClusterIs(t *testing.T) {
+	for _, c := range []struct {
+		nodes       int
+		mute, third bool // nobody answers; a third is off
+		most        float64
+	}{
+		{2, false, false, 1}, {3, false, false, 2}, {10, false, false, 3}, {400, false, false, 3},
+		{400, true, false, 10}, {300, false, true, 23},
+	} {
+		r := newRing(t, c.nodes, 1)
+		for _, name := range r.names {
+			r.nodes[name].mute = c.mute
+		}
+		r.run(time.Minute)
+		for i, name := range r.names {
+			r.nodes[name].off = c.third && i%3 == 0
+		}
+		r.run(30 * time.Second)
+		sent := 0
+		for _, n := range r.nodes {
+			n.sent = 0
+		}
+		const measured = 30
+		r.run(measured * time.Second)
+		for _, n := range r.nodes {
+			sent += n.sent
+		}
+		got := float64(sent) / measured / float64(c.nodes)
+		t.Logf("%d nodes, mute %v, a third off %v: %.1f datagrams a second and node", c.nodes, c.mute, c.third, got)
+		if got > c.most*1.05 {
+			t.Errorf("want at most %.0f", c.most)
+		}
+	}
+}
