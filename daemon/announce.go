@@ -47,7 +47,8 @@ const (
 )
 
 // announcer announces load balancers' addresses on the links of this node, as far as it is
-// this node's turn. What it decides is package announce's; this is its hands.
+// this node's turn, and finds out which nodes are lost. What it decides is package
+// announce's; this is its hands.
 type announcer struct {
 	cfg      Config
 	log      *slog.Logger
@@ -60,11 +61,15 @@ type announcer struct {
 	changed  chan struct{} // what the addresses are made of may be other than before
 	sockets  *announceSockets
 	groups   *overlay.Groups
+	lose     func(map[string]bool)
 
 	// Of run alone.
 	links     []overlay.Link
-	nodes     []*source.Node // that places was made of
-	from      map[netip.Addr]netip.Addr
+	nodes     []*source.Node // that known and places were made of
+	node      overlay.Node   // likewise: this node
+	known     known
+	watch     *announce.Watch
+	watchAt   time.Time // its next step; zero: none
 	conflicts announce.Conflicts
 	read      time.Time // when claims were
 	beat      time.Time
@@ -90,8 +95,8 @@ func newAnnouncer(cfg Config, n *node, dp *bpf.Datapath) *announcer {
 	a := &announcer{
 		cfg: cfg, log: n.log, dp: dp, rows: n.tables.announced, hooks: n.tables.links, problems: n.problems,
 		source: n.source.Snapshot, changed: make(chan struct{}, 1), sockets: newAnnounceSockets(cfg.announcePort()),
-		groups: overlay.NewGroups(filepath.Join(cfg.StateDir, groupsFile)),
-		places: map[netip.Addr]place{},
+		groups: overlay.NewGroups(filepath.Join(cfg.StateDir, groupsFile)), lose: n.lose,
+		watch: announce.NewWatch(cfg.NodeName, nonce), places: map[netip.Addr]place{},
 	}
 	a.self = func() overlay.Node {
 		n.mu.Lock()
@@ -164,12 +169,14 @@ func (a *announcer) run(ctx context.Context) error {
 			pending = !a.update(now)
 		}
 		busy := a.step(now)
-		switch {
-		case busy || pending:
-			timer.Reset(announce.Every / 2)
-		default:
-			timer.Reset(pace.Next(beatIdle))
+		wait := pace.Next(beatIdle)
+		if busy || pending {
+			wait = announce.Every / 2
 		}
+		if !a.watchAt.IsZero() {
+			wait = min(wait, max(0, time.Until(a.watchAt)))
+		}
+		timer.Reset(wait)
 	}
 }
 
@@ -189,11 +196,18 @@ func (a *announcer) update(now time.Time) bool {
 		return true // somebody will poke
 	}
 	a.updated = now
+	moved := !slices.Equal(state.Nodes, a.nodes) || !sameNode(self, a.node)
+	if moved {
+		a.nodes, a.node, a.known = state.Nodes, self, neighbours(a.cfg.NodeName, self, state.Nodes)
+		a.watch.Set(a.known.probed)
+		a.watchAt = now
+	}
+	listenErr := a.sockets.listen(slices.Compact(slices.SortedFunc(maps.Values(a.known.from), netip.Addr.Compare)))
 	needs := announce.Needs(state.Services, state.Slices, func(s *source.Service) bool {
 		return loadbalancer.Ours(s, a.cfg.LoadBalancerDefault)
 	})
 	if len(needs) == 0 && a.settled { // as in most clusters, whatever their nodes are
-		err := a.write() // rows that somebody else made
+		err := errors.Join(listenErr, a.write()) // rows that somebody else made
 		a.settled = err == nil
 		a.problems.err(problemAnnounce, err)
 		return true
@@ -206,18 +220,12 @@ func (a *announcer) update(now time.Time) bool {
 			return false
 		}
 	}
-	known := neighbours(a.cfg.NodeName, self, state.Nodes)
 	var former map[netip.Addr]place
-	if slices.Equal(state.Nodes, a.nodes) && slices.EqualFunc(links, a.links, sameLink) {
+	if !moved && slices.EqualFunc(links, a.links, sameLink) {
 		former = a.places
 	}
-	places := placesOf(a.cfg.NodeName, known.candidates, known.taken, links, needs, former)
-	a.nodes, a.links, a.from = state.Nodes, links, known.from
-	var listen []netip.Addr
-	if len(places) > 0 {
-		listen = slices.Compact(slices.SortedFunc(maps.Values(known.from), netip.Addr.Compare))
-	}
-	err := a.sockets.listen(listen)
+	places := placesOf(a.cfg.NodeName, a.known.candidates, a.known.taken, links, needs, former)
+	a.links = links
 
 	candidates := make(map[netip.Addr]announce.Candidate, len(places))
 	for at, p := range places {
@@ -225,9 +233,9 @@ func (a *announcer) update(now time.Time) bool {
 	}
 	a.mu.Lock()
 	a.places = places
-	a.machine.Set(now, candidates, known.probed)
+	a.machine.Set(now, candidates, a.known.probed)
 	a.mu.Unlock()
-	err = errors.Join(err, a.write(), a.join())
+	err := errors.Join(listenErr, a.write(), a.join())
 	a.settled = err == nil && len(places) == 0 && len(needs) == 0
 	a.problems.err(problemAnnounce, err)
 	a.problems.set(problemAddressLink, few(8, nowhere(places))...)
@@ -241,11 +249,15 @@ func (a *announcer) update(now time.Time) bool {
 // step does what is to be done now. It says whether there is anything to wait for.
 func (a *announcer) step(now time.Time) (busy bool) {
 	a.mu.Lock()
-	a.sockets.receive(func(from netip.Addr, d announce.Datagram) { a.machine.Hear(now, from, d) })
+	a.sockets.receive(func(from netip.Addr, d announce.Datagram) {
+		a.machine.Hear(now, from, d)
+		a.watch.Hear(now, from, d)
+	})
 	do := a.machine.Step(now)
 	busy = len(a.places) > 0
 	a.mu.Unlock()
-	every := time.Second // while idle it is called every beatIdle, and when poked
+	a.look(now)
+	every := beatIdle - time.Second // at least once in each of its calls that are beatIdle apart
 	if busy {
 		every = beatEvery
 	}
@@ -268,11 +280,7 @@ func (a *announcer) step(now time.Time) (busy bool) {
 			errs = append(errs, a.sockets.frames(l.Index, announce.Tell(at, l.MAC)...))
 		}
 	}
-	for _, m := range do.Send {
-		if from, ok := a.from[m.To]; ok {
-			a.sockets.send(from, m.To, m.Datagram)
-		}
-	}
+	a.send(do.Send)
 	if len(do.Began)+len(do.Ended) > 0 {
 		errs = append(errs, a.join())
 	}

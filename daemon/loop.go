@@ -174,6 +174,9 @@ func (n *node) loop(ctx context.Context, events <-chan overlay.Event, settle fun
 		case <-n.source.Changed():
 			told = true
 			promptly()
+		case <-n.services.newLost:
+			told = true
+			promptly()
 		case <-n.policies.due:
 			promptly()
 		case <-services.C:

@@ -90,6 +90,7 @@ var (
 	descAnnounced = desc("announced_addresses", "Load balancers' addresses that this node announces.")
 	descAddresses = desc("load_balancer_addresses", "Load balancers' addresses of the cluster that are Weft's to announce.")
 	descTakeovers = desc("announce_takeovers_total", "Addresses that this node began to announce because those before it did not.")
+	descLost      = desc("lost_nodes", "Other nodes that do not answer any more: their pods get no new connections as long as others do.")
 	descDeadPeers = desc("announce_dead_nodes", "Nodes that do not answer, of those that this node probes.")
 	descMute      = desc("dsr_mute_nodes", "Nodes whose answers to clients do not arrive, so that snat is used towards them.")
 )
@@ -139,6 +140,7 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	gauge(descAddresses, float64(announced.Addresses))
 	count(descTakeovers, takeovers)
 	gauge(descMute, float64(c.n.returns.muteNodes()))
+	gauge(descLost, float64(c.n.lostNodes.Load()))
 	gauge(descDeadPeers, float64(len(announced.Dead)))
 	if a := c.n.allocator; a != nil {
 		usage, refused := a.use()

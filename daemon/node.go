@@ -51,6 +51,7 @@ type node struct {
 	liveFlows       atomic.Int64 // translated per packet, at the last look
 	allowedFlows    atomic.Int64 // of isolated pods, at the last look
 	firstTook       atomic.Int64 // the first synchronisation, ns
+	lostNodes       atomic.Int64
 	// gateways has those of the probes' server when they change.
 	gateways chan []netip.Addr
 

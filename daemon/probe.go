@@ -23,14 +23,17 @@ type reach struct {
 	at     time.Time // zero: not probed yet
 	result overlay.ProbeResult
 	err    error // the probe could not be made
+	lost   bool  // it does not answer those either by which nodes watch each other
 }
 
 func (r reach) ok() bool {
-	return !r.at.IsZero() && r.err == nil && r.result.Reachable && !r.result.BadOffload && !r.result.MTUProblem
+	return !r.at.IsZero() && r.err == nil && !r.lost && r.result.Reachable && !r.result.BadOffload && !r.result.MTUProblem
 }
 
 func (r reach) String() string {
 	switch {
+	case r.lost:
+		return "no answer"
 	case r.at.IsZero():
 		return "unknown"
 	case r.err != nil:
@@ -129,6 +132,7 @@ func (n *node) learn(targets []overlay.ProbeTarget, results []reach) {
 		if e == nil {
 			continue
 		}
+		results[i].lost = e.reach.lost
 		e.reach = results[i]
 		if results[i].result.BadOffload {
 			n.turnOff(e)

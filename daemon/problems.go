@@ -49,6 +49,7 @@ const (
 	problemWatch             = "watch"               // events are not delivered; the periodic look goes on
 	problemAnnounce          = "announce"            // addresses cannot be announced, or nodes not be probed
 	problemAddressLink       = "address-link"        // a load balancer's address is on no link, or on no node with all it needs
+	problemNodeLost          = "node-lost"           // other nodes do not answer any more
 	problemEaten             = "answers-eaten"       // nodes cannot answer clients of forwarding dsr themselves
 	problemAddressConflict   = "address-conflict"    // somebody else answers for an address that this node announces
 )

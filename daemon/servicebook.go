@@ -153,21 +153,13 @@ func (b *serviceBook) concerned(node service.Node) func(*serviceEntry) bool {
 	if was.Name != node.Name || was.Zone != node.Zone || !slices.Equal(was.NodePortAddrs, node.NodePortAddrs) {
 		return func(*serviceEntry) bool { return true }
 	}
-	if same(was.Addrs, node.Addrs) && same(was.Others, node.Others) {
+	if same(was.Addrs, node.Addrs) && same(was.Others, node.Others) && same(was.Lost, node.Lost) {
 		return nil
 	}
+	lost := differ(was.Lost, node.Lost)
+	lostAddrs := differ(was.LostAddrs, node.LostAddrs)
 	// Nodes come and go; few of their addresses are a Service's.
-	changed := map[netip.Addr]bool{}
-	for a := range was.Addrs {
-		if _, still := node.Addrs[a]; !still {
-			changed[a] = true
-		}
-	}
-	for a := range node.Addrs {
-		if _, before := was.Addrs[a]; !before {
-			changed[a] = true
-		}
-	}
+	changed := differ(was.Addrs, node.Addrs)
 	moved := map[string]bool{} // other nodes whose node ports are elsewhere now
 	for name, at := range was.Others {
 		if !slices.Equal(at, node.Others[name]) {
@@ -179,15 +171,32 @@ func (b *serviceBook) concerned(node service.Node) func(*serviceEntry) bool {
 			moved[name] = true
 		}
 	}
-	if len(changed) == 0 && len(moved) == 0 {
+	if len(changed) == 0 && len(moved) == 0 && len(lost) == 0 && len(lostAddrs) == 0 {
 		return nil
 	}
 	return func(e *serviceEntry) bool {
 		return slices.ContainsFunc(e.svc.ClusterIPs, func(a netip.Addr) bool { return changed[a] }) ||
 			slices.ContainsFunc(e.svc.ExternalIPs, func(a netip.Addr) bool { return changed[a] }) ||
 			slices.ContainsFunc(e.svc.LoadBalancerIPs, func(l source.LoadBalancerIP) bool { return changed[l.IP] }) ||
-			e.asksNodes() && e.hasEndpoint(func(s *source.SliceEndpoint) bool { return moved[s.Node] || changed[s.IP] })
+			e.asksNodes() && e.hasEndpoint(func(s *source.SliceEndpoint) bool { return moved[s.Node] || changed[s.IP] }) ||
+			len(lost) > 0 && e.hasEndpoint(func(s *source.SliceEndpoint) bool { return lost[s.Node] || lostAddrs[s.IP] })
 	}
+}
+
+// differ is the keys that only one of two maps has.
+func differ[K comparable, V any](a, b map[K]V) map[K]bool {
+	out := map[K]bool{}
+	for k := range a {
+		if _, too := b[k]; !too {
+			out[k] = true
+		}
+	}
+	for k := range b {
+		if _, too := a[k]; !too {
+			out[k] = true
+		}
+	}
+	return out
 }
 
 // asksNodes says that a node's own sockets may be served by other nodes' node ports.

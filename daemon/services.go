@@ -33,15 +33,17 @@ type services struct {
 	problems *problems
 	answers  chan healthChecks // the latest, for serveHealth
 	newPorts chan struct{}     // tells that masquerade is to take other ports
+	newLost  chan struct{}     // tells that lost is another
 
 	// having is the attachments that are in ports, so that others need not wait for mu.
 	having sync.Map
 
 	mu    sync.Mutex
-	begun bool           // the source has spoken
-	self  overlay.Node   // what node was made of
-	nodes []*source.Node // likewise
-	moved bool           // prepare has met other addresses that serve node ports
+	begun bool            // the source has spoken
+	self  overlay.Node    // what node was made of
+	nodes []*source.Node  // likewise
+	lost  map[string]bool // likewise: nodes that are
+	moved bool            // prepare has met other addresses that serve node ports
 	node  service.Node
 	pods  []*source.Pod
 	book  *serviceBook
@@ -62,7 +64,7 @@ func newServices(cfg Config, t *tables, p *problems) *services {
 	prefixes, _ := cfg.nodePortPrefixes() // validated
 	s := &services{
 		name: cfg.NodeName, cfg: cfg, enabled: cfg.Services, prefixes: prefixes, tables: t, problems: p,
-		answers: make(chan healthChecks, 1), newPorts: make(chan struct{}, 1), exposed: newExposedPorts(), ports: map[api.Ref]*podPorts{},
+		answers: make(chan healthChecks, 1), newPorts: make(chan struct{}, 1), newLost: make(chan struct{}, 1), exposed: newExposedPorts(), ports: map[api.Ref]*podPorts{},
 	}
 	s.book = newServiceBook(s.putServices, t.heldRows)
 	return s
@@ -80,6 +82,14 @@ func (s *services) remembered(self overlay.Node) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.setNode(self, nil)
+}
+
+// setLost takes up which nodes are lost. The map is not to be changed any more.
+func (s *services) setLost(lost map[string]bool) {
+	s.mu.Lock()
+	s.lost = lost
+	s.mu.Unlock()
+	offerLatest(s.newLost, struct{}{})
 }
 
 // begin says that what is known of the pods is all that will be known for now.
@@ -135,7 +145,7 @@ func (s *services) prepare(state source.State) {
 
 // setNode makes s.node, and says whether addresses that serve node ports changed.
 func (s *services) setNode(self overlay.Node, nodes []*source.Node) bool {
-	if sameNode(self, s.self) && slices.Equal(nodes, s.nodes) {
+	if sameNode(self, s.self) && slices.Equal(nodes, s.nodes) && same(s.lost, s.node.Lost) {
 		return false
 	}
 	s.self, s.nodes = self, nodes
@@ -143,7 +153,7 @@ func (s *services) setNode(self overlay.Node, nodes []*source.Node) bool {
 	n := service.Node{
 		Name: s.name, Own: s.node.Own, Addrs: map[netip.Addr]struct{}{},
 		NodePortAddrs: nodePortAddrs(s.prefixes, self.Addrs), Pass: s.cfg.Forwarding == service.DSR,
-		Others: make(map[string][]netip.Addr, len(nodes)),
+		Others: make(map[string][]netip.Addr, len(nodes)), Lost: s.lost, LostAddrs: map[netip.Addr]struct{}{},
 	}
 	for _, a := range self.Addrs {
 		n.Addrs[a.Unmap()] = struct{}{}
@@ -156,6 +166,9 @@ func (s *services) setNode(self overlay.Node, nodes []*source.Node) bool {
 		}
 		for _, a := range other.InternalIPs {
 			n.Addrs[a.Unmap()] = struct{}{}
+			if s.lost[other.Name] {
+				n.LostAddrs[a.Unmap()] = struct{}{}
+			}
 		}
 	}
 	s.node = n

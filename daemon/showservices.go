@@ -83,7 +83,7 @@ func (s *services) showService(k serviceName, e *serviceEntry, whole bool) api.S
 	}
 	if whole {
 		for _, p := range e.svc.Ports {
-			out.Backends = append(out.Backends, e.backendsOf(p)...)
+			out.Backends = append(out.Backends, s.backendsOf(e, p)...)
 		}
 	}
 	return out
@@ -102,7 +102,7 @@ func (s *services) showFronts(e *serviceEntry, ip netip.Addr, p source.ServicePo
 						continue
 					}
 					total++
-					if end.Ready {
+					if end.Ready && !s.node.IsLost(&end) {
 						ready++
 					}
 				}
@@ -154,7 +154,7 @@ func (s *services) nodePortText(ipv6 bool) string {
 }
 
 // backendsOf is all endpoints of a port.
-func (e *serviceEntry) backendsOf(p source.ServicePort) []api.ServiceBackend {
+func (s *services) backendsOf(e *serviceEntry, p source.ServicePort) []api.ServiceBackend {
 	var out []api.ServiceBackend
 	for _, sl := range e.slices {
 		for _, sp := range sl.Ports {
@@ -164,6 +164,8 @@ func (e *serviceEntry) backendsOf(p source.ServicePort) []api.ServiceBackend {
 			for _, end := range sl.Endpoints {
 				state := "not ready"
 				switch {
+				case (end.Ready || end.Serving) && s.node.IsLost(&end):
+					state = "lost"
 				case end.Ready:
 					state = "ready"
 				case end.Serving && end.Terminating:

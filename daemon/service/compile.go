@@ -36,6 +36,19 @@ type Node struct {
 	// If a Service has one of them as external or load balancer address, its other
 	// ports belong to that node and are not rejected.
 	Addrs map[netip.Addr]struct{}
+	// Lost are the other nodes that do not answer any more, and LostAddrs their addresses;
+	// both may be nil. Their endpoints get nothing new as long as there are others.
+	Lost      map[string]bool
+	LostAddrs map[netip.Addr]struct{}
+}
+
+// IsLost says whether an endpoint is on a node that is lost.
+func (n *Node) IsLost(e *source.SliceEndpoint) bool {
+	if len(n.Lost) == 0 {
+		return false
+	}
+	_, at := n.LostAddrs[e.IP]
+	return at || n.Lost[e.Node]
 }
 
 // Rows are what one owner wants of the kernel's tables ([bpf.Services]). Maps without

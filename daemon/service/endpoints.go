@@ -14,6 +14,7 @@ type endpoint struct {
 	at netip.AddrPort
 	*source.SliceEndpoint
 	local      bool // on this node
+	lost       bool // on a node that is
 	generation uint32
 }
 
@@ -42,7 +43,7 @@ func (c *compiler) collect(p source.ServicePort, ipv6 bool) {
 				e := &s.Endpoints[i]
 				c.ends = append(c.ends, endpoint{
 					at: netip.AddrPortFrom(e.IP, sp.Port), SliceEndpoint: e,
-					local: c.local(e), generation: generation(e.TargetUID, e.IP),
+					local: c.local(e), lost: c.node.IsLost(e), generation: generation(e.TargetUID, e.IP),
 				})
 			}
 		}
@@ -101,12 +102,21 @@ func (c *compiler) choose(wanted func(endpoint) bool) {
 }
 
 // chooseCluster chooses for the policy Cluster: what is ready, and of it what hints keep
-// for this node or zone; if nothing is ready anywhere, what is leaving.
+// for this node or zone; if nothing is ready anywhere, what is leaving. What is on a lost
+// node is none of all that, unless there is nothing else: then it is as good as any.
 func (c *compiler) chooseCluster() {
-	prefers := c.preference()
-	c.choose(func(e endpoint) bool { return e.Ready && (prefers == nil || prefers(e)) })
+	c.chooseOf(func(e endpoint) bool { return !e.lost })
 	if len(c.chosen) == 0 {
-		c.choose(endpoint.leaving)
+		c.chooseOf(func(endpoint) bool { return true })
+	}
+}
+
+// chooseOf is chooseCluster among some endpoints.
+func (c *compiler) chooseOf(may func(endpoint) bool) {
+	prefers := c.preference(may)
+	c.choose(func(e endpoint) bool { return e.Ready && may(e) && (prefers == nil || prefers(e)) })
+	if len(c.chosen) == 0 {
+		c.choose(func(e endpoint) bool { return e.leaving() && may(e) })
 	}
 }
 
@@ -124,16 +134,16 @@ func (c *compiler) chooseLocal() uint32 {
 	return 0
 }
 
-// preference says which ready endpoints the hints keep for this node; nil: all. Hints
-// count only if every ready endpoint has some and one has ours; those of nodes go first.
+// preference says which ready endpoints of some the hints keep for this node; nil: all.
+// Hints count only if every one has some and one has ours; those of nodes go first.
 // spec.trafficDistribution is not asked: who makes the slices did that.
-func (c *compiler) preference() func(endpoint) bool {
+func (c *compiler) preference(may func(endpoint) bool) func(endpoint) bool {
 	forNode := func(e endpoint) bool { return c.node.Name != "" && slices.Contains(e.ForNodes(), c.node.Name) }
 	forZone := func(e endpoint) bool { return c.node.Zone != "" && slices.Contains(e.ForZones(), c.node.Zone) }
 	nodeHints, zoneHints := true, true
 	node, zone := false, false
 	for _, e := range c.ends {
-		if !e.Ready {
+		if !e.Ready || !may(e) {
 			continue
 		}
 		nodeHints = nodeHints && len(e.ForNodes()) > 0

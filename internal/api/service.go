@@ -44,7 +44,7 @@ type ServiceBackend struct {
 	Addr     string `json:"addr"` // address:port
 	Protocol string `json:"protocol"`
 	Flows    int    `json:"flows"` // through this node: live ones, and connected sockets
-	State    string `json:"state"` // ready, terminating (gets what is new if none is ready), not ready
+	State    string `json:"state"` // ready, terminating (gets what is new if none is ready), not ready, lost (its node does not answer: gets what is new if all others are)
 	Node     string `json:"node,omitempty"`
 	Zone     string `json:"zone,omitempty"`
 	Pod      string `json:"pod,omitempty"` // namespace/name

@@ -155,7 +155,7 @@ function addresses() {
 
 // ---- One Service
 
-const backendState = {ready: 'good', terminating: 'warn', gone: 'bad', 'not ready': 'bad'};
+const backendState = {ready: 'good', terminating: 'warn', lost: 'bad', gone: 'bad', 'not ready': 'bad'};
 
 function service(name, say) {
   const rates = new Rates();
