@@ -36,53 +36,51 @@ static __always_inline __u32 now_seconds(void)
 /* What is looked for in a set: a backend's slot. */
 struct search {
 	struct backend_key key;
-	const struct affinity *row;
+	const union addr *addr;
+	__u16 port;
 	bool found;
 };
 
 /* Whether it is this slot; so it ends the search. */
-static __noinline long is_slot(__u32 slot, struct search **at)
+static __noinline long is_slot(__u32 slot, struct search *s)
 {
-	struct search *s = *at;
 	struct backend *b;
 
 	s->key.slot = slot;
 	b = bpf_map_lookup_elem(&backends, &s->key);
-	s->found = b && same_addr(&b->addr, &s->row->addr) && b->port == s->row->port;
+	s->found = b && same_addr(&b->addr, s->addr) && b->port == s->port;
 	return s->found;
 }
 
-/* Whether a set still has the backend of a row, in whatever slot: one that is not ready, or
- * ends, gets no new flows, but lives.
+/* The slot that a backend has in a set, perhaps the one that it had; -1: it has none any
+ * more. One that is not ready, or ends, gets no new flows, but lives.
  */
-__noinline int may_choose(const struct affinity_key *key, struct affinity *row)
+__noinline int slot_in_set(__u64 id, const union addr *addr, __u16 port, __u32 had)
 {
-	struct search s = {}, *at = &s;
-	struct set *set;
+	struct search s = {.key.set = id, .addr = addr, .port = port};
+	struct set *set = bpf_map_lookup_elem(&sets, &s.key.set); /* a copy of id is stack */
 
-	if (!key || !row)
-		return false;
-	set = set_of(key->set);
-	if (!set)
-		return false;
-	s.key.set = key->set;
-	s.row = row;
-	if (row->slot < set->count && is_slot(row->slot, &at))
-		return true;
-	bpf_loop(set->count, is_slot, &at, 0); /* takes the stack only */
-	if (s.found)
-		row->slot = s.key.slot;
-	return s.found;
+	if (!addr || !set)
+		return -1;
+	if (had < set->count && is_slot(had, &s))
+		return had;
+	bpf_loop(set->count, is_slot, &s, 0);
+	return s.found ? (int)s.key.slot : -1;
 }
 
 /* The row of the backend that the client is to stay with; NULL: there is none any more. */
 static __always_inline struct affinity *stay_of(const struct affinity_key *key, __u8 proto)
 {
 	struct affinity *row = bpf_map_lookup_elem(&affinity, key);
+	int slot;
 
 	if (!row || (__s32)(row->until - now_seconds()) <= 0 ||
-	    !is_alive(&row->addr, row->port, proto, row->generation) || !may_choose(key, row))
+	    !is_alive(&row->addr, row->port, proto, row->generation))
 		return NULL;
+	slot = slot_in_set(key->set, &row->addr, row->port, row->slot);
+	if (slot < 0)
+		return NULL;
+	row->slot = slot;
 	return row;
 }
 

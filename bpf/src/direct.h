@@ -71,7 +71,7 @@ __noinline int direct_flow(struct packet *p, struct flow *f)
 	if (p->l4.proto == IPPROTO_SCTP && p->l4.kind != SCTP_INIT)
 		return NOT_OURS;
 	tuple_of(&p->ip, &p->l4, &t);
-	if (t.proto != IPPROTO_UDP && !known_flow(&t, p->l4.flags, false, f))
+	if (t.proto != IPPROTO_UDP && !known_flow(&t, p->l4.flags, NULL, false, f))
 		return OK; /* it begins once more */
 	__builtin_memset(&u, 0, sizeof(u));
 	u.src = t.dst;

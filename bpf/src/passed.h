@@ -41,7 +41,7 @@ __noinline int passed_of(struct packet *p, struct hint *hint, struct flow *f)
 		if (!fe || !fe->outside)
 			return REJECT_NO_PORT;
 	}
-	why = known_flow(&t, p->l4.flags, true, f);
+	why = known_flow(&t, p->l4.flags, NULL, true, f);
 	if (unlikely(why == PASS_ON && is_again(hint)))
 		why = NOT_OURS;
 	if (likely(why != NOT_OURS))

@@ -230,10 +230,11 @@ static __always_inline int new_flow(const struct frontend *fe, const struct tupl
 }
 
 /* The flow of a tuple if there is one whose backend lives. NOT_OURS: a new one is to be
- * made, if the packet may begin one.
+ * made, if the packet may begin one. So it is if a SYN comes again, and the backend gets no
+ * new flows of fe any more; NULL: that is another node's matter, or none.
  */
-static __always_inline int known_flow(const struct tuple *t, __u8 flags, bool outside,
-				      struct flow *f)
+static __always_inline int known_flow(const struct tuple *t, __u8 flags, const struct frontend *fe,
+				      bool outside, struct flow *f)
 {
 	struct flow *known = bpf_map_lookup_elem(&live, t);
 	bool is_live = known != NULL;
@@ -243,14 +244,21 @@ static __always_inline int known_flow(const struct tuple *t, __u8 flags, bool ou
 	if (!known || known->flags & FLOW_REPLY)
 		return NOT_OURS;
 	*f = *known;
-	if (unlikely(f->flags & FLOW_PASSED))
-		return outside ? note_passed(t, known, flags) : NOT_OURS;
+	if (unlikely(f->flags & FLOW_PASSED)) {
+		if (!outside ||
+		    (flags & TCP_SYN && fe && slot_in_set(fe->outside, &f->dst, f->dport, 0) < 0))
+			return NOT_OURS;
+		return note_passed(t, known, flags);
+	}
 	if (unlikely(!is_alive(&f->dst, f->dport, t->proto, f->generation))) {
 		forget_flow(t, f);
 		return t->proto == IPPROTO_TCP && !(flags & TCP_SYN) ? REJECT_BACKEND_GONE
 								     : NOT_OURS;
 	}
-	if (unlikely(flags & TCP_SYN && f->flags & (FLOW_CLOSED | FLOW_ADOPTED))) {
+	if (unlikely(flags & TCP_SYN) &&
+	    (f->flags & (FLOW_CLOSED | FLOW_ADOPTED) ||
+	     (fe && !is_live &&
+	      slot_in_set(outside ? fe->outside : fe->inside, &f->dst, f->dport, 0) < 0))) {
 		forget_flow(t, f);
 		return NOT_OURS;
 	}
@@ -279,7 +287,7 @@ __noinline int service_of(struct packet *p, bool outside, struct flow *f)
 	if (unlikely(outside && !fe->outside))
 		return NOT_OURS;
 	tuple_of(&p->ip, &p->l4, &t);
-	why = known_flow(&t, p->l4.flags, outside, f);
+	why = known_flow(&t, p->l4.flags, fe, outside, f);
 	if (why != NOT_OURS)
 		return why;
 	if (by_netfilter() && (t.proto != IPPROTO_TCP || !(p->l4.flags & TCP_SYN)))
