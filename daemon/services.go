@@ -143,7 +143,8 @@ func (s *services) setNode(self overlay.Node, nodes []*source.Node) bool {
 	n := service.Node{
 		Name: s.name, Own: s.node.Own, Addrs: map[netip.Addr]struct{}{},
 		NodePortAddrs: nodePortAddrs(s.prefixes, self.Addrs), Pass: s.cfg.Forwarding == service.DSR,
-		Others: make(map[string][]netip.Addr, len(nodes)),
+		Classless: s.cfg.LoadBalancerDefault,
+		Others:    make(map[string][]netip.Addr, len(nodes)),
 	}
 	for _, a := range self.Addrs {
 		n.Addrs[a.Unmap()] = struct{}{}
