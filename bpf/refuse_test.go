@@ -33,11 +33,14 @@ func TestRefusedAtOnce(t *testing.T) {
 			{"no such port", w.near.ns, netip.AddrPortFrom(vip, 81)},
 			{"no backend of a node port", w.outside.ns, netip.AddrPortFrom(node, 30080)},
 		} {
-			for _, network := range []string{"tcp", "udp"} {
+			for _, ask := range []struct {
+				network string
+				size    int
+			}{{"tcp", 1}, {"udp", 1}, {"udp", 5000}} { // the last in fragments
 				start := time.Now()
-				_, err := askService(t, c.from, network, c.to, 1)
+				_, err := askService(t, c.from, ask.network, c.to, ask.size)
 				if !errors.Is(err, syscall.ECONNREFUSED) || time.Since(start) > time.Second {
-					t.Errorf("%s, %s %s: %v after %v, want refused at once", c.name, network, c.to, err, time.Since(start))
+					t.Errorf("%s, %v %s: %v after %v, want refused at once", c.name, ask, c.to, err, time.Since(start))
 				}
 			}
 		}

@@ -33,8 +33,8 @@ func (p Protocol) String() string {
 	return fmt.Sprintf("protocol %d", uint8(p))
 }
 
-// Place is an address, port and protocol. Port and protocol 0: any other of an
-// address that is nothing but a Service's (not a node's).
+// Place is an address, port and protocol. Port and protocol 0: any other of an address
+// that nobody but a Service has: a ClusterIP, or a load balancer's that Weft gives.
 type Place struct {
 	Addr     netip.Addr // unmapped
 	Port     uint16

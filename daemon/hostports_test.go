@@ -2,13 +2,18 @@ package daemon
 
 import (
 	"context"
+	"log/slog"
 	"maps"
+	"net/netip"
 	"strings"
 	"syscall"
 	"testing"
 
+	"github.com/weftnet/weft/bpf"
+	"github.com/weftnet/weft/daemon/endpoint"
 	"github.com/weftnet/weft/internal/api"
 	"github.com/weftnet/weft/internal/testnet"
+	"github.com/weftnet/weft/overlay"
 )
 
 func TestHostPortsComeAndGoWithTheirPods(t *testing.T) {
@@ -110,4 +115,44 @@ func TestHostPortIsServedWhereTheNodeHasTheAddress(t *testing.T) {
 	if after, err := a.kernelRows("frontends"); err != nil || !maps.Equal(after, before) {
 		t.Errorf("rows when the address is gone: %q, want %q; %v", after, before, err)
 	}
+}
+
+// Of two pods with one host port the second has it as soon as the first is gone, not with
+// the next pass over all rows.
+func TestHostPortGoesToTheNextPodAtOnce(t *testing.T) {
+	frontends, backends := newRoomy[bpf.Place, bpf.Frontend](), newRoomy[bpf.Slot, bpf.Backend]()
+	tables := &tables{}
+	tables.serve(bpf.Services{
+		Alive: newRoomy[bpf.Place, uint32](), Backends: backends, Sets: newRoomy[bpf.SetID, bpf.Set](),
+		Frontends: frontends, Maglev: newRoomy[bpf.Block, bpf.MaglevRow](), Ranges: newRoomy[bpf.Range, struct{}](),
+	})
+	s := newServices(Config{NodeName: "a"}, tables, newProblems(slog.New(slog.DiscardHandler)))
+	s.remembered(overlay.Node{Name: "a", Addrs: []netip.Addr{addr("192.0.2.1")}})
+	s.begin()
+	ports := func(container, ip string) endpoint.Ports {
+		return endpoint.Ports{
+			Ref: api.Ref{ContainerID: container, IfName: "eth0"}, Addrs: []netip.Addr{addr(ip)},
+			Mappings: []api.PortMapping{{HostPort: 8088, ContainerPort: 80}},
+		}
+	}
+	serves := func(want string) {
+		t.Helper()
+		for _, at := range []string{"192.0.2.1", "127.0.0.1"} {
+			f := frontends.rows[bpf.Place{Addr: addr(at), Port: 8088, Protocol: bpf.TCP}]
+			if got := backends.rows[bpf.Slot{Set: f.Inside}].Addr; got != addr(want) {
+				t.Errorf("%s: got %s, want %s", at, got, want)
+			}
+		}
+	}
+	first, second := ports("c1", "10.244.0.2"), ports("c2", "10.244.0.3")
+	for _, p := range []endpoint.Ports{second, first} { // the first by name has it, whoever came first
+		if err := s.setPorts(p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	serves("10.244.0.2")
+	if err := s.setPorts(endpoint.Ports{Ref: first.Ref}); err != nil {
+		t.Fatal(err)
+	}
+	serves("10.244.0.3")
 }

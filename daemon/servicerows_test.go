@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"log/slog"
 	"maps"
 	"net/netip"
 	"testing"
@@ -10,6 +11,7 @@ import (
 	"github.com/weftnet/weft/bpf"
 	"github.com/weftnet/weft/daemon/service"
 	"github.com/weftnet/weft/daemon/source"
+	"github.com/weftnet/weft/overlay"
 )
 
 // readable is a kernel's map in memory that can tell one row.
@@ -105,6 +107,17 @@ func TestAnOuterAddressTakesNobodysTraffic(t *testing.T) {
 		}
 		if got := len(tables.frontends.Conflicts()); got != 2 {
 			t.Errorf("%d conflicts are shown, want 2", got)
+		}
+	}
+}
+
+// An address that nobody but Weft gives has no ports of anybody else.
+func TestAddressesOfServicesWithoutAClassAreOursIfSet(t *testing.T) {
+	for _, set := range []bool{false, true} {
+		s := newServices(Config{NodeName: "a", LoadBalancerDefault: set}, &tables{}, newProblems(slog.New(slog.DiscardHandler)))
+		s.remembered(overlay.Node{Name: "a", Addrs: []netip.Addr{addr("192.0.2.1")}})
+		if got := s.of().Classless; got != set {
+			t.Errorf("load-balancer-default %v: got %v", set, got)
 		}
 	}
 }

@@ -153,7 +153,8 @@ func (s *services) setNode(self overlay.Node, nodes []*source.Node) bool {
 	n := service.Node{
 		Name: s.name, Own: s.node.Own, Addrs: map[netip.Addr]struct{}{},
 		NodePortAddrs: nodePortAddrs(s.prefixes, self.Addrs), Pass: s.cfg.Forwarding == service.DSR,
-		Others: make(map[string][]netip.Addr, len(nodes)), Lost: s.lost, LostAddrs: map[netip.Addr]struct{}{},
+		Classless: s.cfg.LoadBalancerDefault,
+		Others:    make(map[string][]netip.Addr, len(nodes)), Lost: s.lost, LostAddrs: map[netip.Addr]struct{}{},
 	}
 	for _, a := range self.Addrs {
 		n.Addrs[a.Unmap()] = struct{}{}

@@ -23,7 +23,7 @@ var ErrNotClean = errors.New("not all nodes are clean")
 type Uninstall struct {
 	*Cluster
 	Out     io.Writer     // progress, for people
-	Values  Values        // used where the DaemonSet is gone already
+	Values  Values        // used where the DaemonSet or the ConfigMap is gone already
 	Force   bool          // remove the objects although some node could not be cleaned
 	Timeout time.Duration // for each of the steps that wait
 	Every   time.Duration // between two looks; 0: a second
@@ -56,8 +56,11 @@ func (u Uninstall) run(ctx context.Context) error {
 			return err
 		}
 	}
-	template, err := u.template(ctx, v, objects)
+	template, err := u.template(v, objects)
 	if err != nil {
+		return err
+	}
+	if err := u.settings(ctx, objects); err != nil {
 		return err
 	}
 	release := ""
@@ -94,9 +97,8 @@ func (u Uninstall) run(ctx context.Context) error {
 	return nil
 }
 
-// template is the pod of the DaemonSet, as it is or as the settings say. What it needs
-// is applied where it is missing.
-func (u Uninstall) template(ctx context.Context, v view, objects []Object) (corev1.PodSpec, error) {
+// template is the pod of the DaemonSet, as it is or as the settings here say.
+func (u Uninstall) template(v view, objects []Object) (corev1.PodSpec, error) {
 	if v.daemons != nil {
 		spec := v.daemons.Spec.Template.Spec
 		if len(spec.InitContainers) == 0 || len(spec.Containers) == 0 {
@@ -104,26 +106,48 @@ func (u Uninstall) template(ctx context.Context, v view, objects []Object) (core
 		}
 		return spec, nil
 	}
-	fmt.Fprintf(u.Out, "there is no DaemonSet %s/%s: the nodes are cleaned as the settings here say\n", u.Namespace, daemonSet)
-	for _, o := range objects {
-		switch o.Kind {
-		case "ConfigMap":
-			path, err := o.path()
-			if err != nil {
-				return corev1.PodSpec{}, err
-			}
-			if _, err := get[corev1.ConfigMap](ctx, u.Cluster, path, nil); err == nil {
-				continue // its settings are those that Weft ran with
-			}
-			if err := u.apply(ctx, o, false); err != nil {
-				return corev1.PodSpec{}, err
-			}
-		case "DaemonSet":
-			ds, err := parseDaemonSet(o)
-			return ds.Spec.Template.Spec, err
-		}
+	o, err := ofKind(objects, "DaemonSet")
+	if err != nil {
+		return corev1.PodSpec{}, err
 	}
-	return corev1.PodSpec{}, errors.New("the chart has no DaemonSet")
+	u.missing(o)
+	ds, err := parseDaemonSet(o)
+	return ds.Spec.Template.Spec, err
+}
+
+// settings makes sure of the ConfigMap, without which no pod of the template starts. One that
+// is there is left alone: its settings are those that Weft ran with.
+func (u Uninstall) settings(ctx context.Context, objects []Object) error {
+	o, err := ofKind(objects, "ConfigMap")
+	if err != nil {
+		return err
+	}
+	path, err := o.path()
+	if err != nil {
+		return err
+	}
+	_, err = get[corev1.ConfigMap](ctx, u.Cluster, path, nil)
+	if err == nil {
+		return nil
+	}
+	if !apierrors.IsNotFound(err) {
+		return fmt.Errorf("read %s: %w", o, explain(err))
+	}
+	u.missing(o)
+	return u.apply(ctx, o, false)
+}
+
+func (u Uninstall) missing(o Object) {
+	fmt.Fprintf(u.Out, "there is no %s: the nodes are cleaned as the settings here say\n", o)
+}
+
+// ofKind is the chart's only object of a kind.
+func ofKind(objects []Object, kind string) (Object, error) {
+	i := slices.IndexFunc(objects, func(o Object) bool { return o.Kind == kind })
+	if i < 0 {
+		return Object{}, fmt.Errorf("the chart has no %s", kind)
+	}
+	return objects[i], nil
 }
 
 // stop removes the DaemonSet and waits for its pods' end on the nodes whose kubelet

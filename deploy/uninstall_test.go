@@ -206,6 +206,46 @@ func TestUninstallCanBeInterrupted(t *testing.T) {
 	must(t, l.uninstall(time.Minute).Run(t.Context()))
 }
 
+// The pods of the clean-up mount the settings: a kubelet starts none while these are gone.
+func TestUninstallWithoutSettings(t *testing.T) {
+	const settings = "/api/v1/namespaces/kube-system/configmaps/weft"
+	l := newLab(t, "a")
+	must(t, l.install(time.Minute).Run(t.Context()))
+	l.Do(func() { l.Put(settings, nil) })
+	var text string
+	l.clean = func(_ string, p *corev1.Pod) {
+		p.Status.Phase = corev1.PodPending
+		if l.Get(settings) != nil {
+			p.Status.Phase = corev1.PodSucceeded
+			text = as[corev1.ConfigMap](l, settings).Data["weftd.yaml"]
+		}
+	}
+	u := l.uninstall(time.Minute)
+	must(t, u.Values.Set("cniBinDir=/usr/libexec/cni"))
+	must(t, u.Run(t.Context()))
+	l.says("there is no ConfigMap kube-system/weft: the nodes are cleaned as the settings here say", "node a: clean")
+	if !strings.Contains(text, "/usr/libexec/cni") {
+		t.Errorf("the clean-up had the settings\n%s\nwant those of the call", text)
+	}
+	if left := l.left(); len(left) > 0 {
+		t.Errorf("left: %v", left)
+	}
+}
+
+// What cannot be read is not gone, and nothing is removed before that is known.
+func TestUninstallDoesNotReplaceSettings(t *testing.T) {
+	l := newLab(t, "a")
+	must(t, l.install(time.Minute).Run(t.Context()))
+	l.Refuse = refuseWhen(http.MethodGet, "/configmaps/", 403, "configmaps is forbidden")
+	before := len(l.Calls())
+	if err := l.uninstall(time.Minute).Run(t.Context()); err == nil || !strings.Contains(err.Error(), "read ConfigMap kube-system/weft: no permission") {
+		t.Errorf("got %v, want that the right is missing", err)
+	}
+	if calls := l.Calls()[before:]; len(calls) > 0 {
+		t.Errorf("it did %v", calls)
+	}
+}
+
 func TestUninstallFailsWithWhatToDo(t *testing.T) {
 	l := newLab(t, "a")
 	must(t, l.install(time.Minute).Run(t.Context()))

@@ -14,7 +14,7 @@ enum {
 	ICMP6_UNREACHABLE = 1,
 	ICMP6_PORT = 4,
 	ICMP6_TOO_BIG = 2,
-	QUOTED = 8, /* bytes quoted behind the IP header: the ports are in them */
+	QUOTED = 8, /* bytes quoted behind IP's headers: the ports are in them */
 };
 
 static __always_inline void turn_frame(struct ethhdr *eth)
@@ -60,19 +60,25 @@ static __always_inline __u32 write_back(void *at, const struct ip *ip, __u8 prot
 	}
 }
 
-/* Answers a TCP segment by a reset (RFC 9293, section 3.10.7.1). */
-static __always_inline int answer_reset(struct __sk_buff *skb, const struct ip *ip)
+/* Answers a TCP segment, or the first fragment of one, by a reset (RFC 9293, section
+ * 3.10.7.1). Behind an IPv6 fragment header the TCP header is further on than that of the
+ * answer will be.
+ */
+static __always_inline int answer_reset(struct __sk_buff *skb, const struct packet *p)
 {
+	const struct ip *ip = &p->ip;
 	const __u32 hlen = ip->v6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr);
-	struct tcphdr *tcp = data_of(skb) + ETH_HLEN + hlen;
+	const __u32 at = start_of(&p->l4);
+	struct tcphdr *tcp = data_of(skb) + at;
+	struct tcphdr to;
 	struct ethhdr *eth;
-	__u32 len, seq, sum;
-	__u16 port;
+	__u32 len, sum;
 
 	if ((void *)(tcp + 1) > end_of(skb) || tcp->flags & TCP_RST)
 		return TCX_DROP;
-	len = ip->len - hlen - (tcp->doff >> 4) * 4;
-	len += !!(tcp->flags & TCP_SYN) + !!(tcp->flags & TCP_FIN);
+	to = *tcp;
+	len = ip->len - (at - ETH_HLEN) - (to.doff >> 4) * 4;
+	len += !!(to.flags & TCP_SYN) + !!(to.flags & TCP_FIN);
 	if (bpf_skb_change_tail(skb, ETH_HLEN + hlen + sizeof(*tcp), 0))
 		return TCX_DROP;
 	eth = data_of(skb);
@@ -81,23 +87,14 @@ static __always_inline int answer_reset(struct __sk_buff *skb, const struct ip *
 		return TCX_DROP;
 	turn_frame(eth);
 	sum = write_back(eth + 1, ip, IPPROTO_TCP, sizeof(*tcp));
-	port = tcp->source;
-	tcp->source = tcp->dest;
-	tcp->dest = port;
-	seq = tcp->seq;
-	if (tcp->flags & TCP_ACK) {
-		tcp->seq = tcp->ack;
-		tcp->ack = 0;
+	*tcp = (struct tcphdr){.source = to.dest, .dest = to.source, .doff = sizeof(*tcp) / 4 << 4};
+	if (to.flags & TCP_ACK) {
+		tcp->seq = to.ack;
 		tcp->flags = TCP_RST;
 	} else {
-		tcp->seq = 0;
-		tcp->ack = htonl(ntohl(seq) + len);
+		tcp->ack = htonl(ntohl(to.seq) + len);
 		tcp->flags = TCP_RST | TCP_ACK;
 	}
-	tcp->doff = sizeof(*tcp) / 4 << 4;
-	tcp->window = 0;
-	tcp->check = 0;
-	tcp->urgent = 0;
 	tcp->check = ~fold(bpf_csum_diff(NULL, 0, (__u32 *)tcp, sizeof(*tcp), sum));
 	return bpf_redirect(skb->ifindex, 0);
 }
@@ -134,6 +131,15 @@ static __always_inline int answer_icmp(struct __sk_buff *skb, const struct ip *i
 	return bpf_redirect(skb->ifindex, 0);
 }
 
+/* The same, quoting no more than the ports. */
+static __always_inline int answer_ports(struct __sk_buff *skb, const struct ip *ip, __u16 kind,
+					__u16 kind6, __u32 info)
+{
+	if (unlikely(ip->proto == IPPROTO_FRAGMENT))
+		return answer_icmp(skb, ip, kind, kind6, info, sizeof(struct fraghdr) + QUOTED);
+	return answer_icmp(skb, ip, kind, kind6, info, QUOTED);
+}
+
 /* Tells the sender that a packet is too big, by the address that it was sent to. Of TCP the
  * whole header is quoted: one whose checksum a device is still to make (of a sender on this
  * machine) cannot be cut off before that.
@@ -147,7 +153,7 @@ __noinline int answer_too_big(struct __sk_buff *skb, struct packet *p, __u32 mtu
 		return TCX_DROP;
 	if (p->ip.proto == IPPROTO_TCP)
 		return answer_icmp(skb, &p->ip, kind, ICMP6_TOO_BIG, mtu, sizeof(struct tcphdr));
-	return answer_icmp(skb, &p->ip, kind, ICMP6_TOO_BIG, mtu, QUOTED);
+	return answer_ports(skb, &p->ip, kind, ICMP6_TOO_BIG, mtu);
 }
 
 /* Answers an ICMP echo, whose header is at off (RFC 792, RFC 4443). */

@@ -111,9 +111,9 @@ __noinline int refuse(struct __sk_buff *skb, struct packet *p, __u32 why)
 	if (!p || why < REJECT_FIRST || !p->l4.off || p->ip.options)
 		return TCX_DROP;
 	if (p->l4.proto == IPPROTO_TCP)
-		return answer_reset(skb, &p->ip);
-	return answer_icmp(skb, &p->ip, ICMP_UNREACHABLE | ICMP_PORT << 8,
-			   ICMP6_UNREACHABLE | ICMP6_PORT << 8, 0, QUOTED);
+		return answer_reset(skb, p);
+	return answer_ports(skb, &p->ip, ICMP_UNREACHABLE | ICMP_PORT << 8,
+			    ICMP6_UNREACHABLE | ICMP6_PORT << 8, 0);
 }
 
 static __always_inline bool is_echo(struct __sk_buff *skb, const struct packet *p)

@@ -7,7 +7,7 @@
 #include "rows.h"
 
 /* Where a Service is reached. Port and protocol 0: any that has no row of its own on an
- * address that is nothing but a Service's.
+ * address that nobody else has: a ClusterIP, or a load balancer's that Weft gives.
  */
 struct frontend_key {
 	union addr addr;

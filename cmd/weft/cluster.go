@@ -129,7 +129,7 @@ be repeated.`,
 	}
 	f.add(cmd)
 	cmd.Flags().StringVar(&image, "image", "", "image of Weft, where its DaemonSet is gone already")
-	cmd.Flags().StringArrayVar(&set, "set", nil, "NAME=VALUE of a setting, where its DaemonSet is gone already")
+	cmd.Flags().StringArrayVar(&set, "set", nil, "NAME=VALUE of a setting, where its DaemonSet or ConfigMap is gone already")
 	cmd.Flags().BoolVar(&force, "force", false, "remove the objects although some node could not be cleaned")
 	cmd.Flags().DurationVar(&timeout, "timeout", 5*time.Minute, "how long to wait for each step")
 	return cmd

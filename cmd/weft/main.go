@@ -123,12 +123,10 @@ Exit codes: 0 all well, 1 a node is not ready, or the daemon or the cluster refu
 	}
 	flags := root.PersistentFlags()
 	flags.StringVar(&c.socket, "socket", api.DefaultSocket, "unix socket of the daemon")
-	flags.StringVarP(&c.format, "output", "o", "table", "table or json")
 	flags.DurationVar(&c.timeout, "timeout", 10*time.Second, "how long to wait for the daemon")
 	root.AddCommand(
 		c.install(),
 		c.uninstall(),
-		c.statusCommand(),
 		&cobra.Command{
 			Use: "version", Args: cobra.NoArgs,
 			Short: "Print the version of this command; weft status shows the daemon's",
@@ -137,6 +135,10 @@ Exit codes: 0 all well, 1 a node is not ready, or the daemon or the cluster refu
 				return err
 			},
 		},
+		c.webCommand(),
+	)
+	for _, cmd := range []*cobra.Command{
+		c.statusCommand(),
 		&cobra.Command{
 			Use: "endpoints", Aliases: []string{"ep", "endpoint"}, Args: cobra.NoArgs,
 			Short: "List the pod interfaces of this node",
@@ -187,8 +189,10 @@ ready. SERVED AT *: all addresses of the node that serve node ports.`,
 		c.dropsCommand(),
 		c.policyCommand(),
 		c.explainCommand(),
-		c.webCommand(),
-	)
+	} {
+		cmd.Flags().StringVarP(&c.format, "output", "o", "table", "table or json")
+		root.AddCommand(cmd)
+	}
 	return root
 }
 

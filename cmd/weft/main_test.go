@@ -212,9 +212,11 @@ func TestJSON(t *testing.T) {
 		"status": `"layout": "abc123"`, "endpoints": `"10.244.1.2"`, "nodes": `"10.244.2.0/24"`,
 		"services": `"kind": "NodePort"`,
 	} {
-		code, out, errs := weft(verb, "-o", "json", "--socket", socket)
-		if code != 0 || errs != "" || !strings.Contains(out, want) {
-			t.Errorf("%s: exit code %d, stderr %q, output without %s:\n%s", verb, code, errs, want, out)
+		for _, args := range [][]string{{verb, "-o", "json", "--socket", socket}, {"--output=json", "--socket", socket, verb}, {"-o", "json", verb, "--socket", socket}} {
+			code, out, errs := weft(args...)
+			if code != 0 || errs != "" || !strings.Contains(out, want) {
+				t.Errorf("%v: exit code %d, stderr %q, output without %s:\n%s", args, code, errs, want, out)
+			}
 		}
 	}
 }
@@ -266,6 +268,10 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 		{"no namespace's name", []string{"uninstall", "--namespace", "kube system"}, 2, `--namespace "kube system"`},
 		{"cluster in no namespace", []string{"status", "--cluster", "--namespace", "a/b"}, 2, `--namespace "a/b"`},
 		{"unknown format", []string{"status", "-o", "xml"}, 2, "neither table nor json"},
+		{"JSON of an install", []string{"install", "--dry-run", "-o", "json"}, 2, "unknown shorthand flag: 'o'"},
+		{"JSON of an uninstall", []string{"uninstall", "-o", "json"}, 2, "unknown shorthand flag: 'o'"},
+		{"JSON of the version", []string{"version", "--output=json"}, 2, "unknown flag: --output"},
+		{"JSON of the page", []string{"--output", "json", "web"}, 2, "unknown flag: --output"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			code, out, errs := weft(tc.args...)
@@ -293,14 +299,16 @@ func TestOutputThatIsLostIsAnError(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer full.Close()
+	lines := []string{"version", "install --dry-run"}
 	for _, args := range []string{
-		"status", "endpoints", "nodes", "services", "services web", "drops", "policy", "policy shop/web", "explain shop/cart shop/web:80", "version", "install --dry-run",
+		"status", "endpoints", "nodes", "services", "services web", "drops", "policy", "policy shop/web", "explain shop/cart shop/web:80",
 	} {
-		for _, format := range []string{"table", "json"} {
-			var errs bytes.Buffer
-			if code := run(t.Context(), append(strings.Fields(args), "-o", format, "--socket", ready), full, &errs); code == 0 || !strings.Contains(errs.String(), "no space left") {
-				t.Errorf("weft %s -o %s: exit code %d, stderr %q", args, format, code, errs.String())
-			}
+		lines = append(lines, args+" -o table", args+" -o json")
+	}
+	for _, args := range lines {
+		var errs bytes.Buffer
+		if code := run(t.Context(), append(strings.Fields(args), "--socket", ready), full, &errs); code == 0 || !strings.Contains(errs.String(), "no space left") {
+			t.Errorf("weft %s: exit code %d, stderr %q", args, code, errs.String())
 		}
 	}
 }

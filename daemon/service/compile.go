@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/weftnet/weft/bpf"
+	"github.com/weftnet/weft/daemon/loadbalancer"
 	"github.com/weftnet/weft/daemon/source"
 )
 
@@ -30,11 +31,14 @@ type Node struct {
 	// Own are all addresses of this node's devices, unmapped; it may be nil. Only there,
 	// and at NodePortAddrs, is a host port with a hostIP served.
 	Own map[netip.Addr]struct{}
+	// Classless: Services of type LoadBalancer without a class are Weft's, too (setting
+	// load-balancer-default).
+	Classless bool
 	// Pass: Services that say nothing of it are forwarded by [DSR].
 	Pass bool
 	// Addrs are those of all nodes of the cluster, this one and others; it may be nil.
-	// If a Service has one of them as external or load balancer address, its other
-	// ports belong to that node and are not rejected.
+	// If a Service has one of them as load balancer's address, its other ports belong to
+	// that node and are not rejected.
 	Addrs map[netip.Addr]struct{}
 	// Lost are the other nodes that do not answer any more, and LostAddrs their addresses;
 	// both may be nil. Their endpoints get nothing new as long as there are others.
@@ -98,6 +102,7 @@ type compiler struct {
 type external struct {
 	addr   netip.Addr
 	ranges bpf.SetID
+	ours   bool // Weft gives and announces it
 }
 
 // Compile makes the rows of one Service. All slices must be its own; their order, and
@@ -135,7 +140,9 @@ func (c *compiler) family(ip netip.Addr) {
 	}
 	c.address(ip)
 	for _, o := range outer {
-		c.address(o.addr)
+		if o.ours { // any other may be somebody's that has ports of its own
+			c.address(o.addr)
+		}
 	}
 }
 
@@ -205,7 +212,7 @@ func (c *compiler) externals(ipv6 bool) []external {
 			// The address may be one of the node's, which then is its source, too.
 			c.Ranges[bpf.Range{Ranges: ranges, Prefix: netip.PrefixFrom(lb.IP, lb.IP.BitLen())}] = struct{}{}
 		}
-		out = append(out, external{lb.IP, ranges})
+		out = append(out, external{lb.IP, ranges, loadbalancer.Ours(c.svc, c.node.Classless)})
 	}
 	for _, ip := range c.svc.ExternalIPs {
 		if ip.Is6() == ipv6 {
@@ -236,7 +243,7 @@ func (c *compiler) nodeInRanges(ipv6 bool) bool {
 	})
 }
 
-// address makes the row that rejects an address's other ports, unless a node has it.
+// address makes the row that rejects the other ports of an address, unless a node has it.
 func (c *compiler) address(ip netip.Addr) {
 	if _, nodes := c.node.Addrs[ip]; !nodes && !slices.Contains(c.node.NodePortAddrs, ip) {
 		c.front(bpf.Place{Addr: ip}, bpf.Frontend{})

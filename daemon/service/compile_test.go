@@ -94,9 +94,7 @@ func TestPlaces(t *testing.T) {
 		}, slices: two, want: `
 			10.96.0.1 rejects other ports
 			10.96.0.1:80/TCP inside [10.1.0.5:8080 10.1.1.5:8080 maglev 307]
-			198.51.100.1 rejects other ports
 			198.51.100.1:80/TCP inside [10.1.0.5:8080 10.1.1.5:8080 maglev 307] outside [10.1.0.5:8080 10.1.1.5:8080 maglev 307]
-			203.0.113.1 rejects other ports
 			203.0.113.1:80/TCP inside [10.1.0.5:8080 10.1.1.5:8080 maglev 307] outside [10.1.0.5:8080 10.1.1.5:8080 maglev 307]
 			alive 10.1.0.5:8080/TCP 10.1.1.5:8080/TCP
 			problem external address 2001:db8::f: the Service has no IPv6 ClusterIP
@@ -133,6 +131,38 @@ func TestPlaces(t *testing.T) {
 		{name: "headless", with: func(s *source.Service) { s.Headless, s.ClusterIPs = true, nil }, slices: two},
 		{name: "external name", with: func(s *source.Service) { s.Type, s.ClusterIPs = "ExternalName", nil }, slices: two},
 		{name: "another proxy's", with: func(s *source.Service) { s.ProxyName = "mesh" }, slices: two},
+	} {
+		tc.run(t)
+	}
+}
+
+// An outer address may be somebody's that has ports of its own, such as the one by which a
+// cluster's API servers are found; but for one that Weft gives and announces.
+func TestOtherPortsOfOuterAddresses(t *testing.T) {
+	balanced := func(class string) func(*source.Service) {
+		return func(s *source.Service) {
+			s.Type, s.LoadBalancerClass, s.ExternalIPs = "LoadBalancer", class, ips("203.0.113.1")
+			s.LoadBalancerIPs = []source.LoadBalancerIP{{IP: ip("198.51.100.1")}}
+		}
+	}
+	classless := func(n *Node) { n.Classless = true }
+	somebodys := `
+		10.96.0.1 rejects other ports
+		10.96.0.1:80/TCP inside reject
+		198.51.100.1:80/TCP inside reject outside reject
+		203.0.113.1:80/TCP inside reject outside reject`
+	ours := strings.Replace(somebodys, "198.51.100.1:80", "198.51.100.1 rejects other ports\n198.51.100.1:80", 1)
+	for _, tc := range []compileCase{
+		{name: "no class", with: balanced(""), want: somebodys},
+		{name: "no class, which is ours", node: classless, with: balanced(""), want: ours},
+		{name: "our class", with: balanced("weft.dev/l2"), want: ours},
+		{name: "another class", node: classless, with: balanced("example.org/bgp"), want: somebodys},
+		{name: "ours, and as external address, too", with: func(s *source.Service) {
+			balanced("weft.dev/l2")(s)
+			s.ExternalIPs = ips("198.51.100.1", "203.0.113.1")
+		}, want: ours},
+		{name: "ours, but a node has it", node: func(n *Node) { n.Addrs = map[netip.Addr]struct{}{ip("198.51.100.1"): {}} },
+			with: balanced("weft.dev/l2"), want: somebodys},
 	} {
 		tc.run(t)
 	}
@@ -188,9 +218,7 @@ func TestSourceRanges(t *testing.T) {
 		10.96.0.1 rejects other ports
 		10.96.0.1:80/TCP inside reject
 		192.0.2.1:30080/TCP inside reject outside reject
-		198.51.100.1 rejects other ports
 		198.51.100.1:80/TCP inside reject outside reject V4
-		2001:db8::e rejects other ports
 		[2001:db8::1]:30080/TCP inside reject outside reject
 		[2001:db8::e]:80/TCP inside reject outside reject V6
 		[fd96::1]:80/TCP inside reject
@@ -229,6 +257,5 @@ func TestStricterClaimOfAnAddressWins(t *testing.T) {
 	}, want: `
 		10.96.0.1 rejects other ports
 		10.96.0.1:80/TCP inside reject
-		198.51.100.1 rejects other ports
 		198.51.100.1:80/TCP inside reject outside reject from [10.0.0.0/8]`}.run(t)
 }

@@ -106,7 +106,6 @@ func TestOwnNodePorts(t *testing.T) {
 			10.96.0.1 rejects other ports
 			10.96.0.1:80/TCP inside [10.1.1.1:8080]
 			192.0.2.1:30080/TCP inside [10.1.1.1:8080] outside drop host [192.0.2.2:30080]
-			203.0.113.1 rejects other ports
 			203.0.113.1:80/TCP inside [10.1.1.1:8080] outside drop
 			alive 10.1.1.1:8080/TCP 192.0.2.2:30080/TCP`},
 	} {

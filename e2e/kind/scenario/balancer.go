@@ -38,9 +38,7 @@ func pooled(ctx context.Context, c *cluster.Cluster) error {
 		end, _ := netip.AddrFromSlice(last)
 		if r := pool.Addr().String() + "-" + end.String(); !slices.Contains(ranges, r) {
 			ranges = append(ranges, r)
-			if err := proc.Run(c.Command(ctx, "sh", "-ec", fmt.Sprintf(
-				"ip addr replace %s dev lo; ip route replace %s dev $(ip -o route get %s | sed 's/.* dev \\([^ ]*\\).*/\\1/') src %[1]s",
-				outsiders[a.Is4()], pool, node))); err != nil {
+			if err := proc.Run(c.Command(ctx, "sh", "-ec", wayIn(pool, a))); err != nil {
 				return err
 			}
 		}
@@ -53,6 +51,13 @@ func pooled(ctx context.Context, c *cluster.Cluster) error {
 		return fmt.Errorf("write the pools: %w", err)
 	}
 	return errors.Join(install(ctx, c, "loadBalancerDefault=true", "loadBalancerPools="+string(pools)), allWell(ctx, c, time.Minute))
+}
+
+// wayIn is the shell's commands by which an outsider asks a pool's addresses, on the link of a
+// node. They may be repeated.
+func wayIn(pool netip.Prefix, node netip.Addr) string {
+	return fmt.Sprintf("ip addr replace %s dev lo; ip route replace %s dev $(ip -o route get %s | sed 's/.* dev \\([^ ]*\\).*/\\1/') src %[1]s",
+		outsiders[node.Is4()], pool, node)
 }
 
 // poolBeside is the last 128 addresses of a node's network, where the engine gives none: its
@@ -201,7 +206,8 @@ func (s balanced) wishes(ctx context.Context, taken []string) error {
 		return err
 	}
 	in := "--namespace=" + balancedIn
-	if err := kubectl(ctx, s.c, "annotate", in, "service/"+s.name, wish+"192.0.2.1"); err != nil {
+	foreign := outsiders[netip.MustParseAddr(had[0]).Is4()] // in no pool
+	if err := kubectl(ctx, s.c, "annotate", in, "service/"+s.name, wish+foreign); err != nil {
 		return err
 	}
 	if _, err := s.granted(ctx, "RequestRefused", had); err != nil {
@@ -209,7 +215,7 @@ func (s balanced) wishes(ctx context.Context, taken []string) error {
 	}
 	if err := within(ctx, 20*time.Second, "an event tells of the refusal", func(ctx context.Context) error {
 		out, err := proc.Output(s.c.Kubectl(ctx, "get", "events", in, "--field-selector=reason=LoadBalancerRequestRefused", "--output=jsonpath={.items[*].message}"))
-		if err == nil && !strings.Contains(string(out), "192.0.2.1") {
+		if err == nil && !strings.Contains(string(out), foreign+" is in no pool") {
 			err = fmt.Errorf("got %q", out)
 		}
 		return err
