@@ -293,8 +293,8 @@ func TestWatchingCostsLittleHoweverLargeTheClusterIs(t *testing.T) {
 		mute, third bool // nobody answers; a third is off
 		most        float64
 	}{
-		{2, false, false, 1}, {3, false, false, 2}, {10, false, false, 3}, {400, false, false, 3},
-		{400, true, false, 10}, {300, false, true, 23},
+		{2, false, false, 1}, {3, false, false, 2}, {10, false, false, 3}, {200, false, false, 3},
+		{200, true, false, 10}, {300, false, true, 23},
 	} {
 		r := newRing(t, c.nodes, 1)
 		for _, name := range r.names {
