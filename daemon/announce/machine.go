@@ -1,8 +1,10 @@
-// Package announce decides which addresses of load balancers a node announces on its link,
-// going by what the other nodes answer to its probes, and knows the frames of that trade.
+// Package announce decides which addresses of load balancers a node announces on its link
+// ([Machine]), and which other nodes are lost ([Watch]), going by what the other nodes answer
+// to its probes; and knows the frames of that trade.
 //
-// Nothing in it reads a clock, sends or listens: package daemon does (announce*.go there).
-// How nodes agree without talking about it is in docs/loadbalancer.md.
+// Nothing in it reads a clock, sends or listens: package daemon does (announce*.go, lost.go).
+// How nodes agree without talking about it is in docs/loadbalancer.md, and how they find out
+// who is lost in docs/services.md.
 package announce
 
 import (
