@@ -35,7 +35,7 @@ const (
 func (d *Datapath) CollectAllowed(timeouts Timeouts, f func(AllowedFlow)) (int, error) {
 	now := uptime()
 	silent := func(k *weftTuple, v *weftAllowed) bool {
-		idle := max(0, now-time.Duration(v.Seen)*flowTick)
+		idle := idleSince(now, v.Seen)
 		if idle > timeouts.ofAllowed(k, v) {
 			return true
 		}

@@ -48,6 +48,12 @@ func (t Timeouts) of(k *weftTuple, v *weftFlow) time.Duration {
 // flowTick is the unit of a row's `seen`: 2^30 ns of uptime.
 const flowTick = 1 << 30 * time.Nanosecond
 
+// idleSince is how long it is ago that a packet passed, at an uptime; the programs count
+// likewise, past zero, too. None if it passed since.
+func idleSince(now time.Duration, seen uint32) time.Duration {
+	return max(0, time.Duration(int32(uint32(now/flowTick)-seen))*flowTick+now%flowTick)
+}
+
 // uptime is the clock of the programs (bpf_ktime_get_coarse_ns).
 func uptime() time.Duration {
 	var t unix.Timespec
@@ -62,7 +68,7 @@ func uptime() time.Duration {
 // many it has forgotten. f may be nil.
 func (d *Datapath) Collect(timeouts Timeouts, f func(Flow)) (int, error) {
 	now := uptime()
-	idle := func(v *weftFlow) time.Duration { return max(0, now-time.Duration(v.Seen)*flowTick) }
+	idle := func(v *weftFlow) time.Duration { return idleSince(now, v.Seen) }
 	var dead []weftTuple
 	err := scan(d, weftMapLive, func(k *weftTuple, v *weftFlow) {
 		silent := idle(v)

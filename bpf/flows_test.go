@@ -144,3 +144,20 @@ func TestPairsAreMarked(t *testing.T) {
 		step("with a flow that was adopted", want)
 	}
 }
+
+// Also a machine that has just started may have been told of what was long ago.
+func TestIdleSince(t *testing.T) {
+	for _, tc := range []struct {
+		now  time.Duration
+		ago  time.Duration
+		want time.Duration
+	}{
+		{3 * time.Hour, time.Hour, time.Hour}, {time.Minute, time.Hour, time.Hour}, {time.Minute, 0, 0},
+		{time.Minute, -2 * flowTick, 0}, // a packet has passed since the look at the clock
+	} {
+		got := idleSince(tc.now, uint32(int64(tc.now/flowTick)-int64(tc.ago/flowTick)))
+		if got < tc.want-flowTick || got > tc.want+flowTick {
+			t.Errorf("at %v, %v ago: got %v, want %v", tc.now, tc.ago, got, tc.want)
+		}
+	}
+}
