@@ -43,3 +43,35 @@ func TestServiceBookFollowsLostNodes(t *testing.T) {
 		}
 	}
 }
+
+// An endpoint that only its address tells to be on a lost node is in use again when that is no
+// node's any more, or another's, whoever is lost.
+func TestServiceBookFollowsLostNodesAddresses(t *testing.T) {
+	f, b := newFakeServices()
+	svcs := []*source.Service{mkService("default", "d", "10.96.0.3")}
+	sls := source.ListOf([]*source.EndpointSlice{mkSlice("default", "d-0", "d", "192.0.2.2", "192.0.2.3")})
+	lost := map[string]bool{"b": true}
+	for _, tc := range []struct {
+		name     string
+		lost     map[string]bool
+		at       []string
+		backends int
+	}{
+		{"a node of it is lost", lost, []string{"192.0.2.2"}, 1},
+		{"the node has another address", lost, []string{"192.0.2.9"}, 2},
+		{"and its former one again", lost, []string{"192.0.2.9", "192.0.2.2"}, 1},
+		{"it is no node any more", lost, nil, 2},
+		{"nor lost", map[string]bool{}, nil, 2},
+	} {
+		node := service.Node{Name: "here", Lost: tc.lost, LostAddrs: map[netip.Addr]struct{}{}, Addrs: map[netip.Addr]struct{}{}}
+		for _, at := range tc.at {
+			node.LostAddrs[addr(at)] = struct{}{}
+			node.Addrs[addr(at)] = struct{}{}
+		}
+		b.update(node, svcs, sls)
+		f.took()
+		if b.backends != tc.backends {
+			t.Errorf("%s: %d backends, want %d", tc.name, b.backends, tc.backends)
+		}
+	}
+}
