@@ -19,6 +19,9 @@ const (
 	// many of these are in one step: only who has answered once can be lost.
 	greetEvery  = 8 * time.Second
 	greetAtOnce = 5
+	// suspected is how many more nodes are asked when one is lost of which nobody has told: it
+	// may be this node that is cut off, which has to find out about all others by itself.
+	suspected = 2
 	// wordFor is how long another's word counts that a node is lost which has never
 	// answered this one. The cluster knows by then.
 	wordFor = 2 * time.Minute
@@ -149,11 +152,15 @@ func (w *Watch) Step(now time.Time) (send []Message, changed bool) {
 		w.wait = calm / 2
 	}
 	changed, w.stale = w.stale, false
+	alone := 0
 	for _, name := range slices.Sorted(maps.Keys(w.asked)) {
 		n := w.nodes[name]
 		n.expire(now)
 		if gone := n.gone(now); gone != n.lost {
 			n.lost, changed = gone, true
+			if gone && n.told.IsZero() {
+				alone++
+			}
 			n.mine = n.mine && !gone || near[name]
 			if n.mine {
 				send = append(send, w.tell(name, n)...)
@@ -178,6 +185,7 @@ func (w *Watch) Step(now time.Time) (send []Message, changed bool) {
 			send = append(send, Message{n.addr, d})
 		}
 	}
+	w.suspect(now, alone*suspected)
 	if changed {
 		w.lost = map[string]bool{}
 		for name, n := range w.nodes {
@@ -187,6 +195,20 @@ func (w *Watch) Step(now time.Time) (send []Message, changed bool) {
 		}
 	}
 	return send, changed
+}
+
+// suspect has so many of the next nodes asked as if they had missed a question.
+func (w *Watch) suspect(now time.Time, many int) {
+	for _, name := range w.ring {
+		if many == 0 {
+			return
+		}
+		if n := w.nodes[name]; n.heard && !n.lost && n.missed == 0 {
+			n.missed, n.next, w.wait = 1, now, Every/2
+			w.asked[name] = struct{}{}
+			many--
+		}
+	}
 }
 
 // near is the nodes that this one watches.

@@ -184,6 +184,39 @@ func TestASplitIsSeenFromBothSides(t *testing.T) {
 	r.within("healed", 20*time.Second)
 }
 
+// A few that are cut off from many hear nobody's word, or only each other's: they find out by
+// themselves, and must not need a second for every three nodes. Nor may they flood their link.
+func TestWhoIsCutOffKnowsItSoon(t *testing.T) {
+	for _, nodes := range []int{10, 300} {
+		for _, few := range []int{1, 5} {
+			r := newRing(t, nodes, 3)
+			r.run(time.Minute) // all have answered all
+			off := map[string]bool{}
+			for _, name := range r.names[:few] {
+				off[name] = true
+				r.nodes[name].sent = 0
+			}
+			r.cut = func(from, to string) bool { return off[from] != off[to] }
+			start := r.now
+			for name := range off {
+				for w := r.nodes[name].watch; len(w.Lost()) < nodes-few; r.run(100 * time.Millisecond) {
+					if r.now.Sub(start) > 10*time.Second {
+						t.Fatalf("%d of %d nodes are cut off: after 10 s only %d are lost to %s", few, nodes, len(w.Lost()), name)
+					}
+				}
+			}
+			took := r.now.Sub(start)
+			sent := r.nodes[r.names[0]].sent
+			t.Logf("%d of %d nodes are cut off: they know after %v, with %d datagrams each", few, nodes, took, sent)
+			if most := 60 * nodes; sent > most {
+				t.Errorf("%d of %d nodes are cut off: one sent %d datagrams, want at most %d", few, nodes, sent, most)
+			}
+			r.cut = nil
+			r.within("healed", time.Duration(nodes)*time.Second/seldomBudget+5*time.Second)
+		}
+	}
+}
+
 // Neither lost datagrams nor a daemon without a CPU are a lost node.
 func TestNobodyIsLostWithoutCause(t *testing.T) {
 	r := newRing(t, 50, 7)
