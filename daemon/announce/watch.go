@@ -38,13 +38,13 @@ type Watch struct {
 	self  string
 	nonce func() uint64
 	nodes map[string]*other
-	byIP  map[netip.Addr]string
-	ring  []string            // the others, from the one after this node on
-	fresh map[string]struct{} // those that have never answered
-	asked map[string]struct{} // those that are, or that may still answer
-	lost  map[string]bool     // replaced when it changes
-	stale bool                // some of lost are not there any more
-	wait  time.Duration       // until the next Step; 0: there is nobody to watch
+	byIP  map[netip.Addr][]string // a machine that was set up anew may have two names for a while
+	ring  []string                // the others, from the one after this node on
+	fresh map[string]struct{}     // those that have never answered
+	asked map[string]struct{}     // those that are, or that may still answer
+	lost  map[string]bool         // replaced when it changes
+	stale bool                    // some of lost are not there any more
+	wait  time.Duration           // until the next Step; 0: there is nobody to watch
 }
 
 // other is another node as it is watched.
@@ -65,7 +65,7 @@ func (n *other) gone(now time.Time) bool {
 // numbers that nobody can guess.
 func NewWatch(self string, nonce func() uint64) *Watch {
 	return &Watch{
-		self: self, nonce: nonce, nodes: map[string]*other{}, byIP: map[netip.Addr]string{},
+		self: self, nonce: nonce, nodes: map[string]*other{}, byIP: map[netip.Addr][]string{},
 		fresh: map[string]struct{}{}, asked: map[string]struct{}{}, lost: map[string]bool{},
 	}
 }
@@ -80,14 +80,14 @@ func (w *Watch) Set(nodes map[string]netip.Addr) {
 			w.stale = w.stale || n.lost
 		}
 	}
-	w.byIP = make(map[netip.Addr]string, len(nodes))
+	w.byIP = make(map[netip.Addr][]string, len(nodes))
 	w.ring = w.ring[:0]
 	for name, at := range nodes {
 		if w.nodes[name] == nil {
 			w.nodes[name] = &other{peer: peer{addr: at}}
 			w.fresh[name] = struct{}{}
 		}
-		w.byIP[at] = name
+		w.byIP[at] = append(w.byIP[at], name)
 		w.ring = append(w.ring, name)
 	}
 	own := hash(w.self)
@@ -112,28 +112,31 @@ func (w *Watch) Wait() time.Duration { return w.wait }
 
 // Hear takes up a datagram that came from an address at a time.
 func (w *Watch) Hear(now time.Time, from netip.Addr, d Datagram) {
-	name, known := w.byIP[from]
-	if !known {
+	if len(w.byIP[from]) == 0 {
 		return
 	}
-	n := w.nodes[name]
 	switch d.Kind {
 	case kindAnswer:
-		if r, ok := n.answered(d); ok {
-			n.hear(now, r)
-			n.heard, n.told = true, time.Time{}
-			delete(w.fresh, name)
+		for _, name := range w.byIP[from] {
+			n := w.nodes[name]
+			if r, ok := n.answered(d); ok {
+				n.hear(now, r)
+				n.heard, n.told = true, time.Time{}
+				delete(w.fresh, name)
+			}
 		}
 	case kindLook:
-		about := w.byIP[d.Addr]
-		if n = w.nodes[about]; n == nil || about == name {
+		if d.Addr == from {
 			return
 		}
-		w.asked[about], n.next = struct{}{}, now
-		if d.Flags&flagOn != 0 {
-			n.told = time.Time{}
-		} else if n.told = now; !n.lost {
-			n.missed = max(n.missed, missable-1) // others have missed some
+		for _, about := range w.byIP[d.Addr] {
+			n := w.nodes[about]
+			w.asked[about], n.next = struct{}{}, now
+			if d.Flags&flagOn != 0 {
+				n.told = time.Time{}
+			} else if n.told = now; !n.lost {
+				n.missed = max(n.missed, missable-1) // others have missed some
+			}
 		}
 	}
 }

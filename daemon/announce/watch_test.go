@@ -354,3 +354,38 @@ func TestWatchingCostsLittleHoweverLargeTheClusterIs(t *testing.T) {
 		}
 	}
 }
+
+// A machine that is in the cluster by two names, as one that was set up anew, is not lost by
+// either of them while it answers.
+func TestTwoNamesOfOneAddressAreOneMachine(t *testing.T) {
+	a := netip.MustParseAddr("10.0.0.1")
+	now := time.Unix(1e9, 0)
+	var number uint64
+	w := NewWatch("self", func() uint64 { number++; return number })
+	run := func(off bool) {
+		for range 100 {
+			send, _ := w.Step(now)
+			now = now.Add(50 * time.Millisecond)
+			for _, m := range send {
+				if d := m.Datagram; d.Kind == kindQuestion && !off {
+					d.Kind = kindAnswer
+					w.Hear(now, m.To, d)
+				}
+			}
+			now = now.Add(w.Wait())
+		}
+	}
+	w.Set(map[string]netip.Addr{"former": a})
+	run(false)
+	for range 20 { // maps have no order
+		w.Set(map[string]netip.Addr{"former": a, "new": a, "other": netip.MustParseAddr("10.0.0.2")})
+		run(false)
+		if got := w.Lost(); len(got) > 0 {
+			t.Fatalf("lost are %v", got)
+		}
+	}
+	run(true)
+	if got := w.Lost(); len(got) != 3 {
+		t.Errorf("off, lost are %v", got)
+	}
+}
