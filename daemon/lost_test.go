@@ -4,9 +4,11 @@ import (
 	"net/netip"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/weftnet/weft/daemon/service"
 	"github.com/weftnet/weft/daemon/source"
+	"github.com/weftnet/weft/overlay"
 )
 
 // A node that is lost, and one that is back, cost what is on it.
@@ -73,5 +75,28 @@ func TestServiceBookFollowsLostNodesAddresses(t *testing.T) {
 		if b.backends != tc.backends {
 			t.Errorf("%s: %d backends, want %d", tc.name, b.backends, tc.backends)
 		}
+	}
+}
+
+// Who finds out which nodes are lost announces addresses, too, and gives the sign of life: it
+// must not wait while Services are compiled, of which there are many to do just then.
+func TestWhoIsLostIsTakenUpWhileServicesAreCompiled(t *testing.T) {
+	s := newServices(Config{}, &tables{}, nil)
+	done := make(chan struct{})
+	s.mu.Lock()
+	go func() {
+		s.setLost(map[string]bool{"b": true})
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-time.After(10 * time.Second):
+		t.Error("it waits")
+	}
+	s.mu.Unlock()
+	<-done
+	s.remembered(overlay.Node{Name: "a"})
+	if n := s.of(); !n.Lost["b"] {
+		t.Errorf("lost are %v", n.Lost)
 	}
 }
