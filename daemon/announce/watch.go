@@ -15,10 +15,12 @@ const (
 	// calm is how often a watched node is asked that answers. One that has missed a
 	// question is asked every [Every].
 	calm = time.Second
-	// greetEvery is how often a node is asked that has never answered, and greetAtOnce how
-	// many of these are in one step: only who has answered once can be lost.
+	// greetBudget is how many questions a second go to nodes that have never answered, if there
+	// are many: only who has answered once can be lost. If there are few, each is asked as often
+	// as a watched one; never are more than greetEvery between two, if the budget allows it.
+	greetBudget = 10
 	greetEvery  = 8 * time.Second
-	greetAtOnce = 5
+	greetAtOnce = greetBudget / 2 // in one step
 	// suspected is how many more nodes are asked when one is lost of which nobody has told: it
 	// may be this node that is cut off, which has to find out about all others by itself.
 	suspected = 2
@@ -255,7 +257,7 @@ func (w *Watch) every(n *other, near, greeted bool) time.Duration {
 	case near:
 		return calm
 	case greeted:
-		return greetEvery
+		return min(greetEvery, max(calm, time.Duration(len(w.fresh))*time.Second/greetBudget))
 	}
 	return 0
 }
