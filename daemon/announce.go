@@ -68,6 +68,7 @@ type announcer struct {
 	nodes     []*source.Node // that known and places were made of
 	node      overlay.Node   // likewise: this node
 	known     known
+	own       []netip.Addr // this node's addresses by which it asks
 	watch     *announce.Watch
 	watchAt   time.Time // its next step; zero: none
 	conflicts announce.Conflicts
@@ -199,10 +200,11 @@ func (a *announcer) update(now time.Time) bool {
 	moved := !slices.Equal(state.Nodes, a.nodes) || !sameNode(self, a.node)
 	if moved {
 		a.nodes, a.node, a.known = state.Nodes, self, neighbours(a.cfg.NodeName, self, state.Nodes)
+		a.own = slices.Compact(slices.SortedFunc(maps.Values(a.known.from), netip.Addr.Compare))
 		a.watch.Set(a.known.probed)
 		a.watchAt = now
 	}
-	listenErr := a.sockets.listen(slices.Compact(slices.SortedFunc(maps.Values(a.known.from), netip.Addr.Compare)))
+	listenErr := a.sockets.listen(a.own)
 	needs := announce.Needs(state.Services, state.Slices, func(s *source.Service) bool {
 		return loadbalancer.Ours(s, a.cfg.LoadBalancerDefault)
 	})
