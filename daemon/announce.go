@@ -259,12 +259,8 @@ func (a *announcer) step(now time.Time) (busy bool) {
 	busy = len(a.places) > 0
 	a.mu.Unlock()
 	a.look(now)
-	every := beatIdle - time.Second // at least once in each of its calls that are beatIdle apart
-	if busy {
-		every = beatEvery
-	}
 	var errs []error
-	if now.Sub(a.beat) >= every {
+	if beatDue(now.Sub(a.beat), busy) {
 		a.beat = now
 		errs = append(errs, a.dp.Beat())
 	}
@@ -294,6 +290,16 @@ func (a *announcer) step(now time.Time) (busy bool) {
 		a.problems.err(problemAnnounce, err)
 	}
 	return busy
+}
+
+// beatDue says whether a sign of life is due so long after the last. An idle step comes at
+// each moment that beatIdle has, and at others when the announcer is poked; after one of these
+// the next moment may be too soon, but not the one after it.
+func beatDue(since time.Duration, busy bool) bool {
+	if busy {
+		return since >= beatEvery
+	}
+	return since >= beatIdle/2
 }
 
 // write makes the kernel hold what the machine says.

@@ -170,3 +170,19 @@ func TestAddressesAreFollowedWhileALaterFileCannotBeRead(t *testing.T) {
 		t.Errorf("places %v, want that of 10.9.0.2", slices.Collect(maps.Keys(a.places)))
 	}
 }
+
+// A node that has nobody to watch steps at common moments, and whenever something may have
+// changed. Wherever between two moments it gave a sign of life, it must give the next in time.
+func TestSignsOfLifeComeInTime(t *testing.T) {
+	const late = 2 * time.Second // of a timer
+	for beat := time.Duration(0); beat < beatIdle; beat += 10 * time.Millisecond {
+		for step := beatIdle; ; step += beatIdle {
+			if beatDue(step-beat, false) {
+				if step-beat+late > adoptWithin {
+					t.Fatalf("%s after a moment: silent for %s", beat, step-beat)
+				}
+				break
+			}
+		}
+	}
+}
