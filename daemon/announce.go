@@ -68,6 +68,7 @@ type announcer struct {
 	nodes     []*source.Node // that known and places were made of
 	node      overlay.Node   // likewise: this node
 	known     known
+	own       []netip.Addr // this node's addresses by which it asks
 	watch     *announce.Watch
 	watchAt   time.Time // its next step; zero: none
 	conflicts announce.Conflicts
@@ -199,10 +200,11 @@ func (a *announcer) update(now time.Time) bool {
 	moved := !slices.Equal(state.Nodes, a.nodes) || !sameNode(self, a.node)
 	if moved {
 		a.nodes, a.node, a.known = state.Nodes, self, neighbours(a.cfg.NodeName, self, state.Nodes)
+		a.own = slices.Compact(slices.SortedFunc(maps.Values(a.known.from), netip.Addr.Compare))
 		a.watch.Set(a.known.probed)
 		a.watchAt = now
 	}
-	listenErr := a.sockets.listen(slices.Compact(slices.SortedFunc(maps.Values(a.known.from), netip.Addr.Compare)))
+	listenErr := a.sockets.listen(a.own)
 	needs := announce.Needs(state.Services, state.Slices, func(s *source.Service) bool {
 		return loadbalancer.Ours(s, a.cfg.LoadBalancerDefault)
 	})
@@ -257,12 +259,8 @@ func (a *announcer) step(now time.Time) (busy bool) {
 	busy = len(a.places) > 0
 	a.mu.Unlock()
 	a.look(now)
-	every := beatIdle - time.Second // at least once in each of its calls that are beatIdle apart
-	if busy {
-		every = beatEvery
-	}
 	var errs []error
-	if now.Sub(a.beat) >= every {
+	if beatDue(now.Sub(a.beat), busy) {
 		a.beat = now
 		errs = append(errs, a.dp.Beat())
 	}
@@ -292,6 +290,16 @@ func (a *announcer) step(now time.Time) (busy bool) {
 		a.problems.err(problemAnnounce, err)
 	}
 	return busy
+}
+
+// beatDue says whether a sign of life is due so long after the last. An idle step comes at
+// each moment that beatIdle has, and at others when the announcer is poked; after one of these
+// the next moment may be too soon, but not the one after it.
+func beatDue(since time.Duration, busy bool) bool {
+	if busy {
+		return since >= beatEvery
+	}
+	return since >= beatIdle/2
 }
 
 // write makes the kernel hold what the machine says.

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -26,7 +27,7 @@ func (a *announcer) look(now time.Time) {
 	lost := a.watch.Lost()
 	a.lose(lost)
 	a.problems.sum(problemNodeLost, names("no answer from %s any more: new connections go to pods of other nodes, where there are some; "+
-		"is the machine down, or cut off?", slices.Sorted(maps.Keys(lost))))
+		fmt.Sprintf("is the machine down, or cut off, or does anything between drop UDP port %d?", a.cfg.announcePort()), slices.Sorted(maps.Keys(lost))))
 }
 
 // lose takes up which other nodes are lost. The map is not to be changed any more.

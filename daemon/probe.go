@@ -31,9 +31,15 @@ func (r reach) ok() bool {
 }
 
 func (r reach) String() string {
-	switch {
-	case r.lost:
+	if r.lost {
 		return "no answer"
+	}
+	return r.found()
+}
+
+// found is what the probe says: through the overlay a node may answer that is lost.
+func (r reach) found() string {
+	switch {
 	case r.at.IsZero():
 		return "unknown"
 	case r.err != nil:
@@ -140,7 +146,7 @@ func (n *node) learn(targets []overlay.ProbeTarget, results []reach) {
 	}
 	var silent, damaged, narrow, failed []string
 	for _, e := range n.book.sorted() {
-		switch r := e.reach; r.String() {
+		switch r := e.reach; r.found() {
 		case "unknown", "ok":
 		case "no answer":
 			silent = append(silent, e.node.Name)

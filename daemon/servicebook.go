@@ -179,7 +179,7 @@ func (b *serviceBook) concerned(node service.Node) func(*serviceEntry) bool {
 			slices.ContainsFunc(e.svc.ExternalIPs, func(a netip.Addr) bool { return changed[a] }) ||
 			slices.ContainsFunc(e.svc.LoadBalancerIPs, func(l source.LoadBalancerIP) bool { return changed[l.IP] }) ||
 			e.asksNodes() && e.hasEndpoint(func(s *source.SliceEndpoint) bool { return moved[s.Node] || changed[s.IP] }) ||
-			len(lost) > 0 && e.hasEndpoint(func(s *source.SliceEndpoint) bool { return lost[s.Node] || lostAddrs[s.IP] })
+			len(lost)+len(lostAddrs) > 0 && e.hasEndpoint(func(s *source.SliceEndpoint) bool { return lost[s.Node] || lostAddrs[s.IP] })
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/weftnet/weft/daemon/service"
@@ -37,13 +38,14 @@ type services struct {
 
 	// having is the attachments that are in ports, so that others need not wait for mu.
 	having sync.Map
+	// lost is the nodes that are; likewise.
+	lost atomic.Pointer[map[string]bool]
 
 	mu    sync.Mutex
-	begun bool            // the source has spoken
-	self  overlay.Node    // what node was made of
-	nodes []*source.Node  // likewise
-	lost  map[string]bool // likewise: nodes that are
-	moved bool            // prepare has met other addresses that serve node ports
+	begun bool           // the source has spoken
+	self  overlay.Node   // what node was made of, besides lost
+	nodes []*source.Node // likewise
+	moved bool           // prepare has met other addresses that serve node ports
 	node  service.Node
 	pods  []*source.Pod
 	book  *serviceBook
@@ -84,11 +86,10 @@ func (s *services) remembered(self overlay.Node) {
 	s.setNode(self, nil)
 }
 
-// setLost takes up which nodes are lost. The map is not to be changed any more.
+// setLost takes up which nodes are lost. The map is not to be changed any more. It does not wait
+// for mu: who calls it has more to do, just when there is much to compile.
 func (s *services) setLost(lost map[string]bool) {
-	s.mu.Lock()
-	s.lost = lost
-	s.mu.Unlock()
+	s.lost.Store(&lost)
 	offerLatest(s.newLost, struct{}{})
 }
 
@@ -145,7 +146,11 @@ func (s *services) prepare(state source.State) {
 
 // setNode makes s.node, and says whether addresses that serve node ports changed.
 func (s *services) setNode(self overlay.Node, nodes []*source.Node) bool {
-	if sameNode(self, s.self) && slices.Equal(nodes, s.nodes) && same(s.lost, s.node.Lost) {
+	var lost map[string]bool
+	if now := s.lost.Load(); now != nil {
+		lost = *now
+	}
+	if sameNode(self, s.self) && slices.Equal(nodes, s.nodes) && same(lost, s.node.Lost) {
 		return false
 	}
 	s.self, s.nodes = self, nodes
@@ -154,7 +159,7 @@ func (s *services) setNode(self overlay.Node, nodes []*source.Node) bool {
 		Name: s.name, Own: s.node.Own, Addrs: map[netip.Addr]struct{}{},
 		NodePortAddrs: nodePortAddrs(s.prefixes, self.Addrs), Pass: s.cfg.Forwarding == service.DSR,
 		Classless: s.cfg.LoadBalancerDefault,
-		Others:    make(map[string][]netip.Addr, len(nodes)), Lost: s.lost, LostAddrs: map[netip.Addr]struct{}{},
+		Others:    make(map[string][]netip.Addr, len(nodes)), Lost: lost, LostAddrs: map[netip.Addr]struct{}{},
 	}
 	for _, a := range self.Addrs {
 		n.Addrs[a.Unmap()] = struct{}{}
@@ -167,7 +172,7 @@ func (s *services) setNode(self overlay.Node, nodes []*source.Node) bool {
 		}
 		for _, a := range other.InternalIPs {
 			n.Addrs[a.Unmap()] = struct{}{}
-			if s.lost[other.Name] {
+			if lost[other.Name] {
 				n.LostAddrs[a.Unmap()] = struct{}{}
 			}
 		}

@@ -15,10 +15,15 @@ const (
 	// calm is how often a watched node is asked that answers. One that has missed a
 	// question is asked every [Every].
 	calm = time.Second
-	// greetEvery is how often a node is asked that has never answered, and greetAtOnce how
-	// many of these are in one step: only who has answered once can be lost.
+	// greetBudget is how many questions a second go to nodes that have never answered, if there
+	// are many: only who has answered once can be lost. If there are few, each is asked as often
+	// as a watched one; never are more than greetEvery between two, if the budget allows it.
+	greetBudget = 10
 	greetEvery  = 8 * time.Second
-	greetAtOnce = 5
+	greetAtOnce = greetBudget / 2 // in one step
+	// suspected is how many more nodes are asked when one is lost of which nobody has told: it
+	// may be this node that is cut off, which has to find out about all others by itself.
+	suspected = 2
 	// wordFor is how long another's word counts that a node is lost which has never
 	// answered this one. The cluster knows by then.
 	wordFor = 2 * time.Minute
@@ -35,13 +40,13 @@ type Watch struct {
 	self  string
 	nonce func() uint64
 	nodes map[string]*other
-	byIP  map[netip.Addr]string
-	ring  []string            // the others, from the one after this node on
-	fresh map[string]struct{} // those that have never answered
-	asked map[string]struct{} // those that are, or that may still answer
-	lost  map[string]bool     // replaced when it changes
-	stale bool                // some of lost are not there any more
-	wait  time.Duration       // until the next Step; 0: there is nobody to watch
+	byIP  map[netip.Addr][]string // a machine that was set up anew may have two names for a while
+	ring  []string                // the others, from the one after this node on
+	fresh map[string]struct{}     // those that have never answered
+	asked map[string]struct{}     // those that are, or that may still answer
+	lost  map[string]bool         // replaced when it changes
+	stale bool                    // some of lost are not there any more
+	wait  time.Duration           // until the next Step; 0: there is nobody to watch
 }
 
 // other is another node as it is watched.
@@ -62,7 +67,7 @@ func (n *other) gone(now time.Time) bool {
 // numbers that nobody can guess.
 func NewWatch(self string, nonce func() uint64) *Watch {
 	return &Watch{
-		self: self, nonce: nonce, nodes: map[string]*other{}, byIP: map[netip.Addr]string{},
+		self: self, nonce: nonce, nodes: map[string]*other{}, byIP: map[netip.Addr][]string{},
 		fresh: map[string]struct{}{}, asked: map[string]struct{}{}, lost: map[string]bool{},
 	}
 }
@@ -77,14 +82,14 @@ func (w *Watch) Set(nodes map[string]netip.Addr) {
 			w.stale = w.stale || n.lost
 		}
 	}
-	w.byIP = make(map[netip.Addr]string, len(nodes))
+	w.byIP = make(map[netip.Addr][]string, len(nodes))
 	w.ring = w.ring[:0]
 	for name, at := range nodes {
 		if w.nodes[name] == nil {
 			w.nodes[name] = &other{peer: peer{addr: at}}
 			w.fresh[name] = struct{}{}
 		}
-		w.byIP[at] = name
+		w.byIP[at] = append(w.byIP[at], name)
 		w.ring = append(w.ring, name)
 	}
 	own := hash(w.self)
@@ -109,28 +114,31 @@ func (w *Watch) Wait() time.Duration { return w.wait }
 
 // Hear takes up a datagram that came from an address at a time.
 func (w *Watch) Hear(now time.Time, from netip.Addr, d Datagram) {
-	name, known := w.byIP[from]
-	if !known {
+	if len(w.byIP[from]) == 0 {
 		return
 	}
-	n := w.nodes[name]
 	switch d.Kind {
 	case kindAnswer:
-		if r, ok := n.answered(d); ok {
-			n.hear(now, r)
-			n.heard, n.told = true, time.Time{}
-			delete(w.fresh, name)
+		for _, name := range w.byIP[from] {
+			n := w.nodes[name]
+			if r, ok := n.answered(d); ok {
+				n.hear(now, r)
+				n.heard, n.told = true, time.Time{}
+				delete(w.fresh, name)
+			}
 		}
 	case kindLook:
-		about := w.byIP[d.Addr]
-		if n = w.nodes[about]; n == nil || about == name {
+		if d.Addr == from {
 			return
 		}
-		w.asked[about], n.next = struct{}{}, now
-		if d.Flags&flagOn != 0 {
-			n.told = time.Time{}
-		} else if n.told = now; !n.lost {
-			n.missed = max(n.missed, missable-1) // others have missed some
+		for _, about := range w.byIP[d.Addr] {
+			n := w.nodes[about]
+			w.asked[about], n.next = struct{}{}, now
+			if d.Flags&flagOn != 0 {
+				n.told = time.Time{}
+			} else if n.told = now; !n.lost {
+				n.missed = max(n.missed, missable-1) // others have missed some
+			}
 		}
 	}
 }
@@ -149,11 +157,15 @@ func (w *Watch) Step(now time.Time) (send []Message, changed bool) {
 		w.wait = calm / 2
 	}
 	changed, w.stale = w.stale, false
+	alone := 0
 	for _, name := range slices.Sorted(maps.Keys(w.asked)) {
 		n := w.nodes[name]
 		n.expire(now)
 		if gone := n.gone(now); gone != n.lost {
 			n.lost, changed = gone, true
+			if gone && n.told.IsZero() {
+				alone++
+			}
 			n.mine = n.mine && !gone || near[name]
 			if n.mine {
 				send = append(send, w.tell(name, n)...)
@@ -178,6 +190,7 @@ func (w *Watch) Step(now time.Time) (send []Message, changed bool) {
 			send = append(send, Message{n.addr, d})
 		}
 	}
+	w.suspect(now, alone*suspected)
 	if changed {
 		w.lost = map[string]bool{}
 		for name, n := range w.nodes {
@@ -187,6 +200,20 @@ func (w *Watch) Step(now time.Time) (send []Message, changed bool) {
 		}
 	}
 	return send, changed
+}
+
+// suspect has so many of the next nodes asked as if they had missed a question.
+func (w *Watch) suspect(now time.Time, many int) {
+	for _, name := range w.ring {
+		if many == 0 {
+			return
+		}
+		if n := w.nodes[name]; n.heard && !n.lost && n.missed == 0 {
+			n.missed, n.next, w.wait = 1, now, Every/2
+			w.asked[name] = struct{}{}
+			many--
+		}
+	}
 }
 
 // near is the nodes that this one watches.
@@ -230,7 +257,7 @@ func (w *Watch) every(n *other, near, greeted bool) time.Duration {
 	case near:
 		return calm
 	case greeted:
-		return greetEvery
+		return min(greetEvery, max(calm, time.Duration(len(w.fresh))*time.Second/greetBudget))
 	}
 	return 0
 }

@@ -1,132 +1,11 @@
 package announce
 
 import (
-	"fmt"
-	"maps"
-	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"testing"
 	"time"
 )
-
-// ring is a cluster whose nodes watch each other, with a clock that only run moves.
-type ring struct {
-	t      testing.TB
-	now    time.Time
-	names  []string
-	ips    map[string]netip.Addr
-	nodes  map[string]*ringNode
-	random *rand.Rand
-	// cut says whether a datagram is lost; nil: none is.
-	cut func(from, to string) bool
-}
-
-// ringNode is a node: its datapath, and the watch of its daemon.
-type ringNode struct {
-	off     bool // the machine is
-	mute    bool // its datapath answers no questions
-	stalled bool // its daemon gets no CPU
-	watch   *Watch
-	next    time.Time
-	inbox   []func(time.Time) // what has come and was not read
-	sent    int
-}
-
-func newRing(t testing.TB, nodes int, seed uint64) *ring {
-	r := &ring{
-		t: t, now: time.Unix(1e9, 0), ips: map[string]netip.Addr{}, nodes: map[string]*ringNode{},
-		random: rand.New(rand.NewPCG(seed, seed)),
-	}
-	for i := range nodes {
-		name := fmt.Sprintf("node-%d", i)
-		r.names = append(r.names, name)
-		r.ips[name] = netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)})
-	}
-	for _, name := range r.names {
-		w := NewWatch(name, r.random.Uint64)
-		others := maps.Clone(r.ips)
-		delete(others, name)
-		w.Set(others)
-		r.nodes[name] = &ringNode{watch: w, next: r.now.Add(time.Duration(r.random.IntN(1000)) * time.Millisecond)}
-	}
-	return r
-}
-
-func (r *ring) run(d time.Duration) {
-	byIP := map[netip.Addr]string{}
-	for name, ip := range r.ips {
-		byIP[ip] = name
-	}
-	passes := func(from, to string) bool {
-		return r.nodes[to] != nil && !r.nodes[from].off && !r.nodes[to].off && (r.cut == nil || !r.cut(from, to))
-	}
-	for end := r.now.Add(d); r.now.Before(end); r.now = r.now.Add(50 * time.Millisecond) {
-		for _, name := range r.names {
-			n := r.nodes[name]
-			if n.off || n.stalled || r.now.Before(n.next) {
-				continue
-			}
-			for _, read := range n.inbox {
-				read(r.now)
-			}
-			n.inbox = nil
-			send, _ := n.watch.Step(r.now)
-			n.next = r.now.Add(n.watch.Wait())
-			n.sent += len(send)
-			for _, m := range send {
-				to := byIP[m.To]
-				if !passes(name, to) {
-					continue
-				}
-				other, d := r.nodes[to], m.Datagram
-				if d.Kind != kindQuestion {
-					from := r.ips[name]
-					other.inbox = append(other.inbox, func(at time.Time) { other.watch.Hear(at, from, d) })
-				} else if !other.mute && passes(to, name) {
-					d.Kind, d.Silence = kindAnswer, neverHeard // daemons do not matter
-					n.inbox = append(n.inbox, func(at time.Time) { n.watch.Hear(at, m.To, d) })
-				}
-			}
-		}
-	}
-}
-
-// within runs until all that are on say that the lost are these, and not longer than d. It
-// returns how long that took.
-func (r *ring) within(what string, d time.Duration, lost ...string) time.Duration {
-	r.t.Helper()
-	start := r.now
-	slices.Sort(lost)
-	for {
-		wrong := ""
-		for _, name := range r.names {
-			if got := slices.Sorted(maps.Keys(r.nodes[name].watch.Lost())); !r.nodes[name].off && !slices.Equal(got, lost) {
-				wrong = fmt.Sprintf("%s: to %s are lost %v, want %v", what, name, got, lost)
-				break
-			}
-		}
-		if wrong == "" {
-			return r.now.Sub(start)
-		}
-		if r.now.Sub(start) >= d {
-			r.t.Fatalf("%s, after %v", wrong, d)
-		}
-		r.run(100 * time.Millisecond)
-	}
-}
-
-// never runs, and fails when somebody is lost to somebody.
-func (r *ring) never(what string, d time.Duration) {
-	r.t.Helper()
-	for end := r.now.Add(d); r.now.Before(end); r.run(time.Second) {
-		for _, name := range r.names {
-			if lost := r.nodes[name].watch.Lost(); len(lost) > 0 {
-				r.t.Fatalf("%s: to %s are lost %v", what, name, lost)
-			}
-		}
-	}
-}
 
 // What docs/services.md says of the time.
 func TestAllKnowSoonThatANodeIsLostAndBack(t *testing.T) {
@@ -184,6 +63,39 @@ func TestASplitIsSeenFromBothSides(t *testing.T) {
 	r.within("healed", 20*time.Second)
 }
 
+// A few that are cut off from many hear nobody's word, or only each other's: they find out by
+// themselves, and must not need a second for every three nodes. Nor may they flood their link.
+func TestWhoIsCutOffKnowsItSoon(t *testing.T) {
+	for _, nodes := range []int{10, 300} {
+		for _, few := range []int{1, 5} {
+			r := newRing(t, nodes, 3)
+			r.run(time.Minute) // all have answered all
+			off := map[string]bool{}
+			for _, name := range r.names[:few] {
+				off[name] = true
+				r.nodes[name].sent = 0
+			}
+			r.cut = func(from, to string) bool { return off[from] != off[to] }
+			start := r.now
+			for name := range off {
+				for w := r.nodes[name].watch; len(w.Lost()) < nodes-few; r.run(100 * time.Millisecond) {
+					if r.now.Sub(start) > 10*time.Second {
+						t.Fatalf("%d of %d nodes are cut off: after 10 s only %d are lost to %s", few, nodes, len(w.Lost()), name)
+					}
+				}
+			}
+			took := r.now.Sub(start)
+			sent := r.nodes[r.names[0]].sent
+			t.Logf("%d of %d nodes are cut off: they know after %v, with %d datagrams each", few, nodes, took, sent)
+			if most := 60 * nodes; sent > most {
+				t.Errorf("%d of %d nodes are cut off: one sent %d datagrams, want at most %d", few, nodes, sent, most)
+			}
+			r.cut = nil
+			r.within("healed", time.Duration(nodes)*time.Second/seldomBudget+5*time.Second)
+		}
+	}
+}
+
 // Neither lost datagrams nor a daemon without a CPU are a lost node.
 func TestNobodyIsLostWithoutCause(t *testing.T) {
 	r := newRing(t, 50, 7)
@@ -220,6 +132,20 @@ func TestWhoNeverAnsweredIsNotLost(t *testing.T) {
 	name := r.names[10]
 	r.nodes[name].off = true
 	r.within("another is off", 4*time.Second, name)
+}
+
+// A node that joins is known before its datapath is there, which need not be long before it dies.
+func TestWhoHasJustComeIsLostToo(t *testing.T) {
+	for _, nodes := range []int{2, 4, 50} {
+		r := newRing(t, nodes, 3)
+		name := r.names[1]
+		r.nodes[name].mute = true
+		r.run(20*time.Second + time.Duration(r.random.IntN(5000))*time.Millisecond)
+		r.nodes[name].mute = false
+		r.run(2 * time.Second)
+		r.nodes[name].off = true
+		r.within(name+" off", 4*time.Second, name)
+	}
 }
 
 // If it has answered others, their word counts, for a while and until they take it back.
@@ -319,5 +245,40 @@ func TestWatchingCostsLittleHoweverLargeTheClusterIs(t *testing.T) {
 		if got > c.most*1.05 {
 			t.Errorf("want at most %.0f", c.most)
 		}
+	}
+}
+
+// A machine that is in the cluster by two names, as one that was set up anew, is not lost by
+// either of them while it answers.
+func TestTwoNamesOfOneAddressAreOneMachine(t *testing.T) {
+	a := netip.MustParseAddr("10.0.0.1")
+	now := time.Unix(1e9, 0)
+	var number uint64
+	w := NewWatch("self", func() uint64 { number++; return number })
+	run := func(off bool) {
+		for range 100 {
+			send, _ := w.Step(now)
+			now = now.Add(50 * time.Millisecond)
+			for _, m := range send {
+				if d := m.Datagram; d.Kind == kindQuestion && !off {
+					d.Kind = kindAnswer
+					w.Hear(now, m.To, d)
+				}
+			}
+			now = now.Add(w.Wait())
+		}
+	}
+	w.Set(map[string]netip.Addr{"former": a})
+	run(false)
+	for range 20 { // maps have no order
+		w.Set(map[string]netip.Addr{"former": a, "new": a, "other": netip.MustParseAddr("10.0.0.2")})
+		run(false)
+		if got := w.Lost(); len(got) > 0 {
+			t.Fatalf("lost are %v", got)
+		}
+	}
+	run(true)
+	if got := w.Lost(); len(got) != 3 {
+		t.Errorf("off, lost are %v", got)
 	}
 }
