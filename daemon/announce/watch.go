@@ -230,18 +230,27 @@ func (w *Watch) near() map[string]bool {
 	return near
 }
 
-// greeted is the nodes to be asked whether they are there.
+// greeted is the nodes to be asked whether they are there: first those that were not yet, from
+// the ones on that this node is to watch, then any that are due again.
 func (w *Watch) greeted(now time.Time) map[string]bool {
-	var out map[string]bool
-	for name := range w.fresh {
-		if !now.Before(w.nodes[name].next) {
-			if out == nil {
-				out = make(map[string]bool, greetAtOnce)
-			}
+	if len(w.fresh) == 0 {
+		return nil
+	}
+	out := make(map[string]bool, greetAtOnce)
+	for _, name := range w.ring {
+		if len(out) == greetAtOnce {
+			return out
+		}
+		if _, fresh := w.fresh[name]; fresh && w.nodes[name].next.IsZero() {
 			out[name] = true
 		}
+	}
+	for name := range w.fresh {
 		if len(out) == greetAtOnce {
 			break
+		}
+		if !now.Before(w.nodes[name].next) {
+			out[name] = true
 		}
 	}
 	return out
