@@ -351,4 +351,11 @@ func TestExplainLeavesServicesToNetfilter(t *testing.T) {
 	if err != nil || !a.Netfilter || !a.Service || a.Egress.Verdict != 0 || a.Reason != "" {
 		t.Errorf("UDP: got %+v, %v, want it left to netfilter and nothing judged", a, err)
 	}
+	p.leave(t)
+	for _, proto := range ported {
+		a, err := p.Explain(Question{p.client.Addr(), p.vip, proto})
+		if err != nil || !a.Netfilter || !a.Service || a.Egress.Verdict != 0 || a.Reason != "" {
+			t.Errorf("%s for good: got %+v, %v, want it left to netfilter and nothing judged", proto, a, err)
+		}
+	}
 }

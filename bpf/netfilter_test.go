@@ -44,6 +44,63 @@ func TestWhatIsNetfiltersGoesThroughTheStack(t *testing.T) {
 	}
 }
 
+// A Service that netfilter serves for good is nobody's here: neither what begins nor what was
+// translated until a moment ago becomes anything, and no port of its address is refused.
+func TestWhatIsLeftToNetfilterIsNotTranslated(t *testing.T) {
+	for _, v6 := range []bool{false, true} {
+		for _, o := range []Options{besideNetfilter, {}} { // as it is, and before it is in force
+			p := newLaneWith(t, v6, true, o)
+			p.establish(t, p.client)
+			p.leave(t)
+			must(t, p.Services().Alive.Delete(Place{p.backend.Addr(), servePort, TCP}))
+			for what, packet := range map[string][]byte{
+				"what begins":    datagram(TCP, p.clientAt(41000), p.vip, 64, syn, nil),
+				"what went on":   datagram(TCP, p.client, p.vip, 64, ack, nil),
+				"a datagram":     datagram(UDP, p.client, p.vip, 64, 0, nil),
+				"to other ports": datagram(TCP, p.client, netip.AddrPortFrom(p.vip.Addr(), 99), 64, syn, nil),
+			} {
+				if verdict, _ := p.send(t, packet); verdict != tcxNext {
+					t.Errorf("v6=%v netfilter=%v, %s: verdict %d, want %d", v6, o.Config.Netfilter, what, int32(verdict), tcxNext)
+				}
+			}
+			if diff := cmp.Diff(p.counts(t), map[string]uint64{}); diff != "" {
+				t.Errorf("v6=%v netfilter=%v: counters (-got +want):\n%s", v6, o.Config.Netfilter, diff)
+			}
+		}
+	}
+}
+
+// Host ports are ours also where netfilter serves Services, of all protocols and from their
+// first packet, whatever that is.
+func TestHostPortsBesideNetfilter(t *testing.T) {
+	for _, v6 := range []bool{false, true} {
+		p := newLaneWith(t, v6, true, besideNetfilter)
+		at, client := netip.AddrPortFrom(p.outer4, 8088), netip.MustParseAddrPort("198.51.100.7:40000")
+		if v6 {
+			at, client = netip.AddrPortFrom(p.outer6, 8088), netip.MustParseAddrPort("[2001:db8:7::7]:40000")
+		}
+		p.serve(t, 8, at, p.backend.Addr())
+		enter := func(proto Protocol) (netip.AddrPort, bool) {
+			packet := datagram(proto, client, at, 64, 0, load)
+			verdict, out := p.run(t, FromUplink, ethernet(noMAC, mac{2}, ethType(packet), packet), 0)
+			if verdict != tcxRedirect {
+				return netip.AddrPort{}, false
+			}
+			_, to := tupleOf(out[14+50:])
+			return to, true
+		}
+		for _, proto := range ported {
+			if to, ok := enter(proto); ok {
+				t.Errorf("v6=%v %s: a node port's became %s", v6, proto, to)
+			}
+			must(t, p.Services().Frontends.Set(Place{at.Addr(), at.Port(), proto}, Frontend{Inside: 8, Outside: 8, Flags: FrontendHostPort}))
+			if to, ok := enter(proto); !ok || to != p.backend {
+				t.Errorf("v6=%v %s: a host port's became %s, translated %v, want %s", v6, proto, to, ok, p.backend)
+			}
+		}
+	}
+}
+
 // adopter is a lane with a backend that gets no new flows, to which others have translated.
 type adopter struct {
 	*lane

@@ -207,7 +207,7 @@ func TestOptionsAreChecked(t *testing.T) {
 // million instructions, so that no kernel's verifier refuses it.
 func TestVerifierGate(t *testing.T) {
 	const limit = 100_000
-	for _, c := range []Config{{VNI: 87, Port: 8872}, {VNI: 1, Port: 1}, {VNI: 1<<24 - 2, Port: 65535}} {
+	for _, c := range []Config{{VNI: 87, Port: 8872}, {VNI: 87, Port: 8872, Netfilter: true}, {VNI: 1, Port: 1}, {VNI: 1<<24 - 2, Port: 65535}} {
 		for _, size := range []uint32{1, 100_000} {
 			d := open(t, Options{Config: c, MaxEndpoints: size, MaxPeers: size})
 			for name, p := range d.programs {
@@ -218,7 +218,7 @@ func TestVerifierGate(t *testing.T) {
 					t.Errorf("%s with %+v: %d instructions processed (known: %v), want below %d", name, c, n, ok, limit)
 				}
 				if c.VNI == 87 && size == 1 {
-					t.Logf("%s: %d instructions processed", name, n)
+					t.Logf("%s, netfilter %v: %d instructions processed", name, c.Netfilter, n)
 				}
 			}
 		}

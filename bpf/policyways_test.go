@@ -269,52 +269,64 @@ func TestAnswersOfServicesThroughTheStack(t *testing.T) {
 	})
 }
 
-// Where netfilter serves Services, what is to one is judged where its backend is known.
+// leave has netfilter serve the Service at the lane's address for good.
+func (p *lane) leave(t *testing.T) {
+	t.Helper()
+	must(t, p.Services().Frontends.Delete(Place{Addr: p.vip.Addr()}))
+	for _, proto := range ported {
+		must(t, p.Services().Frontends.Set(Place{p.vip.Addr(), p.vip.Port(), proto}, Frontend{}))
+	}
+}
+
+// Where netfilter serves Services, what is to one is judged where its backend is known:
+// while they are taken over, and where they are left to it.
 func TestPoliciesBesideNetfilter(t *testing.T) {
-	for _, v6 := range []bool{false, true} {
-		for _, far := range []bool{false, true} {
-			t.Run(fmt.Sprintf("v6=%v far=%v", v6, far), func(t *testing.T) {
-				p := newLaneWith(t, v6, far, besideNetfilter)
-				node := netip.AddrPortFrom(p.outer4, 30080)
-				if v6 {
-					node = netip.AddrPortFrom(p.outer6, 30080)
+	for i := range 8 {
+		v6, far, left := i&1 > 0, i&2 > 0, i&4 > 0
+		t.Run(fmt.Sprintf("v6=%v far=%v left=%v", v6, far, left), func(t *testing.T) {
+			p := newLaneWith(t, v6, far, besideNetfilter)
+			if left {
+				p.leave(t)
+			}
+			node := netip.AddrPortFrom(p.outer4, 30080)
+			if v6 {
+				node = netip.AddrPortFrom(p.outer6, 30080)
+			}
+			p.serve(t, 9, node, p.backend.Addr())
+			p.class(t, 4, p.backend.Addr())
+			p.rules(t, setOut, 4, allowPort(UDP, servePort))
+			p.isolate(t, p.client.Addr(), setIn, setOut)
+			from := func(to netip.AddrPort) func() uint32 {
+				return func() uint32 {
+					verdict, _ := p.send(t, datagram(UDP, p.client, to, 64, 0, load))
+					return verdict
 				}
-				p.serve(t, 9, node, p.backend.Addr())
-				p.class(t, 4, p.backend.Addr())
-				p.rules(t, setOut, 4, allowPort(UDP, servePort))
-				p.isolate(t, p.client.Addr(), setIn, setOut)
-				from := func(to netip.AddrPort) func() uint32 {
-					return func() uint32 {
-						verdict, _ := p.send(t, datagram(UDP, p.client, to, 64, 0, load))
-						return verdict
+			}
+			onward := func(port uint16) func() uint32 {
+				return func() uint32 {
+					packet := datagram(UDP, p.client, netip.AddrPortFrom(p.backend.Addr(), port), 63, 0, load)
+					program := ToPod
+					if far {
+						program = ToOverlay
 					}
+					return p.runFrom(t, program, loopback+1, ethernet(mac{2}, mac{4}, ethType(packet), packet))
 				}
-				onward := func(port uint16) func() uint32 {
-					return func() uint32 {
-						packet := datagram(UDP, p.client, netip.AddrPortFrom(p.backend.Addr(), port), 63, 0, load)
-						program := ToPod
-						if far {
-							program = ToOverlay
-						}
-						return p.runFrom(t, program, loopback+1, ethernet(mac{2}, mac{4}, ethType(packet), packet))
-					}
-				}
-				p.walkThrough(t, "policy-egress", []step{
-					{"to a Service", true, from(p.vip)},
-					{"to a node port, which would hide its sender", false, from(node)},
-					{"onward to the backend", true, onward(servePort)},
-					{"onward to another port", false, onward(servePort + 1)},
-				})
-				p.walkThrough(t, "policy-ingress", []step{
-					{"the answer, before it is turned", true, func() uint32 { return p.back(t, UDP, 0) }},
-					{"the answer, as the Service's", true, func() uint32 {
-						return p.deliver(t, uplink, datagram(UDP, p.vip, p.client, 63, 0, load))
-					}},
-					{"not the Service's", false, func() uint32 {
-						return p.deliver(t, uplink, datagram(UDP, netip.AddrPortFrom(p.vip.Addr(), 81), p.client, 63, 0, load))
-					}},
-				})
+			}
+			p.walkThrough(t, "policy-egress", []step{
+				{"to a Service", true, from(p.vip)},
+				{"to a node port, which would hide its sender", false, from(node)},
+				{"onward to the backend", true, onward(servePort)},
+				{"onward to another port", false, onward(servePort + 1)},
 			})
-		}
+			p.walkThrough(t, "policy-ingress", []step{
+				{"the answer, before it is turned", true, func() uint32 { return p.back(t, UDP, 0) }},
+				{"the answer, as the Service's", true, func() uint32 {
+					return p.deliver(t, uplink, datagram(UDP, p.vip, p.client, 63, 0, load))
+				}},
+				{"not the Service's", false, func() uint32 {
+					return p.deliver(t, uplink, datagram(UDP, netip.AddrPortFrom(p.vip.Addr(), 81), p.client, 63, 0, load))
+				}},
+			})
+		})
 	}
 }

@@ -54,12 +54,12 @@ type SetID uint64
 
 // Frontend says which backends serve a place: the row of the map `frontends`.
 type Frontend struct {
-	Inside   SetID  // for what pods and the node itself send
+	Inside   SetID  // for what pods and the node itself send; 0: another program serves it
 	Outside  SetID  // for what comes from elsewhere; 0: the place is not served there
 	Host     SetID  // for what the node itself sends, at its sockets; 0: as Inside
 	Ranges   SetID  // sources must be in the rows of `ranges` by this name; 0: any
 	Affinity uint32 // seconds that a client stays with its backend; 0: none
-	Flags    uint32 // FrontendPass
+	Flags    uint32 // FrontendPass, FrontendHostPort
 }
 
 // Flags of a [Frontend].
@@ -67,6 +67,9 @@ const (
 	// FrontendPass: what comes from outside for a pod of another node is passed on to that
 	// node as it is, which translates it and answers the client itself.
 	FrontendPass uint32 = 1 << iota
+	// FrontendHostPort: it is a pod's host port, Weft's also where another program serves
+	// Services.
+	FrontendHostPort
 )
 
 // Set is how many backends a set has: the row of the map `sets`.

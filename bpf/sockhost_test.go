@@ -63,3 +63,37 @@ func TestSocketsOfTheHostHaveTheirOwnSet(t *testing.T) {
 		}
 	}
 }
+
+// Where netfilter serves Services, sockets reach nothing here but host ports.
+func TestSocketsBesideNetfilterReachHostPorts(t *testing.T) {
+	n := newSockNode(t)
+	must(t, n.Datapath.Close())
+	must(t, Remove(n.o.Dir))
+	n.o.Config = besideNetfilter.Config
+	n.start()
+	own := map[bool]netip.Addr{true: netip.MustParseAddr("127.0.0.1"), false: netip.IPv6Loopback()}
+	for _, service := range []netip.Addr{service4, service6} {
+		backend := backend4(1)
+		if service.Is6() {
+			backend = backend6(1)
+		}
+		tcpServer(t, n.host, at(backend, 8080))
+		udpServer(t, n.host, at(backend, 8080))
+		for _, p := range []Protocol{TCP, UDP} {
+			n.serve(Place{service, 80, p}, Frontend{}, at(backend, 8080))
+			n.serve(Place{own[service.Is4()], 82, p}, Frontend{Flags: FrontendHostPort}, at(backend, 8080))
+			must(t, n.Frontends.Set(Place{service, 81, p}, Frontend{}))
+		}
+		for _, network := range []string{"tcp", "udp"} {
+			if _, got, err := n.dial(n.host, network, at(own[service.Is4()], 82)); err != nil || got != backend.String() {
+				t.Errorf("%s to a host port: server %q, error %v; want %s", network, got, err, backend)
+			}
+			for _, port := range []uint16{80, 81, 99} {
+				_, got, err := n.dial(n.host, network, at(service, port))
+				if err == nil && got != "" {
+					t.Errorf("%s to port %d of a Service: server %q", network, port, got)
+				}
+			}
+		}
+	}
+}

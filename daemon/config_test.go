@@ -152,7 +152,7 @@ func TestWhoseSocketsAreServed(t *testing.T) {
 		t.Fatal(err)
 	}
 	for file, want := range map[string]string{
-		"": highest, "cgroup: " + highest: highest, "cgroup: none": "", "services: false": "",
+		"": highest, "cgroup: " + highest: highest, "cgroup: none": "", "services: false": highest, // of host ports
 	} {
 		c, err := load(t, file)
 		if err != nil {

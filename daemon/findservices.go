@@ -19,6 +19,9 @@ import (
 func (s *services) find(q api.ServiceQuery) api.ServicePage {
 	s.mu.Lock()
 	all := s.book.services
+	if !s.enabled {
+		all = nil
+	}
 	ports := s.hostPorts()
 	s.mu.Unlock()
 

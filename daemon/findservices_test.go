@@ -35,7 +35,7 @@ func TestFindServices(t *testing.T) {
 		mkService("default", "dns", "fd00:96::53"), mkService("default", "web", "10.96.0.2"), outer,
 	}, source.ListOf([]*source.EndpointSlice{mkSlice("default", "web-1", "web", "10.0.0.1"), mkSlice("shop", "web-1", "web", "10.0.0.2")}))
 	book.troubled[serviceName{"shop", "web"}] = []string{"another has its address"}
-	s := &services{name: "a", book: book, ports: map[api.Ref]*podPorts{
+	s := &services{name: "a", enabled: true, book: book, ports: map[api.Ref]*podPorts{
 		{ContainerID: "c", IfName: "eth0"}: {
 			Ports:    endpoint.Ports{PodNamespace: "default", PodName: "proxy", Addrs: []netip.Addr{addr("10.0.9.9")}},
 			mappings: []service.PortMapping{{HostPort: 80, ContainerPort: 8080, Protocol: bpf.TCP}},
@@ -83,7 +83,7 @@ func TestTroubleIsNoReadyBackend(t *testing.T) {
 	headless.ClusterIPs = nil
 	book.update(service.Node{Name: "a"}, []*source.Service{mkService("default", "down", "10.96.0.1"), headless},
 		source.ListOf([]*source.EndpointSlice{down}))
-	s := &services{name: "a", book: book}
+	s := &services{name: "a", enabled: true, book: book}
 	if n, names := found(s, api.ServiceQuery{Troubled: true, Limit: 10}); n != 1 || names[0] != "default/down" {
 		t.Errorf("in trouble are %v, want default/down alone", names)
 	}
@@ -139,7 +139,7 @@ func BenchmarkFindServices(b *testing.B) {
 		svcs = append(svcs, mkService("default", fmt.Sprintf("svc-%05d", i), netip.AddrFrom4([4]byte{10, 96, byte(i >> 8), byte(i)}).String()))
 	}
 	book.update(service.Node{Name: "a"}, svcs, source.List[source.EndpointSlice]{})
-	s := &services{name: "a", book: book}
+	s := &services{name: "a", enabled: true, book: book}
 	for name, q := range map[string]api.ServiceQuery{
 		"all": {}, "name": {Text: "svc-29"}, "address": {Text: "10.96.117"}, "troubled": {Troubled: true},
 	} {

@@ -35,7 +35,7 @@ const noSockets = "none"
 // error says why if they should be.
 func (c Config) cgroup() (string, error) {
 	switch {
-	case !c.Services || c.Cgroup == noSockets:
+	case c.Cgroup == noSockets:
 		return "", nil
 	case c.Cgroup != "":
 		var fs unix.Statfs_t

@@ -129,10 +129,10 @@ func (p *prepared) mountBPF(cfg Config, boot string) error {
 	return p.mount(cfg, boot, bpfMount, "bpf", "mode=700")
 }
 
-// mountCgroup gives Services at the socket a cgroup2 where the node has none that the
+// mountCgroup gives what is served at the socket a cgroup2 where the node has none that the
 // daemon sees; beside version 1 it does no harm, as it has no controllers.
 func (p *prepared) mountCgroup(cfg Config, boot string, mountinfo io.Reader) error {
-	if !cfg.Services || cfg.Cgroup != "" {
+	if cfg.Cgroup != "" {
 		return nil
 	}
 	at := cgroupMount(cfg)

@@ -268,7 +268,6 @@ func TestUnprepareLeavesWhatWasThereAndWhatOthersUse(t *testing.T) {
 // What the settings say is elsewhere is not mounted.
 func TestPrepareGoesByTheSettings(t *testing.T) {
 	for name, change := range map[string]func(*Config){
-		"no Services":    func(c *Config) { c.Services = false },
 		"no sockets":     func(c *Config) { c.Cgroup = noSockets },
 		"another cgroup": func(c *Config) { c.Cgroup = "/sys/fs/cgroup/mine" },
 	} {

@@ -84,13 +84,8 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 		rejudge: dp.Rejudge,
 	})
 	n.problems.err(problemCgroup, cgroupErr)
-	serveSockets := func() {
-		if cgroup != "" {
-			t.sockets.Put(ownerSelf, bpf.SocketPrograms())
-		}
-	}
-	if !takeOver {
-		serveSockets()
+	if cgroup != "" {
+		t.sockets.Put(ownerSelf, bpf.SocketPrograms())
 	}
 	pods = endpoint.New(endpoint.Deps{
 		IPAM: pools, Routes: t.routes, Neighs: t.neighs, Rows: t.rows, Links: t.links,
@@ -149,11 +144,6 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 			if takeOver {
 				takeFlowsOver(t, dp, log)
 				n.problems.err(problemFlows, errors.Join(dp.TakeOver(), leavePods(dp)))
-				// Not before: netfilter may have given a socket's connection another port.
-				serveSockets()
-				if err := t.sockets.Write(); err != nil {
-					log.Warn("sockets are not served, will retry", "err", err)
-				}
 			}
 			n.begin()
 			return nil

@@ -246,7 +246,7 @@ func (b *serviceBook) compile(names []serviceName) (put []serviceRows) {
 // take takes up one Service's rows, and says whether others are wanted now.
 func (b *serviceBook) take(k serviceName, e *serviceEntry, rows *service.Rows) bool {
 	keep := false
-	if k == apiServer && len(rows.Frontends) > 0 && len(rows.Backends) == 0 {
+	if k == apiServer && !b.node.Left && len(rows.Frontends) > 0 && len(rows.Backends) == 0 {
 		if keep = e.backends > 0; keep || b.held(rows) {
 			rows.Problems = append(rows.Problems, "it has no endpoint now; the former ones are kept, as this is the way to the API server")
 		}

@@ -110,11 +110,8 @@ func (s *services) update(state source.State, self overlay.Node) (owners []strin
 	moved := s.setNode(self, state.Nodes) || s.moved
 	s.moved = false
 	s.book.noted = s.book.noted || moved
-	if s.enabled {
-		changed := s.book.update(s.node, state.Services, state.Slices)
-		for _, k := range changed {
-			owners = append(owners, ownerService(k))
-		}
+	for _, k := range s.book.update(s.node, state.Services, s.slicesOf(state)) {
+		owners = append(owners, ownerService(k))
 	}
 	for ref, p := range s.ports {
 		if uid := s.uidOf(p); moved || uid != p.uid {
@@ -135,13 +132,21 @@ func (s *services) update(state source.State, self overlay.Node) (owners []strin
 // backends that the kernel has.
 func (s *services) prepare(state source.State) {
 	i := slices.IndexFunc(state.Nodes, func(n *source.Node) bool { return n.Name == s.name })
-	if i < 0 || !s.enabled {
+	if i < 0 {
 		return
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.moved = s.setNode(overlayNodes(state.Nodes[i : i+1])[0], state.Nodes) || s.moved
-	s.book.prepare(s.node, state.Services, state.Slices)
+	s.book.prepare(s.node, state.Services, s.slicesOf(state))
+}
+
+// slicesOf is the endpoints that count: none if another program serves Services.
+func (s *services) slicesOf(state source.State) source.List[source.EndpointSlice] {
+	if !s.enabled {
+		return source.List[source.EndpointSlice]{}
+	}
+	return state.Slices
 }
 
 // setNode makes s.node, and says whether addresses that serve node ports changed.
@@ -158,8 +163,8 @@ func (s *services) setNode(self overlay.Node, nodes []*source.Node) bool {
 	n := service.Node{
 		Name: s.name, Own: s.node.Own, Addrs: map[netip.Addr]struct{}{},
 		NodePortAddrs: nodePortAddrs(s.prefixes, self.Addrs), Pass: s.cfg.Forwarding == service.DSR,
-		Classless: s.cfg.LoadBalancerDefault,
-		Others:    make(map[string][]netip.Addr, len(nodes)), Lost: lost, LostAddrs: map[netip.Addr]struct{}{},
+		Classless: s.cfg.LoadBalancerDefault, Left: !s.enabled,
+		Others: make(map[string][]netip.Addr, len(nodes)), Lost: lost, LostAddrs: map[netip.Addr]struct{}{},
 	}
 	for _, a := range self.Addrs {
 		n.Addrs[a.Unmap()] = struct{}{}
@@ -236,7 +241,10 @@ func (s *services) count() (served, backends, troubled int) {
 			troubled++
 		}
 	}
-	return s.book.served, s.book.backends, troubled
+	if s.enabled {
+		served = s.book.served
+	}
+	return served, s.book.backends, troubled
 }
 
 // serveHealth answers the health checks of Services until ctx is done.

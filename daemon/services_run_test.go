@@ -212,6 +212,7 @@ func TestServicesAreInTheKernel(t *testing.T) {
 	})
 }
 
+// Of Services that others serve the kernel knows where they are, and nobody is told of them.
 func TestServicesCanBeLeftToOthers(t *testing.T) {
 	l := newLab(t)
 	a := l.add()
@@ -219,12 +220,23 @@ func TestServicesCanBeLeftToOthers(t *testing.T) {
 	l.file("web.yaml", serviceText("web", "10.96.0.10")+"---\n"+sliceText("web", "10.87.1.201"))
 	a.start()
 	a.ready()
-	a.served(0, "frontends", true, "10.96.0.10")
+	a.served(0, "frontends", true, "10.96.0.10", "192.0.2.1")
 	a.stop(syscall.SIGKILL)
 	a.cfg.Services = false
 	a.start()
 	a.ready()
-	a.served(soon, "frontends", false, "10.96.0.10")
+	a.served(soon, "frontends", false, "192.0.2.1")
+	a.served(soon, "backends", false, "10.87.1.201")
+	a.served(soon, "alive", false, "10.87.1.201")
+	a.served(0, "frontends", true, "10.96.0.10")
+	l.file("more.yaml", serviceText("more", "10.96.0.11"))
+	a.served(soon, "frontends", true, "10.96.0.10", "10.96.0.11")
+	l.file("more.yaml", "")
+	a.served(soon, "frontends", false, "10.96.0.11")
+	a.until("no problem", func(s api.Status) bool { return !problem(s, problemService) })
+	if page, err := a.client().FindServices(context.Background(), api.ServiceQuery{Limit: 9}); err != nil || page.Found != 0 {
+		t.Errorf("found: %+v, %v", page, err)
+	}
 	list, err := a.client().Services(context.Background(), "")
 	if err != nil || len(list) != 0 {
 		t.Errorf("shown: %v, %v", list, err)

@@ -13,14 +13,15 @@ import (
 )
 
 // show is the Services and the pods with host ports, as `weft services` shows them: all,
-// or with a name (NAME or NAMESPACE/NAME) that one with its backends.
+// or with a name (NAME or NAMESPACE/NAME) that one with its backends. Services that another
+// program serves are not shown: of their endpoints nothing is known.
 func (s *services) show(name string) ([]api.Service, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	wanted := func(k serviceName) bool { return name == "" || name == k.name || name == k.String() }
 	var out []api.Service
 	for k, e := range s.book.entries {
-		if e.svc != nil && wanted(k) {
+		if s.enabled && e.svc != nil && wanted(k) {
 			out = append(out, s.showService(k, e, name != ""))
 		}
 	}

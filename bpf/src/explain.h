@@ -75,7 +75,7 @@ __noinline int explain_service(struct explained *e)
 	if (outside && !fe->outside)
 		return NOT_OURS;
 	e->served = true;
-	if (by_netfilter() && e->proto != IPPROTO_TCP) {
+	if (!fe->inside || (is_left(fe) && e->proto != IPPROTO_TCP)) {
 		e->netfilter = true;
 		return OK;
 	}

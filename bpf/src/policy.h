@@ -232,10 +232,17 @@ __noinline int judge_aside(struct __sk_buff *skb, struct packet *p)
 	return why ? why : judge_leaving(skb, p, NULL);
 }
 
-/* To a place of a Service that is left to netfilter: what it becomes is not known here. */
+/* To a place of a Service that is left to netfilter: what it becomes is not known here. Where
+ * the Service has not the whole address (a node port) the sender would be hidden until then.
+ */
 static __always_inline bool is_netfilters(const union addr *addr, __u16 port, __u8 proto)
 {
-	return by_netfilter() && frontend_of(addr, port, proto) && frontend_of(addr, 0, 0);
+	struct frontend *fe;
+
+	if (likely(!by_netfilter()))
+		return false;
+	fe = frontend_of(addr, port, proto);
+	return fe && (!fe->inside || frontend_of(addr, 0, 0));
 }
 
 /* Whether the node itself sends what the stack does. It came in by no device, then; but the

@@ -284,13 +284,13 @@ __noinline int service_of(struct packet *p, bool outside, struct flow *f)
 	fe = frontend_of(&p->ip.dst, p->l4.dport, p->l4.proto);
 	if (!fe) /* of what others serve the row may be about to come */
 		return !by_netfilter() && frontend_of(&p->ip.dst, 0, 0) ? REJECT_NO_PORT : NOT_OURS;
-	if (unlikely(outside && !fe->outside))
+	if (unlikely(!fe->inside || (outside && !fe->outside)))
 		return NOT_OURS;
 	tuple_of(&p->ip, &p->l4, &t);
 	why = known_flow(&t, p->l4.flags, fe, outside, f);
 	if (why != NOT_OURS)
 		return why;
-	if (by_netfilter() && (t.proto != IPPROTO_TCP || !(p->l4.flags & TCP_SYN)))
+	if (is_left(fe) && (t.proto != IPPROTO_TCP || !(p->l4.flags & TCP_SYN)))
 		return NOT_OURS;
 	f->flags = p->l4.flags & TCP_SYN ? FLOW_BEGUN : 0;
 	return new_flow(fe, &t, outside, NULL, f);

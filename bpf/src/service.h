@@ -19,7 +19,7 @@ struct frontend_key {
 
 struct frontend {
 	__u64 begun;	/* flows that got a backend since the row was written; the programs count */
-	__u64 inside;	/* set for what pods and the node itself send */
+	__u64 inside;	/* set for what pods and the node itself send; 0: others serve it */
 	__u64 outside;	/* set for what comes from elsewhere; 0: nothing, not ours */
 	__u64 host;	/* set for what the node itself sends at a socket; 0: as inside */
 	__u64 ranges;	/* sources must be in these ranges; 0: any */
@@ -27,10 +27,19 @@ struct frontend {
 	__u32 flags;
 };
 
-/* Frontend flags; bpf.FrontendPass. */
+/* Frontend flags; bpf.FrontendPass and so on. */
 enum {
-	FRONTEND_PASS = 1 << 0, /* from outside: the backend's node gets it as it came */
+	FRONTEND_PASS = 1 << 0,	     /* from outside: the backend's node gets it as it came */
+	FRONTEND_HOST_PORT = 1 << 1, /* a pod's host port: see is_left */
 };
+
+/* Whether flows to a place are netfilter's, or those are that began until a moment ago: those
+ * to a host port never are.
+ */
+static __always_inline bool is_left(const struct frontend *fe)
+{
+	return by_netfilter() && !(fe->flags & FRONTEND_HOST_PORT);
+}
 
 /* Set flags; bpf.SetDrop. */
 enum {

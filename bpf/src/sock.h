@@ -114,10 +114,11 @@ static __always_inline int find(const struct call *c, struct frontend **frontend
 	if (!*frontend) {
 		key.port = 0;
 		key.proto = 0;
-		return bpf_map_lookup_elem(&frontends, &key) ? -ECONNREFUSED : LEAVE;
+		return !by_netfilter() && bpf_map_lookup_elem(&frontends, &key) ? -ECONNREFUSED
+										: LEAVE;
 	}
 	/* A pod's address is not known here. */
-	if ((*frontend)->ranges || (!c->host && (*frontend)->affinity))
+	if (is_left(*frontend) || (*frontend)->ranges || (!c->host && (*frontend)->affinity))
 		return LEAVE;
 	*set = set_of(set_at_socket(*frontend, c->host));
 	return *set ? REWRITE : LEAVE;

@@ -36,6 +36,8 @@ type Node struct {
 	Classless bool
 	// Pass: Services that say nothing of it are forwarded by [DSR].
 	Pass bool
+	// Left: another program serves Services, and the kernel only knows where (see [Compile]).
+	Left bool
 	// Addrs are those of all nodes of the cluster, this one and others; it may be nil.
 	// If a Service has one of them as load balancer's address, its other ports belong to
 	// that node and are not rejected.
@@ -106,10 +108,15 @@ type external struct {
 }
 
 // Compile makes the rows of one Service. All slices must be its own; their order, and
-// that of what is in them, makes no difference.
+// that of what is in them, makes no difference. Of a Service that is left to another program
+// these are the ports of its ClusterIPs, without backends: what pods send there is judged
+// where its backend is known. Elsewhere that program hides who sends.
 func Compile(node Node, svc *source.Service, ss []*source.EndpointSlice) Rows {
 	if svc.Headless || svc.Type == "ExternalName" || svc.ProxyName != "" {
 		return Rows{}
+	}
+	if node.Left {
+		return left(svc)
 	}
 	ends := 0
 	for _, s := range ss {
@@ -126,6 +133,16 @@ func Compile(node Node, svc *source.Service, ss []*source.EndpointSlice) Rows {
 	c.otherFamilies()
 	c.health()
 	return c.Rows
+}
+
+func left(svc *source.Service) Rows {
+	r := Rows{Frontends: make(map[bpf.Place]bpf.Frontend, len(svc.ClusterIPs)*len(svc.Ports))}
+	for _, ip := range svc.ClusterIPs {
+		for _, p := range svc.Ports {
+			r.front(bpf.Place{Addr: ip, Port: p.Port, Protocol: bpf.Protocol(p.Protocol)}, bpf.Frontend{})
+		}
+	}
+	return r
 }
 
 // family makes the rows of the family of a ClusterIP.

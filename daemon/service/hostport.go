@@ -90,7 +90,7 @@ func (r *Rows) hostPort(node Node, owner string, pod netip.Addr, m PortMapping) 
 		at = append(at, loopback)
 	}
 	for _, a := range at {
-		f := bpf.Frontend{Inside: set}
+		f := bpf.Frontend{Inside: set, Flags: bpf.FrontendHostPort}
 		if !a.IsLoopback() {
 			f.Outside = set
 		}

@@ -33,9 +33,13 @@ func (r Rows) text(t testing.TB) string {
 		if f.Host != 0 {
 			line += " host " + r.setText(t, f.Host)
 		}
-		if f.Flags == bpf.FrontendPass {
+		switch f.Flags {
+		case 0:
+		case bpf.FrontendPass:
 			line += " passed on"
-		} else if f.Flags != 0 {
+		case bpf.FrontendHostPort:
+			line += " host port"
+		default:
 			t.Errorf("got flags %#x at %s", f.Flags, at)
 		}
 		if f.Ranges != 0 {

@@ -1,9 +1,13 @@
 package service
 
 import (
+	"net/netip"
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/weftnet/weft/bpf"
 	"github.com/weftnet/weft/daemon/source"
 )
 
@@ -117,6 +121,31 @@ func TestPolicies(t *testing.T) {
 			want: strings.Join([]string{"10.96.0.1 rejects other ports", "10.96.0.1:80/TCP " + tc.cluster,
 				"192.0.2.1:30080/TCP " + tc.nodePort, all}, "\n"),
 		}.run(t)
+	}
+}
+
+// Of a Service that another program serves only the ports of its ClusterIPs are known.
+func TestLeftToAnotherProgram(t *testing.T) {
+	node := testNode
+	node.Left = true
+	svc := webService(func(s *source.Service) {
+		s.Type, s.ClusterIPs, s.ExternalIPs = "LoadBalancer", ips("10.96.0.1", "fd00:96::1"), ips("198.51.100.9")
+		s.LoadBalancerIPs = []source.LoadBalancerIP{{IP: ip("198.51.100.1")}}
+		s.ExternalLocal, s.HealthCheckNodePort, s.Ports[0].NodePort = true, 32000, 30080
+		s.Ports = append(s.Ports, source.ServicePort{Name: "dns", Protocol: source.UDP, Port: 53})
+	})
+	want := Rows{Frontends: map[bpf.Place]bpf.Frontend{
+		{Addr: ip("10.96.0.1"), Port: 80, Protocol: bpf.TCP}:  {},
+		{Addr: ip("10.96.0.1"), Port: 53, Protocol: bpf.UDP}:  {},
+		{Addr: ip("fd00:96::1"), Port: 80, Protocol: bpf.TCP}: {},
+		{Addr: ip("fd00:96::1"), Port: 53, Protocol: bpf.UDP}: {},
+	}}
+	if diff := cmp.Diff(Compile(node, svc, nil), want, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
+		t.Errorf("rows (-got +want):\n%s", diff)
+	}
+	svc.ProxyName = "mesh"
+	if got := Compile(node, svc, nil); len(got.Frontends) != 0 {
+		t.Errorf("of a third program's: got %v", got.Frontends)
 	}
 }
 

@@ -79,7 +79,7 @@ func nftablesRules(services []Service) string {
 		name := fmt.Sprintf("%s-default/%s/%s/", digest(8, "default/", s.Name, s.Protocol), s.Name, s.Protocol)
 		var vmap []string
 		for i, e := range s.endpoints() {
-			end := fmt.Sprintf("endpoint-%s__%s/%d", name, e.Addr(), e.Port())
+			end := fmt.Sprintf("endpoint-%s__%s/%d", name, strings.ReplaceAll(e.Addr().String(), ":", "."), e.Port())
 			fmt.Fprintf(&b, "\tchain %s {\n\t\tip saddr %s jump mark-for-masquerade\n\t\tmeta l4proto %s dnat to %s\n\t}\n",
 				end, e.Addr(), s.Protocol, e)
 			vmap = append(vmap, fmt.Sprintf("%d : goto %s", i, end))
@@ -101,3 +101,7 @@ func nftablesRules(services []Service) string {
 	b.WriteString("}\n")
 	return b.String() + elements.String()
 }
+
+// inIPv6 makes the text of a table of IPv4 that of one of IPv6.
+var inIPv6 = strings.NewReplacer("table ip ", "table ip6 ", "element ip ", "element ip6 ", "ipv4_addr", "ipv6_addr",
+	"ip daddr", "ip6 daddr", "ip saddr", "ip6 saddr", clusterCIDR, clusterCIDR6)

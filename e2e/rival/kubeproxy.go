@@ -10,8 +10,11 @@ import (
 	"github.com/weftnet/weft/e2e/load"
 )
 
-// clusterCIDR is the pods' addresses: the setting by which kube-proxy knows who is a pod.
-const clusterCIDR = "10.244.0.0/16"
+// The pods' addresses: the setting by which kube-proxy knows who is a pod.
+const (
+	clusterCIDR  = "10.244.0.0/16"
+	clusterCIDR6 = "fd00:244::/32"
+)
 
 // KubeProxy is Flannel's lab with kube-proxy's rules on both nodes.
 //

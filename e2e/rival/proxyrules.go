@@ -39,22 +39,33 @@ func (s Service) endpoints() []netip.AddrPort {
 	return append([]netip.AddrPort{s.Endpoint}, s.More...)
 }
 
-// ProxyRules is kube-proxy's rules on one node, IPv4 only. The program itself does not
-// run: what counts is what packets meet.
+// ProxyRules is kube-proxy's rules of one family on one node; IPv6 has only those of
+// nftables. The program itself does not run: what counts is what packets meet.
 type ProxyRules struct {
 	mode   ProxyMode
 	node   *testnet.NS
+	ipv6   bool
 	loaded int
 }
 
 // NewProxyRules makes the rules that do not depend on Services, on a node whose address
-// serves node ports.
+// serves node ports. They are of its family.
 func NewProxyRules(mode ProxyMode, node *testnet.NS, addr netip.Addr) (*ProxyRules, error) {
-	r := &ProxyRules{mode: mode, node: node}
+	r := &ProxyRules{mode: mode, node: node, ipv6: addr.Is6()}
 	if mode == IPTables {
+		if r.ipv6 {
+			return nil, fmt.Errorf("%s: there are no rules of IPv6", mode)
+		}
 		return r, restore(node, iptablesBase, "iptables-restore", "-w", "--noflush")
 	}
-	return r, restore(node, fmt.Sprintf(nftablesBase, addr), "nft", "-f")
+	return r, r.nft(fmt.Sprintf(nftablesBase, addr))
+}
+
+func (r *ProxyRules) nft(text string) error {
+	if r.ipv6 {
+		text = inIPv6.Replace(text)
+	}
+	return restore(r.node, text, "nft", "-f")
 }
 
 // transaction is how many Services nftables gets at once: the kernel's time for one grows
@@ -70,7 +81,7 @@ func (r *ProxyRules) Load(services []Service) error {
 		return nil
 	}
 	for part := range slices.Chunk(services[r.loaded:], transaction) {
-		if err := restore(r.node, nftablesRules(part), "nft", "-f"); err != nil {
+		if err := r.nft(nftablesRules(part)); err != nil {
 			return fmt.Errorf("load %d Services: %w", len(services), err)
 		}
 	}
@@ -81,8 +92,7 @@ func (r *ProxyRules) Load(services []Service) error {
 // Remove removes all of them, as `kube-proxy --cleanup` does.
 func (r *ProxyRules) Remove() error {
 	if r.mode == NFTables {
-		_, err := r.node.Output("nft", "delete", "table", "ip", "kube-proxy")
-		return err
+		return r.nft("delete table ip kube-proxy\n")
 	}
 	var text strings.Builder
 	for _, table := range []string{"filter", "nat"} {

@@ -43,7 +43,7 @@ type Options struct {
 	Kubelet string
 	// StateFile keeps who the API servers were last. Empty: nothing does.
 	StateFile string
-	// Services says whether Services and EndpointSlices are wanted.
+	// Services says whether EndpointSlices are wanted.
 	Services bool
 	Log      *slog.Logger // default: discard
 
@@ -92,7 +92,7 @@ type Source struct {
 	labels      sharedLabels
 	names       sharedNames // of the slices' feed
 	podFeed     *feed
-	serviceFeed *feed // nil: none are wanted
+	serviceFeed *feed
 
 	mu         sync.Mutex
 	nodes      *table[source.Node]
@@ -182,10 +182,8 @@ func (s *Source) addFeeds(to clients) {
 			s: s, table: s.cluster, read: readClusterPolicy,
 			saw: s.seeClusterPolicy, lost: s.reporter.unsee,
 		}).optional = s.opts.absentEvery
-	if s.opts.Services {
-		s.serviceFeed = add(to.core, "services", func() runtime.Object { return &corev1.ServiceList{} },
-			&objects[*corev1.Service, source.Service]{s: s, table: s.services, read: source.FromService})
-	}
+	s.serviceFeed = add(to.core, "services", func() runtime.Object { return &corev1.ServiceList{} },
+		&objects[*corev1.Service, source.Service]{s: s, table: s.services, read: source.FromService})
 	slices := add(to.discovery, "endpointslices", func() runtime.Object { return &discoveryv1.EndpointSliceList{} },
 		&objects[*discoveryv1.EndpointSlice, source.EndpointSlice]{
 			s: s, table: s.slices, read: s.readSlice,
@@ -263,7 +261,7 @@ func (s *Source) SyncPods(live []api.Endpoint) error {
 }
 
 func (s *Source) complete() bool {
-	return s.nodes.synced && s.pods.synced && (!s.opts.Services || s.services.synced && s.slices.synced)
+	return s.nodes.synced && s.pods.synced && s.services.synced && (!s.opts.Services || s.slices.synced)
 }
 
 // ready says whether the state is complete.

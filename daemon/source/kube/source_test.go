@@ -149,10 +149,12 @@ func TestOnlyWhatIsReadIsWatched(t *testing.T) {
 	p.opts.Services = false
 	p.Put(mkNode("node-a", 1), mkService("web", "10.96.0.1"), mkSlice("shop", "web", "10.0.1.5"), mkSlice("default", "kubernetes", "192.168.0.9"))
 	p.start()
-	p.until("complete", func(s source.State) bool { return s.Complete && s.PoliciesComplete && s.Slices.Len() == 1 })
+	p.until("complete", func(s source.State) bool {
+		return s.Complete && s.PoliciesComplete && len(s.Services) == 1 && s.Slices.Len() == 1
+	})
 	asked := p.Asked()
 	slices.Sort(asked)
-	if want := []string{"stream clusternetworkpolicies", "stream endpointslices", "stream namespaces", "stream networkpolicies", "stream nodes", "stream pods"}; !slices.Equal(asked, want) {
+	if want := []string{"stream clusternetworkpolicies", "stream endpointslices", "stream namespaces", "stream networkpolicies", "stream nodes", "stream pods", "stream services"}; !slices.Equal(asked, want) {
 		t.Errorf("requests: got %q, want %q", asked, want)
 	}
 }
