@@ -230,19 +230,21 @@ func (w *Watch) near() map[string]bool {
 	return near
 }
 
-// greeted is the nodes to be asked whether they are there.
+// greeted is the nodes to be asked whether they are there: those that wait longest, and of these
+// first whom this node is to watch, so that at a start, too, each node is watched soon.
 func (w *Watch) greeted(now time.Time) map[string]bool {
-	var out map[string]bool
-	for name := range w.fresh {
-		if !now.Before(w.nodes[name].next) {
-			if out == nil {
-				out = make(map[string]bool, greetAtOnce)
+	var due []string
+	if len(w.fresh) > 0 {
+		for _, name := range w.ring {
+			if _, is := w.fresh[name]; is && !now.Before(w.nodes[name].next) {
+				due = append(due, name)
 			}
-			out[name] = true
 		}
-		if len(out) == greetAtOnce {
-			break
-		}
+	}
+	slices.SortStableFunc(due, func(a, b string) int { return w.nodes[a].next.Compare(w.nodes[b].next) })
+	out := make(map[string]bool, greetAtOnce)
+	for _, name := range due[:min(greetAtOnce, len(due))] {
+		out[name] = true
 	}
 	return out
 }
