@@ -230,28 +230,21 @@ func (w *Watch) near() map[string]bool {
 	return near
 }
 
-// greeted is the nodes to be asked whether they are there: first those that were not yet, from
-// the ones on that this node is to watch, then any that are due again.
+// greeted is the nodes to be asked whether they are there: those that wait longest, and of these
+// first whom this node is to watch, so that at a start, too, each node is watched soon.
 func (w *Watch) greeted(now time.Time) map[string]bool {
-	if len(w.fresh) == 0 {
-		return nil
+	var due []string
+	if len(w.fresh) > 0 {
+		for _, name := range w.ring {
+			if _, is := w.fresh[name]; is && !now.Before(w.nodes[name].next) {
+				due = append(due, name)
+			}
+		}
 	}
+	slices.SortStableFunc(due, func(a, b string) int { return w.nodes[a].next.Compare(w.nodes[b].next) })
 	out := make(map[string]bool, greetAtOnce)
-	for _, name := range w.ring {
-		if len(out) == greetAtOnce {
-			return out
-		}
-		if _, fresh := w.fresh[name]; fresh && w.nodes[name].next.IsZero() {
-			out[name] = true
-		}
-	}
-	for name := range w.fresh {
-		if len(out) == greetAtOnce {
-			break
-		}
-		if !now.Before(w.nodes[name].next) {
-			out[name] = true
-		}
+	for _, name := range due[:min(greetAtOnce, len(due))] {
+		out[name] = true
 	}
 	return out
 }

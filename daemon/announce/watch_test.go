@@ -134,6 +134,16 @@ func TestWhoNeverAnsweredIsNotLost(t *testing.T) {
 	r.within("another is off", 4*time.Second, name)
 }
 
+// When all nodes have just started none has answered all others yet: it is still watched.
+func TestEachIsWatchedSoonAfterTheStart(t *testing.T) {
+	for i := range 30 {
+		r := newRing(t, 100, uint64(i))
+		r.run(2 * time.Second)
+		r.nodes[r.names[i]].off = true
+		r.within(r.names[i]+" off", 4*time.Second, r.names[i])
+	}
+}
+
 // A node that joins is known before its datapath is there, which need not be long before it dies.
 func TestWhoHasJustComeIsLostToo(t *testing.T) {
 	for _, nodes := range []int{2, 4, 50} {
