@@ -152,10 +152,6 @@ func changeOver(t *testing.T, mode rival.ProxyMode, flags []string) {
 		}
 	}
 	goOn("without kube-proxy's rules")
-	for _, n := range c.Nodes {
-		s, _ := n.Client().Status(t.Context())
-		t.Logf("DEBUG %s %v", n.Name, s.Counters)
-	}
 	cancel()
 	wg.Wait()
 	close(h.stop)
