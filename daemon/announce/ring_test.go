@@ -44,13 +44,18 @@ func newRing(t testing.TB, nodes int, seed uint64) *ring {
 		r.ips[name] = netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)})
 	}
 	for _, name := range r.names {
-		w := NewWatch(name, r.random.Uint64)
-		others := maps.Clone(r.ips)
-		delete(others, name)
-		w.Set(others)
-		r.nodes[name] = &ringNode{watch: w, next: r.now.Add(time.Duration(r.random.IntN(1000)) * time.Millisecond)}
+		r.boot(name)
 	}
 	return r
+}
+
+// boot is a node's start from nothing.
+func (r *ring) boot(name string) {
+	w := NewWatch(name, r.random.Uint64)
+	others := maps.Clone(r.ips)
+	delete(others, name)
+	w.Set(others)
+	r.nodes[name] = &ringNode{watch: w, next: r.now.Add(time.Duration(r.random.IntN(1000)) * time.Millisecond)}
 }
 
 func (r *ring) run(d time.Duration) {

@@ -15,12 +15,15 @@ const (
 	// calm is how often a watched node is asked that answers. One that has missed a
 	// question is asked every [Every].
 	calm = time.Second
-	// greetBudget is how many questions a second go to nodes that have never answered, if there
-	// are many: only who has answered once can be lost. If there are few, each is asked as often
-	// as a watched one; never are more than greetEvery between two, if the budget allows it.
-	greetBudget = 10
+	// greetAtOnce is how many nodes are greeted in one step that were not yet: only who has
+	// answered once can be lost.
+	greetAtOnce = 5
+	// greetEvery is how often one is greeted again that has not answered, and greetSeldom how
+	// often any of them, if there are many.
 	greetEvery  = 8 * time.Second
-	greetAtOnce = greetBudget / 2 // in one step
+	greetSeldom = time.Second
+	// helloFor is how long one is asked every second that has greeted this node.
+	helloFor = 10 * time.Second
 	// suspected is how many more nodes are asked when one is lost of which nobody has told: it
 	// may be this node that is cut off, which has to find out about all others by itself.
 	suspected = 2
@@ -53,6 +56,7 @@ type Watch struct {
 type other struct {
 	peer
 	heard bool      // it has answered once
+	hello time.Time // when it greeted this one
 	told  time.Time // when another said that it is lost; zero: nobody did, or it was wrong
 	lost  bool
 	mine  bool // this node watched it when it was lost, so it tells when it is back
@@ -128,12 +132,19 @@ func (w *Watch) Hear(now time.Time, from netip.Addr, d Datagram) {
 			}
 		}
 	case kindLook:
-		if d.Addr == from {
+		hello := d.Addr == hello.Addr
+		if hello {
+			d.Addr = from
+		} else if d.Addr == from {
 			return
 		}
 		for _, about := range w.byIP[d.Addr] {
 			n := w.nodes[about]
 			w.asked[about], n.next = struct{}{}, now
+			if hello {
+				n.hello = now
+				continue
+			}
 			if d.Flags&flagOn != 0 {
 				n.told = time.Time{}
 			} else if n.told = now; !n.lost {
@@ -142,6 +153,9 @@ func (w *Watch) Hear(now time.Time, from netip.Addr, d Datagram) {
 		}
 	}
 }
+
+// hello asks a node to ask the sender: it has just come.
+var hello = Datagram{Kind: kindLook, Flags: flagOn, Addr: netip.IPv6Unspecified()}
 
 // Step says what is to be sent now. It is to be called after [Watch.Wait], after Hear was
 // called for all that has come; changed says that Lost is another.
@@ -152,9 +166,13 @@ func (w *Watch) Step(now time.Time) (send []Message, changed bool) {
 			w.asked[name] = struct{}{}
 		}
 	}
-	w.wait = 0
-	if len(w.ring) > 0 {
+	switch {
+	case len(near)+len(greeted) > 0:
 		w.wait = calm / 2
+	case len(w.ring) > 0:
+		w.wait = calm
+	default:
+		w.wait = 0
 	}
 	changed, w.stale = w.stale, false
 	alone := 0
@@ -171,12 +189,12 @@ func (w *Watch) Step(now time.Time) (send []Message, changed bool) {
 				send = append(send, w.tell(name, n)...)
 			}
 		}
-		every := w.every(n, near[name], greeted[name])
+		every := w.every(now, n, near[name], greeted[name])
 		switch {
 		case every == 0 && len(n.rounds) == 0:
 			delete(w.asked, name)
 			continue
-		case every == Every:
+		case every == Every, every == calm && !n.heard:
 			w.wait = Every / 2
 		}
 		if n.next.After(now.Add(every)) { // it was asked less often
@@ -184,6 +202,9 @@ func (w *Watch) Step(now time.Time) (send []Message, changed bool) {
 		}
 		if every == 0 || now.Before(n.next) {
 			continue
+		}
+		if n.next.IsZero() && !n.heard {
+			send = append(send, Message{n.addr, hello})
 		}
 		n.next = now.Add(every)
 		for _, d := range n.ask(now, []netip.Addr{n.addr}, w.nonce) {
@@ -250,16 +271,16 @@ func (w *Watch) greeted(now time.Time) map[string]bool {
 }
 
 // every is how often a node is asked; 0: it is not.
-func (w *Watch) every(n *other, near, greeted bool) time.Duration {
+func (w *Watch) every(now time.Time, n *other, near, greeted bool) time.Duration {
 	switch {
 	case n.lost:
 		return max(calm, time.Duration(len(w.lost))*time.Second/seldomBudget)
 	case n.state != dead && n.missed > 0 && (n.heard || !n.told.IsZero()):
 		return Every
-	case near:
+	case near, !n.heard && now.Sub(n.hello) < helloFor:
 		return calm
 	case greeted:
-		return min(greetEvery, max(calm, time.Duration(len(w.fresh))*time.Second/greetBudget))
+		return max(greetEvery, time.Duration(len(w.fresh))*greetSeldom)
 	}
 	return 0
 }

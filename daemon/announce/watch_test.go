@@ -149,10 +149,10 @@ func TestWhoHasJustComeIsLostToo(t *testing.T) {
 	for _, nodes := range []int{2, 4, 50} {
 		r := newRing(t, nodes, 3)
 		name := r.names[1]
-		r.nodes[name].mute = true
+		r.nodes[name].mute, r.nodes[name].stalled = true, true // it has no daemon yet
 		r.run(20*time.Second + time.Duration(r.random.IntN(5000))*time.Millisecond)
-		r.nodes[name].mute = false
-		r.run(2 * time.Second)
+		r.boot(name)
+		r.run(3 * time.Second)
 		r.nodes[name].off = true
 		r.within(name+" off", 4*time.Second, name)
 	}
@@ -230,7 +230,7 @@ func TestWatchingCostsLittleHoweverLargeTheClusterIs(t *testing.T) {
 		most        float64
 	}{
 		{2, false, false, 1}, {3, false, false, 2}, {10, false, false, 3}, {200, false, false, 3},
-		{200, true, false, 10}, {300, false, true, 23},
+		{200, true, false, 1}, {300, false, true, 23},
 	} {
 		r := newRing(t, c.nodes, 1)
 		for _, name := range r.names {
