@@ -49,6 +49,7 @@ type Watch struct {
 	asked map[string]struct{}     // those that are, or that may still answer
 	lost  map[string]bool         // replaced when it changes
 	stale bool                    // some of lost are not there any more
+	alone bool                    // all who have answered are lost, and more than one has
 	wait  time.Duration           // until the next Step; 0: there is nobody to watch
 }
 
@@ -112,6 +113,10 @@ func (w *Watch) Set(nodes map[string]netip.Addr) {
 
 // Lost is the names of the nodes that are. It is another map after each change.
 func (w *Watch) Lost() map[string]bool { return w.lost }
+
+// CutOff says that all others are lost, which is rather this node. What it knows of them is
+// void when the first one answers again.
+func (w *Watch) CutOff() bool { return w.alone }
 
 // Wait is how long it may take until the next Step; 0: for ever.
 func (w *Watch) Wait() time.Duration { return w.wait }
@@ -213,14 +218,32 @@ func (w *Watch) Step(now time.Time) (send []Message, changed bool) {
 	}
 	w.suspect(now, alone*suspected)
 	if changed {
-		w.lost = map[string]bool{}
-		for name, n := range w.nodes {
-			if n.lost {
-				w.lost[name] = true
-			}
-		}
+		w.count(now)
 	}
 	return send, changed
+}
+
+// count makes lost anew.
+func (w *Watch) count(now time.Time) {
+	lost, heard := map[string]bool{}, 0
+	for name, n := range w.nodes {
+		if n.heard {
+			heard++
+		}
+		if n.lost {
+			lost[name] = true
+		}
+	}
+	if w.alone && len(lost) < heard { // it is back: the others are taken for having missed one question
+		for name := range lost {
+			n := w.nodes[name]
+			n.lost, n.mine, n.state, n.missed, n.rounds, n.told = false, false, alive, 1, nil, time.Time{}
+			n.next, w.wait = now, Every/2
+			w.asked[name] = struct{}{}
+		}
+		lost = map[string]bool{}
+	}
+	w.lost, w.alone = lost, heard > 1 && len(lost) == heard
 }
 
 // suspect has so many of the next nodes asked as if they had missed a question.
