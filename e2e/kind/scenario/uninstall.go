@@ -54,6 +54,9 @@ spec:
 func uninstall(ctx context.Context, c *cluster.Cluster) (err error) {
 	const ns = "leaving"
 	before, err := remembered(c)
+	if err == nil {
+		err = noneGoes(ctx, c)
+	}
 	if err != nil {
 		return err
 	}
@@ -104,6 +107,28 @@ func uninstall(ctx context.Context, c *cluster.Cluster) (err error) {
 		return errors.Join(errs...)
 	})
 	return errors.Join(err, another(ctx, c, ns))
+}
+
+// noneGoes waits until no namespace is being deleted: those of upstream's specs go after these,
+// some with pods that take minutes to end, as the spec wants it.
+func noneGoes(ctx context.Context, c *cluster.Cluster) error {
+	return within(ctx, 15*time.Minute, "no namespace is being deleted", func(ctx context.Context) error {
+		var list struct {
+			Items []struct {
+				Metadata struct {
+					Name              string
+					DeletionTimestamp *time.Time
+				}
+			}
+		}
+		err := get(ctx, c, &list, "namespaces")
+		for _, n := range list.Items {
+			if n.Metadata.DeletionTimestamp != nil {
+				err = errors.Join(err, fmt.Errorf("%s is", n.Metadata.Name))
+			}
+		}
+		return err
+	})
 }
 
 // another installs the reference network and kube-proxy, lets the pods start anew that had
