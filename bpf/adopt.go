@@ -43,18 +43,15 @@ func (d *Datapath) Adopt(f AdoptedFlow) error {
 		Src: there.Dst, Dst: there.Src, Sport: there.Dport, Dport: there.Sport,
 		Generation: f.Generation, Seen: seen, Flags: flowReply | f.flags(f.BackendDone),
 	}
-	to, other := d.maps[weftMapBrief], d.maps[weftMapLive]
 	if f.Answered {
-		to, other = other, to
 		row.Flags |= flowAdopted
 		reply.Flags |= flowAnswered | flowAdopted
 	}
 	for _, k := range []weftTuple{there, back} {
-		var v weftFlow
-		if err := other.Lookup(&k, &v); err == nil {
-			return nil
-		} else if !errors.Is(err, ebpf.ErrKeyNotExist) {
+		if _, known, err := d.inBrief(&k); err != nil {
 			return fmt.Errorf("adopt flow: %w", err)
+		} else if known {
+			return nil
 		}
 	}
 	// Both ways are to change at once, or nearly so: marks before rows.
@@ -71,7 +68,9 @@ func (d *Datapath) Adopt(f AdoptedFlow) error {
 	if err := d.markPlace(there.Dst); err != nil {
 		return fmt.Errorf("adopt flow: %w", err)
 	}
-	// Its replies first: they lead to the client that has sent what they answer.
+	// Its replies first: they lead to the client that has sent what they answer. One that was not
+	// answered is live, too: only programs write to `brief`.
+	to := d.maps[weftMapLive]
 	if err := to.Update(&back, &reply, ebpf.UpdateNoExist); errors.Is(err, ebpf.ErrKeyExist) {
 		return nil
 	} else if err != nil {

@@ -15,7 +15,7 @@ const allowedWays = 8
 func allowedSets(rows uint32) uint32 { return max(1, rows/allowedWays) }
 
 // seedAllowed gives the programs that are to be loaded the keys of the hash by which rows are
-// found in `allowed_new`. They are the map's, so that programs of another layout find them,
+// found in `allowed_new`, and in `brief`. They are the first map's, so that programs of another layout find them,
 // too.
 func (d *Datapath) seedAllowed(spec *ebpf.CollectionSpec) error {
 	m := d.maps[weftMapAllowedNew]
@@ -48,7 +48,7 @@ func allowedKeys(seed uint64) (k weftAllowedKeys) {
 	return k
 }
 
-// homeOf is home_of in src/allowednew.h: the set of a flow and its tag there, of so many sets.
+// homeOf is home_of in src/home.h: the set of a flow and its tag there, of so many sets.
 func homeOf(keys *weftAllowedKeys, k *weftTuple, sets uint32) (set, tag uint32) {
 	end := func(a weftAddr, port uint16) uint64 {
 		h := uint64(port) * keys.Port

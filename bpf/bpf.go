@@ -58,7 +58,7 @@ type Options struct {
 
 // Map sizes where Options say none. `endpoints` is allocated at once (208 to
 // 416 bytes a row), `peers` and `nodes` row by row; `sockets` and `datagrams` at once (about 130 bytes
-// a row of each), `live` row by row and `brief` at once (about 150 bytes a row);
+// a row of each), `live` row by row (about 150 bytes) and `brief` at once (96 bytes a row);
 // `classes`, `rules` and `allowed` row by row (about 100, 140 and 120 bytes a row),
 // `allowed_new` at once (64 bytes a row).
 const (

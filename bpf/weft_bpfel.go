@@ -96,6 +96,20 @@ type weftBackendKey struct {
 	Pad  uint32
 }
 
+type weftBriefSet struct {
+	_    structs.HostLayout
+	Tag  [8]uint32
+	Next uint32
+	Busy uint32
+	Used [8]uint16
+	Pad  uint64
+	Slot [8]struct {
+		_   structs.HostLayout
+		T   weftTuple
+		Row weftFlow
+	}
+}
+
 type weftBudget struct {
 	_    structs.HostLayout
 	Part uint64
@@ -122,9 +136,11 @@ type weftConfig struct {
 	NetnsCookie   uint64
 	Ended         uint32
 	AllowedSets   uint32
+	BriefSets     uint32
 	EndpointSlots uint32
 	AnnouncePort  uint16
 	Pad2          uint16
+	Pad3          uint32
 }
 
 type weftConnected struct {

@@ -1,0 +1,110 @@
+package bpf
+
+import (
+	"maps"
+	"testing"
+)
+
+// changeBrief changes the sets of `brief`, while no program runs.
+func (d *Datapath) changeBrief(t testing.TB, change func(*weftBriefSet)) {
+	t.Helper()
+	m := d.maps[weftMapBrief]
+	must(t, scan(d, weftMapBrief, func(at *uint32, set *weftBriefSet) {
+		old := *set
+		if change(set); *set != old {
+			must(t, m.Put(at, set))
+		}
+	}))
+}
+
+// pushOut removes a row from `brief`, as a flood would.
+func (d *Datapath) pushOut(t testing.TB, k weftTuple) {
+	t.Helper()
+	d.changeBrief(t, func(set *weftBriefSet) {
+		for i, s := range set.Slot {
+			if s.T == k {
+				set.Tag[i] = 0
+			}
+		}
+	})
+}
+
+// Go and the programs find a new flow's rows in the same place.
+func TestNewFlowsAreFound(t *testing.T) {
+	for _, v6 := range []bool{false, true} {
+		p := newLane(t, v6, false)
+		for port := range 200 {
+			p.tcp(t, p.clientAt(40000+port), syn)
+		}
+		rows := p.flows(t, weftMapBrief)
+		if len(rows) != 400 {
+			t.Errorf("v6 %t: %d rows, want 400", v6, len(rows))
+		}
+		for k, want := range rows {
+			got, ok, err := p.inBrief(&k)
+			got.Seen = 0
+			if err != nil || !ok || got != want {
+				t.Errorf("v6 %t: %+v has %+v (%t, %v), want %+v", v6, k, got, ok, err, want)
+			}
+		}
+	}
+}
+
+// In a full set the oldest flow makes room, unless it was used since.
+func TestOldestNewFlowMakesRoom(t *testing.T) {
+	p := newLaneWith(t, false, true, Options{MaxBriefFlows: briefWays})
+	at := func(i int) string { return p.where(t, p.clientAt(40000+i)) }
+	begin := func(i int) { p.tcp(t, p.clientAt(40000+i), syn) }
+	want := func(when string, brief ...int) {
+		t.Helper()
+		wanted := map[int]bool{}
+		for _, i := range brief {
+			wanted[i] = true
+		}
+		got := map[int]bool{}
+		for i := range 10 {
+			if at(i) == weftMapBrief {
+				got[i] = true
+			}
+		}
+		if !maps.Equal(got, wanted) {
+			t.Errorf("%s: in brief %v, want %v", when, got, wanted)
+		}
+	}
+	for i := range briefWays / 2 {
+		begin(i)
+	}
+	want("when full", 0, 1, 2, 3)
+	begin(4)
+	want("one more", 1, 2, 3, 4)
+	p.changeBrief(t, func(set *weftBriefSet) {
+		for i, s := range set.Slot {
+			if s.T.Sport == 40001 || s.T.Dport == 40001 {
+				set.Slot[i].Row.Seen++ // a packet a second later
+			}
+		}
+	})
+	begin(5)
+	want("the oldest was used", 1, 3, 4, 5)
+	begin(6)
+	begin(7)
+	want("it has been passed over", 1, 5, 6, 7)
+	begin(8)
+	want("not used again", 5, 6, 7, 8)
+}
+
+// What moves on to `live` leaves room.
+func TestLiveFlowsLeaveRoom(t *testing.T) {
+	p := newLaneWith(t, false, true, Options{MaxBriefFlows: briefWays})
+	first := p.clientAt(40000)
+	p.tcp(t, first, syn)
+	for i := range 3 * briefWays {
+		p.establish(t, p.clientAt(41000+i))
+	}
+	if got := p.where(t, first); got != weftMapBrief {
+		t.Errorf("one that was not answered is in %q", got)
+	}
+	if rows := len(p.flows(t, weftMapLive)); rows != 6*briefWays {
+		t.Errorf("%d rows live, want %d", rows, 6*briefWays)
+	}
+}
