@@ -108,3 +108,56 @@ func TestLiveFlowsLeaveRoom(t *testing.T) {
 		t.Errorf("%d rows live, want %d", rows, 6*briefWays)
 	}
 }
+
+// busy marks the set of a tuple in `brief` as one that another processor writes to, or as none.
+func (d *Datapath) busy(t testing.TB, k weftTuple, busy uint32) {
+	t.Helper()
+	m := d.maps[weftMapBrief]
+	at, _ := homeOf(&d.allowedKeys, &k, m.MaxEntries())
+	var set weftBriefSet
+	must(t, m.Lookup(&at, &set))
+	set.Busy = busy
+	must(t, m.Put(&at, &set))
+}
+
+// A flow of which a row cannot be written, as its set is busy for long, waits: it begins with
+// both rows in `brief`, and goes on as it began.
+func TestNewFlowsWhoseSetIsBusy(t *testing.T) {
+	for _, v6 := range []bool{false, true} {
+		p := newLane(t, v6, true)
+		for port := range 20 {
+			client := p.clientAt(40000 + port)
+			there := weftTuple{Src: toAddr(client.Addr()), Dst: toAddr(p.vip.Addr()), Sport: client.Port(), Dport: p.vip.Port(), Proto: uint8(TCP)}
+			back := weftTuple{Src: toAddr(p.backend.Addr()), Dst: there.Src, Sport: p.backend.Port(), Dport: there.Sport, Proto: there.Proto}
+			other := back
+			if port%2 == 0 {
+				other = there
+			}
+			p.busy(t, other, 1)
+			p.send(t, datagram(TCP, client, p.vip, 64, syn, nil))
+			p.busy(t, other, 0)
+			src, dst := p.tcp(t, client, syn)
+			p.reply(t, dst, src, syn|ack)
+			if got := p.where(t, client); got != weftMapBrief {
+				t.Errorf("v6 %t, port %d: once answered it is in %q", v6, client.Port(), got)
+			}
+			back.Dport = src.Port()
+			p.pushOut(t, back)
+			p.busy(t, back, 1)
+			if _, out := p.send(t, datagram(TCP, client, p.vip, 64, ack, nil)); out != nil {
+				if nowSrc, nowDst := tupleOf(out); nowSrc != src || nowDst != dst {
+					t.Errorf("v6 %t, port %d: %s → %s became %s → %s", v6, client.Port(), src, dst, nowSrc, nowDst)
+				}
+			}
+			p.busy(t, back, 0)
+			if nowSrc, nowDst := p.tcp(t, client, ack); nowSrc != src || nowDst != dst {
+				t.Errorf("v6 %t, port %d: %s → %s at last became %s → %s", v6, client.Port(), src, dst, nowSrc, nowDst)
+			}
+			p.reply(t, dst, src, ack)
+			p.tcp(t, client, ack)
+			if got := p.where(t, client); got != weftMapLive {
+				t.Errorf("v6 %t, port %d: established, it is in %q", v6, client.Port(), got)
+			}
+		}
+	}
+}

@@ -131,8 +131,9 @@ static __always_inline __u32 make_brief_way(struct brief_set *set)
 }
 
 /* Makes a flow's row in `brief`; one that is there it overwrites, or, if how is BPF_NOEXIST,
- * leaves, and returns false. If the set is busy for long (a processor of a virtual machine may
- * be taken away at any point) the row gets its place in `live` at once.
+ * leaves: NOT_OURS. If the set is busy for long (a processor of a virtual machine may be taken
+ * away at any point) it makes none, and the packet has to come again: in `live` the row would be
+ * without the flow's other one, and who notes a new flow looks for both here.
  */
 __noinline int put_brief(const struct tuple *t, const struct flow *row, __u32 how)
 {
@@ -142,14 +143,14 @@ __noinline int put_brief(const struct tuple *t, const struct flow *row, __u32 ho
 	__u32 i;
 
 	if (!t || !row)
-		return false;
+		return DROP_INTERNAL;
 	home_of(t, config.brief_sets, &home);
 	set = bpf_map_lookup_elem(&brief, &home.set);
 	if (!set)
-		return false;
+		return DROP_INTERNAL;
 	for (i = 0; __sync_val_compare_and_swap(&set->busy, 0, 1); i++) {
 		if (i == PATIENCE)
-			return !bpf_map_update_elem(&live, t, row, how & BPF_NOEXIST);
+			return DROP_FLOWS_BUSY;
 	}
 	place = place_of(t);
 	i = place;
@@ -157,7 +158,7 @@ __noinline int put_brief(const struct tuple *t, const struct flow *row, __u32 ho
 		i = make_brief_way(set);
 	} else if (how == BPF_NOEXIST) {
 		*(volatile __u32 *)&set->busy = 0;
-		return false;
+		return NOT_OURS;
 	}
 	i &= BRIEF_WAYS - 1;
 	*(volatile __u32 *)&set->tag[i] = 0;
@@ -166,7 +167,7 @@ __noinline int put_brief(const struct tuple *t, const struct flow *row, __u32 ho
 	set->used[i] = row->seen;
 	__sync_lock_test_and_set(&set->tag[i], home.tag); /* after all before */
 	*(volatile __u32 *)&set->busy = 0;
-	return true;
+	return OK;
 }
 
 /* Forgets a new flow's row. */

@@ -44,7 +44,7 @@ static __always_inline int divert(const struct tuple *t, const struct flow *g, s
 	f->dport = t->dport;
 	f->generation = g->generation;
 	f->seen = now();
-	if (claim(t, f) || !put_brief(t, f, BPF_ANY))
+	if (claim(t, f) || put_brief(t, f, BPF_ANY))
 		return NOT_OURS;
 	mark_flow(&t->src, f);
 	mark_client(&f->dst); /* that flow_of looks for its row */

@@ -295,9 +295,9 @@ __noinline int note_brief(const struct tuple *t, struct flow *f, __u32 flags)
 		back = back_of(t, f);
 		if (back && !(flags & TCP_SYN)) /* it goes on: there was an answer */
 			back->flags = FLOW_REPLY;
-		if (!back || bpf_map_lookup_elem(&live, &u) || !put_brief(&u, back, BPF_NOEXIST))
+		if (!back || bpf_map_lookup_elem(&live, &u))
 			return NOT_OURS;
-		return OK;
+		return put_brief(&u, back, BPF_NOEXIST);
 	}
 	if (unlikely(!leads_to(g, t)))
 		return NOT_OURS;

@@ -176,11 +176,11 @@ static __always_inline enum reason claim(const struct tuple *t, struct flow *f)
 			g = bpf_map_lookup_elem(&live, &u);
 		}
 		if (likely(!g)) {
-			if (likely(put_brief(&u, back, BPF_NOEXIST)))
+			if (likely(!put_brief(&u, back, BPF_NOEXIST)))
 				return OK;
 			g = find_brief(&u);
 			if (g && (i >= PORT_TRIES / 2 || may_follow(g, t)) &&
-			    put_brief(&u, back, BPF_ANY))
+			    !put_brief(&u, back, BPF_ANY))
 				return OK;
 		}
 		f->sport = PORT_FIRST + bpf_get_prandom_u32() % PORTS;
@@ -218,7 +218,8 @@ static __always_inline int new_flow(const struct frontend *fe, const struct tupl
 		f->src = t->src;
 		f->sport = t->sport;
 		f->flags = FLOW_PASSED;
-		return put_brief(t, f, BPF_ANY) ? PASS_ON : DROP_FLOWS_FULL;
+		why = put_brief(t, f, BPF_ANY);
+		return why ? why : PASS_ON;
 	}
 	why = pick_source(t, outside, f);
 	if (likely(!why))
@@ -226,7 +227,7 @@ static __always_inline int new_flow(const struct frontend *fe, const struct tupl
 	if (unlikely(why))
 		return why;
 	mark_flow(&t->src, f);
-	return put_brief(t, f, BPF_ANY) ? OK : DROP_FLOWS_FULL;
+	return put_brief(t, f, BPF_ANY);
 }
 
 /* The flow of a tuple if there is one whose backend lives. NOT_OURS: a new one is to be
