@@ -2,6 +2,7 @@ package bpf
 
 import (
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"sync/atomic"
 
@@ -15,26 +16,33 @@ const allowedWays = 8
 func allowedSets(rows uint32) uint32 { return max(1, rows/allowedWays) }
 
 // seedAllowed gives the programs that are to be loaded the keys of the hash by which rows are
-// found in `allowed_new`, and in `brief`. They are the first map's, so that programs of another layout find them,
-// too.
+// found in `allowed_new` and in `brief`. Both maps have the seed in their last set, so that
+// programs of another layout find the rows, too, also if one of them is made anew.
 func (d *Datapath) seedAllowed(spec *ebpf.CollectionSpec) error {
-	m := d.maps[weftMapAllowedNew]
-	last := m.MaxEntries() - 1
+	allowed, brief := d.maps[weftMapAllowedNew], d.maps[weftMapBrief]
+	last, lastBrief := allowed.MaxEntries()-1, brief.MaxEntries()-1
 	var set weftAllowedSet
-	if err := m.Lookup(&last, &set); err != nil {
-		return fmt.Errorf("read seed of allowed flows: %w", err)
+	var briefSet weftBriefSet
+	if err := errors.Join(allowed.Lookup(&last, &set), brief.Lookup(&lastBrief, &briefSet)); err != nil {
+		return fmt.Errorf("read seed of flows: %w", err)
 	}
-	if set.Tag[0] == 0 {
+	seed := [2]uint32{set.Tag[0], set.Tag[1]}
+	if seed[0] == 0 {
+		seed = [2]uint32{briefSet.Tag[0], briefSet.Tag[1]}
+	}
+	if seed[0] == 0 {
 		var b [8]byte
 		rand.Read(b[:]) // never fails
-		set.Tag[0], set.Tag[1] = native.Uint32(b[:4])|1, native.Uint32(b[4:])
-		if err := m.Put(&last, &set); err != nil {
-			return fmt.Errorf("write seed of allowed flows: %w", err)
-		}
+		seed = [2]uint32{native.Uint32(b[:4]) | 1, native.Uint32(b[4:])}
 	}
-	d.allowedKeys = allowedKeys(uint64(set.Tag[0])<<32 | uint64(set.Tag[1]))
+	copy(set.Tag[:], seed[:])
+	copy(briefSet.Tag[:], seed[:])
+	if err := errors.Join(allowed.Put(&last, &set), brief.Put(&lastBrief, &briefSet)); err != nil {
+		return fmt.Errorf("write seed of flows: %w", err)
+	}
+	d.allowedKeys = allowedKeys(uint64(seed[0])<<32 | uint64(seed[1]))
 	if err := spec.Variables[weftVarAllowedKeys].Set(d.allowedKeys); err != nil {
-		return fmt.Errorf("set seed of allowed flows: %w", err)
+		return fmt.Errorf("set seed of flows: %w", err)
 	}
 	return nil
 }

@@ -14,7 +14,7 @@ func briefSets(rows uint32) uint32 { return max(1, rows/briefWays) }
 // inBrief is the row of a new flow, if it is there.
 func (d *Datapath) inBrief(k *weftTuple) (weftFlow, bool, error) {
 	m := d.maps[weftMapBrief]
-	at, tag := homeOf(&d.allowedKeys, k, m.MaxEntries())
+	at, tag := homeOf(&d.allowedKeys, k, m.MaxEntries()-1)
 	var set weftBriefSet
 	if err := m.Lookup(&at, &set); err != nil {
 		return weftFlow{}, false, fmt.Errorf("look up in map %s: %w", weftMapBrief, err)
@@ -37,7 +37,7 @@ func (d *Datapath) scanBrief(f func(*weftTuple, *weftFlow)) error {
 		return err
 	}
 	defer done()
-	for at := range all {
+	for at := range all[:len(all)-1] { // without the seed
 		set := &all[at]
 		for i := range set.Slot {
 			tag := atomic.LoadUint32(&set.Tag[i])

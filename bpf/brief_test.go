@@ -113,7 +113,7 @@ func TestLiveFlowsLeaveRoom(t *testing.T) {
 func (d *Datapath) busy(t testing.TB, k weftTuple, busy uint32) {
 	t.Helper()
 	m := d.maps[weftMapBrief]
-	at, _ := homeOf(&d.allowedKeys, &k, m.MaxEntries())
+	at, _ := homeOf(&d.allowedKeys, &k, m.MaxEntries()-1)
 	var set weftBriefSet
 	must(t, m.Lookup(&at, &set))
 	set.Busy = busy
@@ -158,6 +158,23 @@ func TestNewFlowsWhoseSetIsBusy(t *testing.T) {
 			if got := p.where(t, client); got != weftMapLive {
 				t.Errorf("v6 %t, port %d: established, it is in %q", v6, client.Port(), got)
 			}
+		}
+	}
+}
+
+// New flows are found also when the map that has the seed of both is of another size.
+func TestNewFlowsOutliveTheOtherTable(t *testing.T) {
+	dir := bpffs(t)
+	p := newLaneWith(t, false, true, Options{Dir: dir})
+	p.tcp(t, p.client, syn)
+	q := newLaneWith(t, false, true, Options{Dir: dir, MaxAllowedNew: 1 << 10})
+	rows := q.flows(t, weftMapBrief)
+	if len(rows) != 2 {
+		t.Errorf("%d rows, want 2", len(rows))
+	}
+	for k := range rows {
+		if _, ok, err := q.inBrief(&k); err != nil || !ok {
+			t.Errorf("%+v is not found (%v)", k, err)
 		}
 	}
 }

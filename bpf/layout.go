@@ -83,7 +83,7 @@ func specs(o Options) (*ebpf.CollectionSpec, error) {
 	ended := endedSize(flows)
 	spec.Maps[weftMapEnded].MaxEntries = ended
 	brief := briefSets(cmp.Or(o.MaxBriefFlows, DefaultMaxBriefFlows))
-	spec.Maps[weftMapBrief].MaxEntries = brief
+	spec.Maps[weftMapBrief].MaxEntries = brief + 1 // the seed
 	spec.Maps[weftMapClasses].MaxEntries = cmp.Or(o.MaxClasses, DefaultMaxClasses)
 	spec.Maps[weftMapRules].MaxEntries = cmp.Or(o.MaxRules, DefaultMaxRules)
 	spec.Maps[weftMapAllowed].MaxEntries = cmp.Or(o.MaxAllowed, DefaultMaxAllowed)
