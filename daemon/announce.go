@@ -61,7 +61,7 @@ type announcer struct {
 	changed  chan struct{} // what the addresses are made of may be other than before
 	sockets  *announceSockets
 	groups   *overlay.Groups
-	lose     func(map[string]bool)
+	lose     func(lost map[string]bool, cutOff bool)
 
 	// Of run alone.
 	links     []overlay.Link

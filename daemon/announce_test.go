@@ -113,7 +113,7 @@ func announcerOf(t *testing.T, state *source.State) *announcer {
 		hooks:    reconcile.New("links", emptyTable[bpf.Hook, struct{}]{}),
 		problems: newProblems(slog.New(slog.DiscardHandler)),
 		machine:  announce.New("n1", time.Now(), nil, nonce), places: map[netip.Addr]place{},
-		watch: announce.NewWatch("n1", nonce), lose: func(map[string]bool) {},
+		watch: announce.NewWatch("n1", nonce), lose: func(map[string]bool, bool) {},
 	}
 	t.Cleanup(a.sockets.close)
 	return a

@@ -25,20 +25,21 @@ func (a *announcer) look(now time.Time) {
 		return
 	}
 	lost := a.watch.Lost()
-	a.lose(lost)
+	a.lose(lost, a.watch.CutOff())
 	a.problems.sum(problemNodeLost, names("no answer from %s any more: new connections go to pods of other nodes, where there are some; "+
 		fmt.Sprintf("is the machine down, or cut off, or does anything between drop UDP port %d?", a.cfg.announcePort()), slices.Sorted(maps.Keys(lost))))
 }
 
-// lose takes up which other nodes are lost. The map is not to be changed any more.
-func (n *node) lose(lost map[string]bool) {
+// lose takes up which other nodes are lost, and that it is rather this node that is cut off. The
+// map is not to be changed any more.
+func (n *node) lose(lost map[string]bool, cutOff bool) {
 	n.mu.Lock()
 	for name, e := range n.book.entries {
 		e.reach.lost = lost[name]
 	}
 	n.mu.Unlock()
 	n.lostNodes.Store(int64(len(lost)))
-	n.services.setLost(lost)
+	n.services.setLost(lost, cutOff)
 }
 
 // send sends datagrams to other nodes.

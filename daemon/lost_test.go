@@ -85,7 +85,7 @@ func TestWhoIsLostIsTakenUpWhileServicesAreCompiled(t *testing.T) {
 	done := make(chan struct{})
 	s.mu.Lock()
 	go func() {
-		s.setLost(map[string]bool{"b": true})
+		s.setLost(map[string]bool{"b": true}, false)
 		close(done)
 	}()
 	select {

@@ -27,7 +27,7 @@ func TestALostNodeIsNoProblemOfTheOverlay(t *testing.T) {
 		n := &node{book: newBook(nil, nil), problems: newProblems(slog.New(slog.DiscardHandler)), services: newServices(Config{}, &tables{}, nil)}
 		e := &entry{node: overlay.Node{Name: "b"}}
 		n.book.entries["b"] = e
-		n.lose(map[string]bool{"b": tc.lost})
+		n.lose(map[string]bool{"b": tc.lost}, false)
 		n.learn([]overlay.ProbeTarget{{Name: "b"}}, []reach{tc.result})
 		got := ""
 		for _, p := range n.problems.all() {

@@ -153,11 +153,19 @@ func (b *serviceBook) concerned(node service.Node) func(*serviceEntry) bool {
 	if was.Name != node.Name || was.Zone != node.Zone || !slices.Equal(was.NodePortAddrs, node.NodePortAddrs) {
 		return func(*serviceEntry) bool { return true }
 	}
-	if same(was.Addrs, node.Addrs) && same(was.Others, node.Others) && same(was.Lost, node.Lost) {
+	if same(was.Addrs, node.Addrs) && same(was.Others, node.Others) && same(was.Lost, node.Lost) && was.CutOff == node.CutOff {
 		return nil
 	}
 	lost := differ(was.Lost, node.Lost)
 	lostAddrs := differ(was.LostAddrs, node.LostAddrs)
+	if was.CutOff != node.CutOff { // then it counts for all that are, or were
+		for _, n := range []*service.Node{&was, &node} {
+			maps.Copy(lost, n.Lost)
+			for a := range n.LostAddrs {
+				lostAddrs[a] = true
+			}
+		}
+	}
 	// Nodes come and go; few of their addresses are a Service's.
 	changed := differ(was.Addrs, node.Addrs)
 	moved := map[string]bool{} // other nodes whose node ports are elsewhere now

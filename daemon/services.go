@@ -39,7 +39,7 @@ type services struct {
 	// having is the attachments that are in ports, so that others need not wait for mu.
 	having sync.Map
 	// lost is the nodes that are; likewise.
-	lost atomic.Pointer[map[string]bool]
+	lost atomic.Pointer[lostNodes]
 
 	mu    sync.Mutex
 	begun bool           // the source has spoken
@@ -54,6 +54,12 @@ type services struct {
 	exposed *exposedPorts
 	// What health checks were last told, and their addresses.
 	told healthChecks
+}
+
+// lostNodes is the other nodes that are lost; cutOff: all are, which is rather this one.
+type lostNodes struct {
+	names  map[string]bool
+	cutOff bool
 }
 
 // healthChecks is what the health checks of Services answer, by name, and where.
@@ -88,8 +94,8 @@ func (s *services) remembered(self overlay.Node) {
 
 // setLost takes up which nodes are lost. The map is not to be changed any more. It does not wait
 // for mu: who calls it has more to do, just when there is much to compile.
-func (s *services) setLost(lost map[string]bool) {
-	s.lost.Store(&lost)
+func (s *services) setLost(lost map[string]bool, cutOff bool) {
+	s.lost.Store(&lostNodes{lost, cutOff})
 	offerLatest(s.newLost, struct{}{})
 }
 
@@ -152,10 +158,11 @@ func (s *services) slicesOf(state source.State) source.List[source.EndpointSlice
 // setNode makes s.node, and says whether addresses that serve node ports changed.
 func (s *services) setNode(self overlay.Node, nodes []*source.Node) bool {
 	var lost map[string]bool
+	cutOff := false
 	if now := s.lost.Load(); now != nil {
-		lost = *now
+		lost, cutOff = now.names, now.cutOff
 	}
-	if sameNode(self, s.self) && slices.Equal(nodes, s.nodes) && same(lost, s.node.Lost) {
+	if sameNode(self, s.self) && slices.Equal(nodes, s.nodes) && same(lost, s.node.Lost) && cutOff == s.node.CutOff {
 		return false
 	}
 	s.self, s.nodes = self, nodes
@@ -164,7 +171,7 @@ func (s *services) setNode(self overlay.Node, nodes []*source.Node) bool {
 		Name: s.name, Own: s.node.Own, Addrs: map[netip.Addr]struct{}{},
 		NodePortAddrs: nodePortAddrs(s.prefixes, self.Addrs), Pass: s.cfg.Forwarding == service.DSR,
 		Classless: s.cfg.LoadBalancerDefault, Left: !s.enabled,
-		Others: make(map[string][]netip.Addr, len(nodes)), Lost: lost, LostAddrs: map[netip.Addr]struct{}{},
+		Others: make(map[string][]netip.Addr, len(nodes)), Lost: lost, LostAddrs: map[netip.Addr]struct{}{}, CutOff: cutOff,
 	}
 	for _, a := range self.Addrs {
 		n.Addrs[a.Unmap()] = struct{}{}

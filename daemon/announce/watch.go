@@ -40,16 +40,17 @@ const (
 // A node whose daemon is dead is not lost: its datapath answers, and its pods are served. Nor
 // is one that has never answered anybody: what asks may be kept from it, not what pods send.
 type Watch struct {
-	self  string
-	nonce func() uint64
-	nodes map[string]*other
-	byIP  map[netip.Addr][]string // a machine that was set up anew may have two names for a while
-	ring  []string                // the others, from the one after this node on
-	fresh map[string]struct{}     // those that have never answered
-	asked map[string]struct{}     // those that are, or that may still answer
-	lost  map[string]bool         // replaced when it changes
-	stale bool                    // some of lost are not there any more
-	wait  time.Duration           // until the next Step; 0: there is nobody to watch
+	self   string
+	nonce  func() uint64
+	nodes  map[string]*other
+	byIP   map[netip.Addr][]string // a machine that was set up anew may have two names for a while
+	ring   []string                // the others, from the one after this node on
+	fresh  map[string]struct{}     // those that have never answered
+	asked  map[string]struct{}     // those that are, or that may still answer
+	lost   map[string]bool         // replaced when it changes
+	stale  bool                    // some of lost are not there any more
+	cutOff bool                    // all who have answered are lost, and more than one has
+	wait   time.Duration           // until the next Step; 0: there is nobody to watch
 }
 
 // other is another node as it is watched.
@@ -113,6 +114,10 @@ func (w *Watch) Set(nodes map[string]netip.Addr) {
 // Lost is the names of the nodes that are. It is another map after each change.
 func (w *Watch) Lost() map[string]bool { return w.lost }
 
+// CutOff says that all others are lost, which is rather this node. What it knows of them is
+// void when the first one answers again.
+func (w *Watch) CutOff() bool { return w.cutOff }
+
 // Wait is how long it may take until the next Step; 0: for ever.
 func (w *Watch) Wait() time.Duration { return w.wait }
 
@@ -175,14 +180,14 @@ func (w *Watch) Step(now time.Time) (send []Message, changed bool) {
 		w.wait = 0
 	}
 	changed, w.stale = w.stale, false
-	alone := 0
+	untold := 0
 	for _, name := range slices.Sorted(maps.Keys(w.asked)) {
 		n := w.nodes[name]
 		n.expire(now)
 		if gone := n.gone(now); gone != n.lost {
 			n.lost, changed = gone, true
 			if gone && n.told.IsZero() {
-				alone++
+				untold++
 			}
 			n.mine = n.mine && !gone || near[name]
 			if n.mine {
@@ -211,16 +216,34 @@ func (w *Watch) Step(now time.Time) (send []Message, changed bool) {
 			send = append(send, Message{n.addr, d})
 		}
 	}
-	w.suspect(now, alone*suspected)
+	w.suspect(now, untold*suspected)
 	if changed {
-		w.lost = map[string]bool{}
-		for name, n := range w.nodes {
-			if n.lost {
-				w.lost[name] = true
-			}
-		}
+		w.count(now)
 	}
 	return send, changed
+}
+
+// count makes lost anew.
+func (w *Watch) count(now time.Time) {
+	lost, heard := map[string]bool{}, 0
+	for name, n := range w.nodes {
+		if n.heard {
+			heard++
+		}
+		if n.lost {
+			lost[name] = true
+		}
+	}
+	if w.cutOff && len(lost) < heard { // it is back: the others are taken for having missed one question
+		for name := range lost {
+			n := w.nodes[name]
+			n.lost, n.mine, n.state, n.missed, n.rounds, n.told = false, false, alive, 1, nil, time.Time{}
+			n.next, w.wait = now, Every/2
+			w.asked[name] = struct{}{}
+		}
+		lost = map[string]bool{}
+	}
+	w.lost, w.cutOff = lost, heard > 1 && len(lost) == heard
 }
 
 // suspect has so many of the next nodes asked as if they had missed a question.

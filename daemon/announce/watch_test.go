@@ -96,6 +96,40 @@ func TestWhoIsCutOffKnowsItSoon(t *testing.T) {
 	}
 }
 
+// When the first other one answers again, all are as if they had missed a question: connections
+// from outside that come back to this node go on to the same backends.
+func TestWhoWasCutOffForgetsWhatItKnewOfOthers(t *testing.T) {
+	for _, nodes := range []int{3, 20} {
+		r := newRing(t, nodes, 2)
+		r.run(10 * time.Second)
+		name, gone := r.names[0], r.names[1]
+		w := r.nodes[name].watch
+		r.cut = func(from, to string) bool { return from == name || to == name }
+		r.run(15 * time.Second)
+		if !w.CutOff() || len(w.Lost()) != nodes-1 {
+			t.Fatalf("%d nodes: cut off: %v, lost are %v", nodes, w.CutOff(), w.Lost())
+		}
+		if nodes > 3 { // one really dies meanwhile
+			r.nodes[gone].off = true
+			r.run(10 * time.Second)
+		}
+		r.cut = nil
+		for former := w.Lost(); w.CutOff(); r.run(50 * time.Millisecond) {
+			if now := w.Lost(); len(now) > 0 && len(now) < len(former) {
+				t.Fatalf("%d nodes: some are still lost: %v", nodes, now)
+			}
+		}
+		if len(w.Lost()) > 0 {
+			t.Fatalf("%d nodes: when the first answers, others are lost: %v", nodes, w.Lost())
+		}
+		if nodes > 3 {
+			r.within("and one that is really off", 4*time.Second, gone)
+		} else {
+			r.never("back", 10*time.Second)
+		}
+	}
+}
+
 // Neither lost datagrams nor a daemon without a CPU are a lost node.
 func TestNobodyIsLostWithoutCause(t *testing.T) {
 	r := newRing(t, 50, 7)

@@ -46,6 +46,10 @@ type Node struct {
 	// both may be nil. Their endpoints get nothing new as long as there are others.
 	Lost      map[string]bool
 	LostAddrs map[netip.Addr]struct{}
+	// CutOff: all other nodes are lost, which is rather this one. Then they are for what is
+	// inside only: who comes from outside has found a way, and when there is one to the other
+	// nodes, too, connections that come back here must go on to the same backends.
+	CutOff bool
 }
 
 // IsLost says whether an endpoint is on a node that is lost.
@@ -98,6 +102,7 @@ type compiler struct {
 	pass   bool       // what comes from outside goes by [DSR]
 	ends   []endpoint // of the port at hand
 	chosen []endpoint // of the set at hand
+	whole  []endpoint // that would be, but for those on lost nodes; nil: the same, or not all of it
 }
 
 // external is an address that is the Service's own, besides its ClusterIPs.
@@ -178,6 +183,11 @@ func (c *compiler) port(ip netip.Addr, outer []external, nodes []netip.Addr, p s
 		c.chooseCluster()
 		cluster = c.set(p, ip.Is6(), "cluster", 0, exposed && !c.svc.ExternalLocal)
 	}
+	outside := cluster
+	if exposed && !c.svc.ExternalLocal && c.node.CutOff {
+		c.chooseOf(func(endpoint) bool { return true })
+		outside = c.set(p, ip.Is6(), "cut off", 0, true)
+	}
 	if onNodes {
 		ownPort = c.ownPort(p, ip.Is6())
 	}
@@ -194,7 +204,7 @@ func (c *compiler) port(ip netip.Addr, outer []external, nodes []netip.Addr, p s
 	c.front(bpf.Place{Addr: ip, Port: p.Port, Protocol: proto}, f)
 	// From inside an outer address is a detour that is not taken, so that its policy
 	// does not count there.
-	f.Inside, f.Outside = cluster, cluster
+	f.Inside, f.Outside = cluster, outside
 	if c.svc.ExternalLocal {
 		f.Outside = local
 	}
@@ -307,11 +317,7 @@ func (c *compiler) set(p source.ServicePort, ipv6 bool, policy string, flags uin
 
 // maglev writes the Maglev table of the chosen endpoints and returns its size.
 func (c *compiler) maglev(id bpf.SetID) uint32 {
-	at := make([]netip.AddrPort, len(c.chosen))
-	for i, e := range c.chosen {
-		at[i] = e.at
-	}
-	table := maglevTable(at)
+	table := c.table()
 	if c.Maglev == nil {
 		c.Maglev = make(map[bpf.Block]bpf.MaglevRow, len(table)/bpf.MaglevBlock+1)
 	}

@@ -93,7 +93,7 @@ func trueFirst(a, b bool) int {
 
 // choose puts the endpoints that are wanted into c.chosen.
 func (c *compiler) choose(wanted func(endpoint) bool) {
-	c.chosen = c.chosen[:0]
+	c.chosen, c.whole = c.chosen[:0], nil
 	for _, e := range c.ends {
 		if wanted(e) {
 			c.chosen = append(c.chosen, e)
@@ -105,9 +105,21 @@ func (c *compiler) choose(wanted func(endpoint) bool) {
 // for this node or zone; if nothing is ready anywhere, what is leaving. What is on a lost
 // node is none of all that, unless there is nothing else: then it is as good as any.
 func (c *compiler) chooseCluster() {
+	all := func(endpoint) bool { return true }
+	if !slices.ContainsFunc(c.ends, func(e endpoint) bool { return e.lost }) {
+		c.chooseOf(all)
+		return
+	}
+	c.chooseOf(all)
+	whole := slices.Clone(c.chosen)
 	c.chooseOf(func(e endpoint) bool { return !e.lost })
 	if len(c.chosen) == 0 {
-		c.chooseOf(func(endpoint) bool { return true })
+		c.chooseOf(all)
+		return
+	}
+	kept := slices.DeleteFunc(slices.Clone(whole), func(e endpoint) bool { return e.lost })
+	if slices.EqualFunc(kept, c.chosen, func(a, b endpoint) bool { return a.at == b.at }) && len(kept) < len(whole) && len(whole) <= maxBackends {
+		c.whole = whole
 	}
 }
 

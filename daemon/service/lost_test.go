@@ -67,3 +67,15 @@ func TestLostNodes(t *testing.T) {
 		tc.run(t)
 	}
 }
+
+// A node that is cut off from all others has what is on it for its own pods; what comes from
+// outside is given to all, as the others give it.
+func TestCutOff(t *testing.T) {
+	compileCase{name: "cut off", with: nodePort, node: func(n *Node) {
+		n.Lost, n.CutOff = map[string]bool{"there": true, "elsewhere": true}, true
+	}, slices: []*source.EndpointSlice{slice(t, "http TCP 8080", "10.1.0.5 here", "10.1.1.5 there", "10.1.2.5 elsewhere")}, want: `
+		10.96.0.1 rejects other ports
+		10.96.0.1:80/TCP inside [10.1.0.5:8080]
+		192.0.2.1:30080/TCP inside [10.1.0.5:8080] outside [10.1.0.5:8080 10.1.1.5:8080 10.1.2.5:8080 maglev 307]
+		alive 10.1.0.5:8080/TCP 10.1.1.5:8080/TCP 10.1.2.5:8080/TCP`}.run(t)
+}

@@ -23,7 +23,10 @@ func maglevSize(n int) uint32 {
 // al., "Maglev", NSDI 2016, section 3.4). at must be sorted and without duplicates, and
 // have 1 to 65535 backends. What an entry names depends on the addresses and ports
 // alone: every node has the same table.
-func maglevTable(at []netip.AddrPort) []uint16 {
+//
+// without says which backends get nothing, not all of them; nil: none. Of the others' entries
+// none moves.
+func maglevTable(at []netip.AddrPort, without []bool) []uint16 {
 	size := maglevSize(len(at))
 	// Each backend asks for the entries next, next+step, … in turn.
 	next, step := make([]uint32, len(at)), make([]uint32, len(at))
@@ -39,8 +42,11 @@ func maglevTable(at []netip.AddrPort) []uint16 {
 	}
 	table := make([]uint16, size)
 	taken := make([]bool, size)
-	for left := size; ; {
-		for i := range at {
+	fill := func(left uint32, skips func(int) bool) {
+		for i := 0; left > 0; i = (i + 1) % len(at) {
+			if skips(i) {
+				continue
+			}
 			e, by := next[i], step[i]
 			for taken[e] {
 				if e += by; e >= size {
@@ -48,13 +54,52 @@ func maglevTable(at []netip.AddrPort) []uint16 {
 				}
 			}
 			table[e], taken[e] = uint16(i), true
-			if left--; left == 0 {
-				return table
-			}
+			left--
 			if e += by; e >= size {
 				e -= size
 			}
 			next[i] = e
 		}
 	}
+	fill(size, func(int) bool { return false })
+	if without == nil {
+		return table
+	}
+	free := uint32(0)
+	for e, i := range table {
+		if without[i] {
+			taken[e] = false
+			free++
+		}
+	}
+	fill(free, func(i int) bool { return without[i] })
+	return table
+}
+
+// table is the Maglev table of the chosen endpoints. Those on lost nodes are in it as far as the
+// others' entries are concerned: flows that another node takes over stay where they are.
+func (c *compiler) table() []uint16 {
+	all := c.chosen
+	if c.whole != nil {
+		all = c.whole
+	}
+	at := make([]netip.AddrPort, len(all))
+	for i, e := range all {
+		at[i] = e.at
+	}
+	if c.whole == nil {
+		return maglevTable(at, nil)
+	}
+	without, slot, next := make([]bool, len(all)), make([]uint16, len(all)), uint16(0)
+	for i, e := range all {
+		if without[i] = e.lost; !e.lost {
+			slot[i] = next
+			next++
+		}
+	}
+	table := maglevTable(at, without)
+	for e, i := range table {
+		table[e] = slot[i]
+	}
+	return table
 }

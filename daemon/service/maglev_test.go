@@ -54,7 +54,7 @@ func TestMaglevShares(t *testing.T) {
 	}
 	for _, n := range sizes {
 		at := backends(rnd, n)
-		table := maglevTable(at)
+		table := maglevTable(at, nil)
 		count := make([]int, n)
 		for _, slot := range table {
 			count[slot]++
@@ -93,7 +93,7 @@ func TestMaglevMovesFew(t *testing.T) {
 // both have, of those that neither gives to one that only it has.
 func moved(t *testing.T, before, after []netip.AddrPort) float64 {
 	t.Helper()
-	one, other := maglevTable(before), maglevTable(after)
+	one, other := maglevTable(before, nil), maglevTable(after, nil)
 	if len(one) != len(other) {
 		t.Fatalf("%d to %d backends: the size changes from %d to %d", len(before), len(after), len(one), len(other))
 	}
@@ -157,7 +157,7 @@ func TestMaglevStaysAsItIs(t *testing.T) {
 			at[i] = netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 1, 0, byte(i)}), 8080)
 		}
 		var raw []byte
-		for _, slot := range maglevTable(at) {
+		for _, slot := range maglevTable(at, nil) {
 			raw = binary.BigEndian.AppendUint16(raw, slot)
 		}
 		if got := crc32.ChecksumIEEE(raw); got != want {
@@ -172,8 +172,47 @@ func BenchmarkMaglev(b *testing.B) {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				maglevTable(at)
+				maglevTable(at, nil)
 			}
 		})
+	}
+}
+
+// Without some of them, the others keep all that they have and share the rest.
+func TestMaglevWithout(t *testing.T) {
+	for _, n := range []int{2, 3, 4, 7, 100} {
+		var at []netip.AddrPort
+		for i := range n {
+			at = append(at, netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 1, byte(i >> 8), byte(i)}), 8080))
+		}
+		whole := maglevTable(at, nil)
+		for gone := range min(n, 5) {
+			without := make([]bool, n)
+			without[gone] = true
+			if n > 3 {
+				without[n-1] = true
+			}
+			counts := make([]int, n)
+			for e, i := range maglevTable(at, without) {
+				counts[i]++
+				if was := whole[e]; !without[was] && i != was {
+					t.Fatalf("%d backends without %d: entry %d of %d moves to %d", n, gone, e, was, i)
+				}
+			}
+			left, least, most := 0, len(whole), 0
+			for i, count := range counts {
+				if without[i] {
+					if count > 0 {
+						t.Errorf("%d backends: %d, which is to get nothing, has %d entries", n, i, count)
+					}
+					continue
+				}
+				left++
+				least, most = min(least, count), max(most, count)
+			}
+			if mean := len(whole) / left; most-mean > mean/4+2 || mean-least > mean/4+2 {
+				t.Errorf("%d backends without %d: from %d to %d entries, mean %d", n, gone, least, most, mean)
+			}
+		}
 	}
 }

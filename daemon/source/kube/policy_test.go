@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -116,6 +117,40 @@ func TestPoliciesAreCompleteWithThePodsOfAllNodes(t *testing.T) {
 			p.Fail(nil)
 			s = p.until("complete", func(s source.State) bool { return s.PoliciesComplete })
 			if len(s.Pods) != 2 || len(s.Namespaces) != 1 || len(s.Policies) != 1 {
+				t.Errorf("complete with\n%s", text(s))
+			}
+		})
+	}
+}
+
+// A policy may be heard of before the node's own pods have been listed, and the list of all
+// is long: it must not be what the node's own wait for.
+func TestOwnPodsComeBeforeThoseOfAllNodes(t *testing.T) {
+	for name, options := range map[string]testkube.Options{"streamed": {}, "listed": {NoStream: true}} {
+		t.Run(name, func(t *testing.T) {
+			p := newPlace(t)
+			p.Set(options)
+			p.servers(p.Serve().Addr)
+			p.Put(mkPod("one", "node-a"), withIP(mkPod("far", "node-b"), "10.0.2.2"), mkPolicy("a", "db"))
+			p.Fail(func(r *http.Request) int {
+				if strings.HasSuffix(r.URL.Path, "/pods") && r.URL.Query().Get("fieldSelector") == "" {
+					return http.StatusServiceUnavailable
+				}
+				return 0
+			})
+			p.Before("stream pods", func() {
+				for deadline := time.Now().Add(10 * time.Second); len(p.Snapshot().Policies) == 0 && time.Now().Before(deadline); {
+					time.Sleep(time.Millisecond)
+				}
+			})
+			p.start()
+			s := p.until("complete but for policies", func(s source.State) bool { return s.Complete && len(s.Policies) == 1 })
+			if s.PoliciesComplete || len(s.Pods) != 1 {
+				t.Errorf("while the pods of all nodes cannot be listed:\n%s", text(s))
+			}
+			p.Fail(nil)
+			s = p.until("complete", func(s source.State) bool { return s.PoliciesComplete })
+			if len(s.Pods) != 2 {
 				t.Errorf("complete with\n%s", text(s))
 			}
 		})

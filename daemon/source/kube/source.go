@@ -285,12 +285,16 @@ func (s *Source) change() {
 	}
 }
 
-// police takes up that there are policies: from now on the pods of all nodes are watched.
-// Policies count at once. Until the pods have been listed, which is not waited for but at
-// the start, what they say of pods as peers is not complete.
+// police takes up that there are policies: from now on, or once those of this node have been
+// listed, the pods of all nodes are watched. Policies count at once. Until the pods have been
+// listed, which is not waited for but at the start, what they say of pods as peers is not
+// complete.
 func (s *Source) police() {
-	if !s.policed {
-		s.policed = true
+	if s.policed {
+		return
+	}
+	s.policed = true
+	if s.pods.synced {
 		s.podFeed.selectAll()
 	}
 }
@@ -324,7 +328,11 @@ func (s *Source) foreignAtFirst(p *corev1.Pod) bool {
 // seeAllPods takes up the end of a listing.
 func (s *Source) seeAllPods() {
 	s.announcer.all(func(n name) bool { return s.pods.get(n) != nil })
-	if !s.allPods && s.podFeed.using == nil {
+	switch {
+	case s.allPods || !s.policed:
+	case s.podFeed.using != nil: // there may be very many: this node's need not wait for them
+		s.podFeed.selectAll()
+	default:
 		s.allPods = true
 		s.change()
 	}

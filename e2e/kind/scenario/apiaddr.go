@@ -150,28 +150,38 @@ func (s *servers) endpoints() []string {
 	return out
 }
 
-// tell lets the API say who its servers are.
+// tell lets the API say who its servers are. The server that ends takes the port away, too; and
+// one that has no address makes the slice anew, of IPv4, whatever the cluster has.
 func (s *servers) tell(ctx context.Context) error {
-	type end struct {
-		Addresses []string `json:"addresses"`
+	family := "IPv4"
+	if s.now[0].Is6() {
+		family = "IPv6"
 	}
-	var ends []end
-	for _, a := range s.now {
-		ends = append(ends, end{[]string{a.String()}})
-	}
-	type port struct {
-		Name     string `json:"name"`
-		Port     int    `json:"port"`
-		Protocol string `json:"protocol"`
-	}
-	patch, err := json.Marshal(map[string]any{ // the server that ends takes the port away, too
-		"endpoints": ends,
-		"ports":     []port{{"https", 6443, "TCP"}},
+	return within(ctx, time.Minute, "the API servers are told", func(ctx context.Context) error {
+		text := fmt.Sprintf(`
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata:
+  name: kubernetes
+  namespace: default
+  labels: {kubernetes.io/service-name: kubernetes}
+addressType: %s
+ports: [{name: https, port: 6443, protocol: TCP}]
+endpoints:
+`, family)
+		for _, a := range s.now {
+			text += fmt.Sprintf("- addresses: [%q]\n", a)
+		}
+		var there struct {
+			AddressType string `json:"addressType"`
+		}
+		if err := get(ctx, s.c, &there, "endpointslice", "kubernetes", "--namespace=default"); err == nil && there.AddressType != family {
+			if err := kubectl(ctx, s.c, "delete", "endpointslice", "kubernetes", "--namespace=default"); err != nil {
+				return err
+			}
+		}
+		return apply(ctx, s.c, text)
 	})
-	if err != nil {
-		return fmt.Errorf("encode the API servers: %w", err)
-	}
-	return kubectl(ctx, s.c, "patch", "endpointslice", "kubernetes", "--namespace=default", "--type=merge", "--patch="+string(patch))
 }
 
 // known waits until all daemons have written down who the API servers are; nil: what the API

@@ -24,18 +24,7 @@ type crowd struct {
 // assemble starts pods on the last node at once, and waits until all run.
 func assemble(ctx context.Context, c *cluster.Cluster, namespaceName string, size int) (*crowd, error) {
 	w := &crowd{c: c, namespace: namespaceName, node: c.Nodes[len(c.Nodes)-1], size: size}
-	err := within(ctx, 2*time.Minute, "no address of "+w.node+" rests", func(ctx context.Context) error {
-		s, err := statusOf(ctx, c, w.node)
-		for _, p := range s.Pools {
-			if p.Cooling > 0 {
-				err = errors.Join(err, fmt.Errorf("%d of %s do", p.Cooling, p.Prefix))
-			}
-		}
-		if err == nil { // their notes go a little later
-			_, err = shell(ctx, c, w.node, "[ -z \"$(ls /var/lib/weft/released)\" ]")
-		}
-		return err
-	})
+	err := noneRests(ctx, c, w.node)
 	if err != nil {
 		return nil, err
 	}
@@ -152,6 +141,23 @@ func burst(ctx context.Context, c *cluster.Cluster) error {
 		return err
 	}
 	return sameAs(ctx, c, w.node, w.before, settled)
+}
+
+// noneRests waits until no address of a node rests, as one does of a pod that is gone, or
+// whose first sandbox failed: it would be one trace less, a little later.
+func noneRests(ctx context.Context, c *cluster.Cluster, node string) error {
+	return within(ctx, 2*time.Minute, "no address of "+node+" rests", func(ctx context.Context) error {
+		s, err := statusOf(ctx, c, node)
+		for _, p := range s.Pools {
+			if p.Cooling > 0 {
+				err = errors.Join(err, fmt.Errorf("%d of %s do", p.Cooling, p.Prefix))
+			}
+		}
+		if err == nil { // their notes go a little later
+			_, err = shell(ctx, c, node, "[ -z \"$(ls /var/lib/weft/released)\" ]")
+		}
+		return err
+	})
 }
 
 // settled is how long a node may take to forget: a released address rests for 30 s, and

@@ -127,7 +127,10 @@ func within(ctx context.Context, d time.Duration, what string, f func(context.Co
 		return ctx.Err()
 	})
 	if err != nil {
-		return fmt.Errorf("%s: not within %s: %w", what, d, errors.Join(last))
+		if last == nil {
+			last = errors.New("the first look was not over then")
+		}
+		return fmt.Errorf("%s: not within %s: %w", what, d, last)
 	}
 	return nil
 }

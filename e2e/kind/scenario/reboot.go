@@ -25,6 +25,9 @@ func reboot(ctx context.Context, c *cluster.Cluster) error {
 // powerCycle stops the crowd's node in two ways, and looks each time whether it is again as
 // it was, with the same pods in new sandboxes.
 func (w *crowd) powerCycle(ctx context.Context) error {
+	if err := noneRests(ctx, w.c, w.node); err != nil {
+		return err
+	}
 	before, err := look(ctx, w.c, w.node)
 	if err != nil {
 		return err
