@@ -102,6 +102,7 @@ type Datapath struct {
 	programs map[Program]*ebpf.Program
 	ids      map[Program]ebpf.ProgramID
 	explain  *ebpf.Program
+	adopter  *ebpf.Program
 	maps     map[string]*ebpf.Map
 	pins     map[string]string // where each map is pinned, by name
 	places   places
@@ -198,7 +199,7 @@ func (d *Datapath) load(spec *ebpf.CollectionSpec) error {
 		}
 		d.ids[name] = id
 	}
-	d.explain = c.DetachProgram(explainProgram)
+	d.explain, d.adopter = c.DetachProgram(explainProgram), c.DetachProgram(adoptProgram)
 	for _, name := range loadedMaps {
 		d.maps[name] = c.DetachMap(name)
 	}
@@ -251,7 +252,7 @@ func (d *Datapath) Close() error {
 	for _, p := range d.programs {
 		errs = append(errs, p.Close())
 	}
-	errs = append(errs, d.explain.Close())
+	errs = append(errs, d.explain.Close(), d.adopter.Close())
 	for _, m := range d.maps {
 		errs = append(errs, m.Close())
 	}

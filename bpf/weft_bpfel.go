@@ -18,6 +18,14 @@ type weftAddr struct {
 	B [16]uint8
 }
 
+type weftAdopted struct {
+	_     structs.HostLayout
+	There weftTuple
+	Back  weftTuple
+	Row   weftFlow
+	Reply weftFlow
+}
+
 type weftAffinity struct {
 	_          structs.HostLayout
 	Addr       weftAddr
@@ -540,6 +548,7 @@ const (
 	weftMapRules          = "rules"
 	weftMapSets           = "sets"
 	weftMapSockets        = "sockets"
+	weftProgAdopt         = "adopt"
 	weftProgExplain       = "explain"
 	weftProgFromOverlay   = "from_overlay"
 	weftProgFromPod       = "from_pod"
@@ -612,6 +621,7 @@ type weftSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type weftProgramSpecs struct {
+	Adopt        *ebpf.ProgramSpec `ebpf:"adopt"`
 	Explain      *ebpf.ProgramSpec `ebpf:"explain"`
 	FromOverlay  *ebpf.ProgramSpec `ebpf:"from_overlay"`
 	FromPod      *ebpf.ProgramSpec `ebpf:"from_pod"`
@@ -808,6 +818,7 @@ type weftVariables struct {
 //
 // It can be passed to loadWeftObjects or ebpf.CollectionSpec.LoadAndAssign.
 type weftPrograms struct {
+	Adopt        *ebpf.Program `ebpf:"adopt"`
 	Explain      *ebpf.Program `ebpf:"explain"`
 	FromOverlay  *ebpf.Program `ebpf:"from_overlay"`
 	FromPod      *ebpf.Program `ebpf:"from_pod"`
@@ -828,6 +839,7 @@ type weftPrograms struct {
 
 func (p *weftPrograms) Close() error {
 	return _WeftClose(
+		p.Adopt,
 		p.Explain,
 		p.FromOverlay,
 		p.FromPod,

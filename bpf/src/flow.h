@@ -262,16 +262,35 @@ static __always_inline bool is_diverted(const struct tuple *t, const struct flow
 	return same_addr(&t->dst, &f->dst) && t->dport == f->dport;
 }
 
-/* Moves both rows of a new flow to `live`. */
+/* Writes a new flow's row into `live`, too. Its place may be another's by now, so the copy is
+ * looked at before it is written. NOT_OURS: the row is gone.
+ */
+__noinline int copy_to_live(const struct tuple *t, const struct flow *f)
+{
+	__u32 key = 0;
+	struct flow *copy = bpf_map_lookup_elem(&making, &key);
+
+	if (!t || !f || !copy)
+		return DROP_INTERNAL;
+	*copy = *f;
+	if (unlikely(find_brief(t) != f))
+		return NOT_OURS;
+	return bpf_map_update_elem(&live, t, copy, BPF_ANY) ? DROP_FLOWS_FULL : OK;
+}
+
+/* Moves both rows of a new flow to `live`; not if one of them is pushed out meanwhile. */
 static __always_inline enum reason move_flow(const struct tuple *t, struct flow *f,
 					     const struct tuple *u, struct flow *g)
 {
-	if (bpf_map_update_elem(&live, t, f, BPF_ANY))
-		return DROP_FLOWS_FULL;
-	if (bpf_map_update_elem(&live, u, g, BPF_ANY)) {
-		bpf_map_delete_elem(&live, t);
-		return DROP_FLOWS_FULL;
+	int why = copy_to_live(t, f);
+
+	if (likely(!why)) {
+		why = copy_to_live(u, g);
+		if (unlikely(why))
+			bpf_map_delete_elem(&live, t);
 	}
+	if (unlikely(why))
+		return why == NOT_OURS ? OK : why;
 	drop_brief(t);
 	drop_brief(u);
 	return OK;
