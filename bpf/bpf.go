@@ -113,7 +113,7 @@ type Datapath struct {
 
 	// pods_by_packet, taken_over, policy_revision and allowed_full.
 	byPacket, takenOver, revision, allowedFull *ebpf.Variable
-	allowedKeys                                weftAllowedKeys
+	tupleKeys                                  weftTupleKeys
 
 	// From Commit on, a link must run exactly our program; before, a former
 	// daemon's will do.
@@ -178,7 +178,7 @@ func (d *Datapath) load(spec *ebpf.CollectionSpec) error {
 	if err := (slots{d}).scan(func(*weftAddr, *weftEndpoint) {}); err != nil {
 		return err
 	}
-	if err := d.seedAllowed(spec); err != nil {
+	if err := d.seedFlows(spec); err != nil {
 		return err
 	}
 	c, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: d.maps})

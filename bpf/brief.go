@@ -14,7 +14,7 @@ func briefSets(rows uint32) uint32 { return max(1, rows/briefWays) }
 // inBrief is the row of a new flow, if it is there.
 func (d *Datapath) inBrief(k *weftTuple) (weftFlow, bool, error) {
 	m := d.maps[weftMapBrief]
-	at, tag := homeOf(&d.allowedKeys, k, m.MaxEntries()-1)
+	at, tag := homeOf(&d.tupleKeys, k, m.MaxEntries()-1)
 	var set weftBriefSet
 	if err := m.Lookup(&at, &set); err != nil {
 		return weftFlow{}, false, fmt.Errorf("look up in map %s: %w", weftMapBrief, err)

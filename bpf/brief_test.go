@@ -117,7 +117,7 @@ func TestLiveFlowsLeaveRoom(t *testing.T) {
 func (d *Datapath) busy(t testing.TB, k weftTuple, busy uint32) {
 	t.Helper()
 	m := d.maps[weftMapBrief]
-	at, _ := homeOf(&d.allowedKeys, &k, m.MaxEntries()-1)
+	at, _ := homeOf(&d.tupleKeys, &k, m.MaxEntries()-1)
 	var set weftBriefSet
 	must(t, m.Lookup(&at, &set))
 	set.Busy = busy

@@ -59,12 +59,6 @@ type weftAllowed struct {
 	Pad      uint32
 }
 
-type weftAllowedKeys struct {
-	_    structs.HostLayout
-	Addr [4]uint64
-	Port uint64
-}
-
 type weftAllowedSet struct {
 	_    structs.HostLayout
 	Tag  [8]uint32
@@ -509,6 +503,12 @@ type weftTuple struct {
 	Pad   [3]uint8
 }
 
+type weftTupleKeys struct {
+	_    structs.HostLayout
+	Addr [4]uint64
+	Port uint64
+}
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
@@ -566,7 +566,6 @@ const (
 	weftProgToPod         = "to_pod"
 	weftProgToUplink      = "to_uplink"
 	weftVarAllowedFull    = "allowed_full"
-	weftVarAllowedKeys    = "allowed_keys"
 	weftVarConfig         = "config"
 	weftVarEndedFirst     = "ended_first"
 	weftVarEndedNext      = "ended_next"
@@ -577,6 +576,7 @@ const (
 	weftVarRecordsRate    = "records_rate"
 	weftVarRecordsUsed    = "records_used"
 	weftVarTakenOver      = "taken_over"
+	weftVarTupleKeys      = "tuple_keys"
 )
 
 // loadWeft returns the embedded CollectionSpec for weft.
@@ -686,7 +686,6 @@ type weftMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type weftVariableSpecs struct {
 	AllowedFull    *ebpf.VariableSpec `ebpf:"allowed_full"`
-	AllowedKeys    *ebpf.VariableSpec `ebpf:"allowed_keys"`
 	Config         *ebpf.VariableSpec `ebpf:"config"`
 	EndedFirst     *ebpf.VariableSpec `ebpf:"ended_first"`
 	EndedNext      *ebpf.VariableSpec `ebpf:"ended_next"`
@@ -697,6 +696,7 @@ type weftVariableSpecs struct {
 	RecordsRate    *ebpf.VariableSpec `ebpf:"records_rate"`
 	RecordsUsed    *ebpf.VariableSpec `ebpf:"records_used"`
 	TakenOver      *ebpf.VariableSpec `ebpf:"taken_over"`
+	TupleKeys      *ebpf.VariableSpec `ebpf:"tuple_keys"`
 }
 
 // weftObjects contains all objects after they have been loaded into the kernel.
@@ -801,7 +801,6 @@ func (m *weftMaps) Close() error {
 // It can be passed to loadWeftObjects or ebpf.CollectionSpec.LoadAndAssign.
 type weftVariables struct {
 	AllowedFull    *ebpf.Variable `ebpf:"allowed_full"`
-	AllowedKeys    *ebpf.Variable `ebpf:"allowed_keys"`
 	Config         *ebpf.Variable `ebpf:"config"`
 	EndedFirst     *ebpf.Variable `ebpf:"ended_first"`
 	EndedNext      *ebpf.Variable `ebpf:"ended_next"`
@@ -812,6 +811,7 @@ type weftVariables struct {
 	RecordsRate    *ebpf.Variable `ebpf:"records_rate"`
 	RecordsUsed    *ebpf.Variable `ebpf:"records_used"`
 	TakenOver      *ebpf.Variable `ebpf:"taken_over"`
+	TupleKeys      *ebpf.Variable `ebpf:"tuple_keys"`
 }
 
 // weftPrograms contains all programs after they have been loaded into the kernel.

@@ -19,12 +19,12 @@ struct tuple {
  * can choose flows that are in one set (Lemire and Kaser, Strongly universal string hashing
  * is fast, 2014).
  */
-struct allowed_keys {
+struct tuple_keys {
 	__u64 addr[4];
 	__u64 port;
 };
 
-volatile const struct allowed_keys allowed_keys = {{1, 1, 1, 1}, 1}; /* set before load */
+volatile const struct tuple_keys tuple_keys = {{1, 1, 1, 1}, 1}; /* set before load */
 
 static __always_inline bool same_tuple(const struct tuple *a, const struct tuple *b)
 {
@@ -40,12 +40,12 @@ struct home {
 
 static __always_inline __u64 hash_of_end(const union addr *addr, __u16 port)
 {
-	__u64 h = port * allowed_keys.port;
+	__u64 h = port * tuple_keys.port;
 	__u32 i;
 
 #pragma unroll
 	for (i = 0; i < 4; i++)
-		h += addr->w[i] * allowed_keys.addr[i];
+		h += addr->w[i] * tuple_keys.addr[i];
 	return h ^ h >> 32;
 }
 
