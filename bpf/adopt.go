@@ -1,6 +1,7 @@
 package bpf
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -34,57 +35,111 @@ func (f AdoptedFlow) flags(done bool) (flags uint32) {
 func (d *Datapath) Adopt(f AdoptedFlow) error {
 	seen := uint32(uptime() / flowTick)
 	there := weftTuple{Src: toAddr(f.Client.Addr()), Dst: toAddr(f.Service.Addr()), Sport: f.Client.Port(), Dport: f.Service.Port(), Proto: uint8(f.Protocol)}
-	row := weftFlow{
-		Src: toAddr(f.Source.Addr()), Dst: toAddr(f.Backend.Addr()), Sport: f.Source.Port(), Dport: f.Backend.Port(),
-		Generation: f.Generation, Seen: seen, Flags: f.flags(f.ClientDone),
+	a := weftAdopted{
+		There: there,
+		Row: weftFlow{
+			Src: toAddr(f.Source.Addr()), Dst: toAddr(f.Backend.Addr()), Sport: f.Source.Port(), Dport: f.Backend.Port(),
+			Generation: f.Generation, Seen: seen, Flags: f.flags(f.ClientDone),
+		},
+		Reply: weftFlow{
+			Src: there.Dst, Dst: there.Src, Sport: there.Dport, Dport: there.Sport,
+			Generation: f.Generation, Seen: seen, Flags: flowReply | f.flags(f.BackendDone),
+		},
 	}
-	back := otherOf(there, row)
-	reply := weftFlow{
-		Src: there.Dst, Dst: there.Src, Sport: there.Dport, Dport: there.Sport,
-		Generation: f.Generation, Seen: seen, Flags: flowReply | f.flags(f.BackendDone),
-	}
-	to, other := d.maps[weftMapBrief], d.maps[weftMapLive]
+	a.Back = otherOf(there, a.Row)
+	write := d.adoptNew
 	if f.Answered {
-		to, other = other, to
-		row.Flags |= flowAdopted
-		reply.Flags |= flowAnswered | flowAdopted
+		a.Row.Flags |= flowAdopted
+		a.Reply.Flags |= flowAnswered | flowAdopted
+		write = d.adoptLive
 	}
-	for _, k := range []weftTuple{there, back} {
+	known, err := d.known(&a.There, &a.Back)
+	if err == nil && !known {
+		err = d.markAdopted(&a) // both ways are to change at once, or nearly so: marks before rows
+		if err == nil {
+			err = write(&a)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("adopt flow: %w", err)
+	}
+	return nil
+}
+
+// known says whether one of these tuples has a row.
+func (d *Datapath) known(tuples ...*weftTuple) (bool, error) {
+	for _, k := range tuples {
+		if _, ok, err := d.inBrief(k); ok || err != nil {
+			return ok, err
+		}
 		var v weftFlow
-		if err := other.Lookup(&k, &v); err == nil {
-			return nil
+		if err := d.maps[weftMapLive].Lookup(k, &v); err == nil {
+			return true, nil
 		} else if !errors.Is(err, ebpf.ErrKeyNotExist) {
-			return fmt.Errorf("adopt flow: %w", err)
+			return false, fmt.Errorf("look up in map %s: %w", weftMapLive, err)
 		}
 	}
-	// Both ways are to change at once, or nearly so: marks before rows.
-	mark := clientMark(back.Dst)
-	if err := d.maps[weftMapClients].Put(&mark, &seen); err != nil {
-		return fmt.Errorf("adopt flow: %w", err)
+	return false, nil
+}
+
+// markAdopted has the programs look for the rows of a flow.
+func (d *Datapath) markAdopted(a *weftAdopted) error {
+	mark := clientMark(a.Back.Dst)
+	if err := d.maps[weftMapClients].Put(&mark, &a.Row.Seen); err != nil {
+		return fmt.Errorf("write map %s: %w", weftMapClients, err)
 	}
-	if there.Src == row.Src {
-		mark = pairMark(row.Src, row.Dst)
-		if err := d.maps[weftMapPairs].Put(&mark, &seen); err != nil {
-			return fmt.Errorf("adopt flow: %w", err)
+	if a.There.Src == a.Row.Src {
+		mark = pairMark(a.Row.Src, a.Row.Dst)
+		if err := d.maps[weftMapPairs].Put(&mark, &a.Row.Seen); err != nil {
+			return fmt.Errorf("write map %s: %w", weftMapPairs, err)
 		}
 	}
-	if err := d.markPlace(there.Dst); err != nil {
-		return fmt.Errorf("adopt flow: %w", err)
-	}
+	return d.markPlace(a.There.Dst)
+}
+
+// adoptLive writes a flow that both ends have spoken in.
+func (d *Datapath) adoptLive(a *weftAdopted) error {
+	live := d.maps[weftMapLive]
 	// Its replies first: they lead to the client that has sent what they answer.
-	if err := to.Update(&back, &reply, ebpf.UpdateNoExist); errors.Is(err, ebpf.ErrKeyExist) {
+	if err := live.Update(&a.Back, &a.Reply, ebpf.UpdateNoExist); errors.Is(err, ebpf.ErrKeyExist) {
 		return nil
 	} else if err != nil {
-		return fmt.Errorf("adopt flow: %w", err)
+		return fmt.Errorf("write map %s: %w", weftMapLive, err)
 	}
-	if err := to.Update(&there, &row, ebpf.UpdateNoExist); err != nil {
-		gone := drop(to, back)
+	if err := live.Update(&a.There, &a.Row, ebpf.UpdateNoExist); err != nil {
+		gone := drop(live, a.Back)
 		if errors.Is(err, ebpf.ErrKeyExist) {
 			return gone
 		}
-		return fmt.Errorf("adopt flow: %w", errors.Join(err, gone))
+		return errors.Join(fmt.Errorf("write map %s: %w", weftMapLive, err), gone)
 	}
 	return nil
+}
+
+// adoptProgram is in no link: [Datapath.Adopt] runs it.
+const adoptProgram = "adopt"
+
+// adoptTries is how often a flow is tried whose place in `brief` is being written to.
+const adoptTries = 100
+
+// adoptNew writes one that is half-open, to where a flood pushes out its like.
+func (d *Datapath) adoptNew(a *weftAdopted) error {
+	in, err := binary.Append(make([]byte, 14), native, a)
+	if err != nil {
+		return err
+	}
+	for range adoptTries {
+		why, err := d.adopter.Run(&ebpf.RunOptions{Data: in})
+		switch {
+		case err != nil:
+			return fmt.Errorf("run program %s: %w", adoptProgram, err)
+		case weftReason(why) == weftReasonOK || weftReason(why) == weftReasonNOT_OURS:
+			return nil
+		case weftReason(why) != weftReasonDROP_FLOWS_BUSY:
+			return fmt.Errorf("run program %s: it returned %d", adoptProgram, why)
+		}
+	}
+	return fmt.Errorf("write map %s: others are writing there, tried %d times", weftMapBrief, adoptTries)
 }
 
 // Reserve keeps the tuple of a backend's replies from flows of ours: a connection of the

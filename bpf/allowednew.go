@@ -1,11 +1,8 @@
 package bpf
 
 import (
-	"crypto/rand"
 	"fmt"
 	"sync/atomic"
-
-	"github.com/cilium/ebpf"
 )
 
 // ALLOWED_WAYS in src/allowednew.h.
@@ -14,58 +11,10 @@ const allowedWays = 8
 // allowedSets is how many sets of `allowed_new` have room for so many rows.
 func allowedSets(rows uint32) uint32 { return max(1, rows/allowedWays) }
 
-// seedAllowed gives the programs that are to be loaded the keys of the hash by which rows are
-// found in `allowed_new`. They are the map's, so that programs of another layout find them,
-// too.
-func (d *Datapath) seedAllowed(spec *ebpf.CollectionSpec) error {
-	m := d.maps[weftMapAllowedNew]
-	last := m.MaxEntries() - 1
-	var set weftAllowedSet
-	if err := m.Lookup(&last, &set); err != nil {
-		return fmt.Errorf("read seed of allowed flows: %w", err)
-	}
-	if set.Tag[0] == 0 {
-		var b [8]byte
-		rand.Read(b[:]) // never fails
-		set.Tag[0], set.Tag[1] = native.Uint32(b[:4])|1, native.Uint32(b[4:])
-		if err := m.Put(&last, &set); err != nil {
-			return fmt.Errorf("write seed of allowed flows: %w", err)
-		}
-	}
-	d.allowedKeys = allowedKeys(uint64(set.Tag[0])<<32 | uint64(set.Tag[1]))
-	if err := spec.Variables[weftVarAllowedKeys].Set(d.allowedKeys); err != nil {
-		return fmt.Errorf("set seed of allowed flows: %w", err)
-	}
-	return nil
-}
-
-// allowedKeys makes of a seed what the parts of a tuple are multiplied by.
-func allowedKeys(seed uint64) (k weftAllowedKeys) {
-	for i := range k.Addr {
-		k.Addr[i] = mix(mix(seed, uint64(i)), seed)
-	}
-	k.Port = mix(mix(seed, uint64(len(k.Addr))), seed)
-	return k
-}
-
-// homeOf is home_of in src/allowednew.h: the set of a flow and its tag there, of so many sets.
-func homeOf(keys *weftAllowedKeys, k *weftTuple, sets uint32) (set, tag uint32) {
-	end := func(a weftAddr, port uint16) uint64 {
-		h := uint64(port) * keys.Port
-		for i, key := range keys.Addr {
-			h += uint64(native.Uint32(a.B[4*i:])) * key
-		}
-		return h ^ h>>32
-	}
-	src := end(k.Src, k.Sport)
-	h := mix(src+end(k.Dst, k.Dport), uint64(k.Proto))
-	return uint32((h >> 32) * uint64(sets) >> 32), uint32(h+src) | 1
-}
-
 // inAllowedNew is the row of a flow in `allowed_new`, if it has one there.
 func (d *Datapath) inAllowedNew(k *weftTuple) (weftAllowed, bool, error) {
 	m := d.maps[weftMapAllowedNew]
-	at, tag := homeOf(&d.allowedKeys, k, m.MaxEntries()-1)
+	at, tag := homeOf(&d.tupleKeys, k, m.MaxEntries()-1)
 	var set weftAllowedSet
 	if err := m.Lookup(&at, &set); err != nil {
 		return weftAllowed{}, false, fmt.Errorf("look up in map %s: %w", weftMapAllowedNew, err)

@@ -28,7 +28,7 @@ func TestHomesOfAllowedFlows(t *testing.T) {
 		},
 	} {
 		seed := rand.Uint64()
-		keys := allowedKeys(seed)
+		keys := tupleKeys(seed)
 		var load [sets]int
 		for i := range sets * each {
 			src, dst := flow(i)

@@ -58,7 +58,7 @@ type Options struct {
 
 // Map sizes where Options say none. `endpoints` is allocated at once (208 to
 // 416 bytes a row), `peers` and `nodes` row by row; `sockets` and `datagrams` at once (about 130 bytes
-// a row of each), `live` row by row and `brief` at once (about 150 bytes a row);
+// a row of each), `live` row by row (about 150 bytes) and `brief` at once (96 bytes a row);
 // `classes`, `rules` and `allowed` row by row (about 100, 140 and 120 bytes a row),
 // `allowed_new` at once (64 bytes a row).
 const (
@@ -102,6 +102,7 @@ type Datapath struct {
 	programs map[Program]*ebpf.Program
 	ids      map[Program]ebpf.ProgramID
 	explain  *ebpf.Program
+	adopter  *ebpf.Program
 	maps     map[string]*ebpf.Map
 	pins     map[string]string // where each map is pinned, by name
 	places   places
@@ -112,7 +113,7 @@ type Datapath struct {
 
 	// pods_by_packet, taken_over, policy_revision and allowed_full.
 	byPacket, takenOver, revision, allowedFull *ebpf.Variable
-	allowedKeys                                weftAllowedKeys
+	tupleKeys                                  weftTupleKeys
 
 	// From Commit on, a link must run exactly our program; before, a former
 	// daemon's will do.
@@ -177,7 +178,7 @@ func (d *Datapath) load(spec *ebpf.CollectionSpec) error {
 	if err := (slots{d}).scan(func(*weftAddr, *weftEndpoint) {}); err != nil {
 		return err
 	}
-	if err := d.seedAllowed(spec); err != nil {
+	if err := d.seedFlows(spec); err != nil {
 		return err
 	}
 	c, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: d.maps})
@@ -198,7 +199,7 @@ func (d *Datapath) load(spec *ebpf.CollectionSpec) error {
 		}
 		d.ids[name] = id
 	}
-	d.explain = c.DetachProgram(explainProgram)
+	d.explain, d.adopter = c.DetachProgram(explainProgram), c.DetachProgram(adoptProgram)
 	for _, name := range loadedMaps {
 		d.maps[name] = c.DetachMap(name)
 	}
@@ -251,7 +252,7 @@ func (d *Datapath) Close() error {
 	for _, p := range d.programs {
 		errs = append(errs, p.Close())
 	}
-	errs = append(errs, d.explain.Close())
+	errs = append(errs, d.explain.Close(), d.adopter.Close())
 	for _, m := range d.maps {
 		errs = append(errs, m.Close())
 	}

@@ -31,6 +31,7 @@ var reasons = [weftReasonREASONS]string{
 	weftReasonDROP_SOURCE_RANGE:     "source-range",
 	weftReasonDROP_NO_LOCAL_BACKEND: "no-local-backend",
 	weftReasonDROP_FLOWS_FULL:       "flows-full",
+	weftReasonDROP_FLOWS_BUSY:       "flows-busy",
 	weftReasonDROP_PORTS_FULL:       "ports-full",
 	weftReasonDROP_NO_ROUTE:         "no-route",
 	weftReasonDROP_SERVICE_PROTOCOL: "service-protocol",

@@ -191,7 +191,7 @@ func TestAnswersOfARowThatWasPushedOut(t *testing.T) {
 	p.ask(t, TCP, p.client, p.vip, syn, nil)
 	p.answers(t, TCP, p.client, p.client, p.vip, syn|ack, nil)
 	k := weftTuple{Src: toAddr(p.backend.Addr()), Dst: toAddr(p.client.Addr()), Sport: p.backend.Port(), Dport: p.client.Port(), Proto: uint8(TCP)}
-	must(t, p.maps[weftMapBrief].Delete(&k))
+	p.pushOut(t, k)
 	p.ask(t, TCP, p.client, p.vip, ack, load)
 	p.answers(t, TCP, p.client, p.client, p.vip, ack, nil)
 }

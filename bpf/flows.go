@@ -159,22 +159,20 @@ func flowOf(k *weftTuple, v *weftFlow, idle time.Duration) Flow {
 func (d *Datapath) Unmark() error {
 	start := uint32(uptime() / flowTick)
 	clients, pairs := map[uint32]bool{}, map[uint32]bool{}
-	for _, name := range []string{weftMapLive, weftMapBrief} {
-		err := scan(d, name, func(k *weftTuple, v *weftFlow) {
-			if v.Flags&flowReply == 0 {
-				if diverted(k, v) {
-					clients[clientMark(k.Dst)] = true
-				}
-				return
+	use := func(k *weftTuple, v *weftFlow) {
+		if v.Flags&flowReply == 0 {
+			if diverted(k, v) {
+				clients[clientMark(k.Dst)] = true
 			}
-			clients[clientMark(k.Dst)] = true
-			if k.Dst == v.Dst {
-				pairs[pairMark(k.Dst, k.Src)] = true
-			}
-		})
-		if err != nil {
-			return err
+			return
 		}
+		clients[clientMark(k.Dst)] = true
+		if k.Dst == v.Dst {
+			pairs[pairMark(k.Dst, k.Src)] = true
+		}
+	}
+	if err := errors.Join(scan(d, weftMapLive, use), d.scanBrief(use)); err != nil {
+		return err
 	}
 	return errors.Join(d.unmark(weftMapClients, clients, start), d.unmark(weftMapPairs, pairs, start))
 }

@@ -82,14 +82,15 @@ func specs(o Options) (*ebpf.CollectionSpec, error) {
 	spec.Maps[weftMapLive].MaxEntries = flows
 	ended := endedSize(flows)
 	spec.Maps[weftMapEnded].MaxEntries = ended
-	spec.Maps[weftMapBrief].MaxEntries = cmp.Or(o.MaxBriefFlows, DefaultMaxBriefFlows)
+	brief := briefSets(cmp.Or(o.MaxBriefFlows, DefaultMaxBriefFlows))
+	spec.Maps[weftMapBrief].MaxEntries = brief + 1 // the seed
 	spec.Maps[weftMapClasses].MaxEntries = cmp.Or(o.MaxClasses, DefaultMaxClasses)
 	spec.Maps[weftMapRules].MaxEntries = cmp.Or(o.MaxRules, DefaultMaxRules)
 	spec.Maps[weftMapAllowed].MaxEntries = cmp.Or(o.MaxAllowed, DefaultMaxAllowed)
 	allowed := allowedSets(cmp.Or(o.MaxAllowedNew, DefaultMaxAllowedNew))
 	spec.Maps[weftMapAllowedNew].MaxEntries = allowed + 1 // the seed
 	config := weftConfig{Vni: o.Config.VNI, Port: o.Config.Port, NetnsCookie: o.Config.NetnsCookie, Ended: ended,
-		AllowedSets: allowed, EndpointSlots: slots, AnnouncePort: cmp.Or(o.Config.AnnouncePort, DefaultAnnouncePort)}
+		AllowedSets: allowed, BriefSets: brief, EndpointSlots: slots, AnnouncePort: cmp.Or(o.Config.AnnouncePort, DefaultAnnouncePort)}
 	if o.Config.Netfilter {
 		config.Netfilter = true
 	}

@@ -164,6 +164,53 @@ func TestAdoptedFlowsGoOn(t *testing.T) {
 	}
 }
 
+// One that was half-open is where a flood pushes out its like, and is live when it goes on.
+func TestAdoptedHalfOpenFlows(t *testing.T) {
+	for _, v6 := range []bool{false, true} {
+		p := newAdopter(t, v6)
+		gateway := p.gw4
+		if v6 {
+			gateway = p.gw6
+		}
+		source := netip.AddrPortFrom(gateway, 51234)
+		f := p.from(p.client, source)
+		f.Answered = false
+		there := weftTuple{Src: toAddr(f.Client.Addr()), Dst: toAddr(p.vip.Addr()), Sport: f.Client.Port(), Dport: p.vip.Port(), Proto: uint8(TCP)}
+		p.busy(t, there, 1)
+		if err := p.Adopt(f); err == nil {
+			t.Error("adopted while its place was written to")
+		}
+		p.busy(t, there, 0)
+		if rows := len(p.flows(t, weftMapBrief)); rows != 0 {
+			t.Errorf("%d rows of what could not be adopted", rows)
+		}
+		must(t, p.Adopt(f))
+		before := p.flows(t, weftMapBrief)
+		if len(before) != 2 || len(p.flows(t, weftMapLive)) != 0 {
+			t.Errorf("live %v, brief %v", p.flows(t, weftMapLive), before)
+		}
+		must(t, p.Adopt(f))
+		other := f
+		other.Source = netip.AddrPortFrom(gateway, 51235)
+		must(t, p.Adopt(other))
+		other.Client = p.clientAt(41001)
+		other.Source = source
+		must(t, p.Adopt(other))
+		if diff := cmp.Diff(p.flows(t, weftMapBrief), before); diff != "" || len(p.flows(t, weftMapLive)) != 0 {
+			t.Errorf("adopted again, live %v, brief (-got +want):\n%s", p.flows(t, weftMapLive), diff)
+		}
+		if src, dst := p.reply(t, p.old, source, syn|ack); src != p.vip || dst != p.client {
+			t.Errorf("the client gets %s → %s, want %s → %s", src, dst, p.vip, p.client)
+		}
+		if src, dst := p.tcp(t, p.client, ack); src != source || dst != p.old {
+			t.Errorf("the backend gets %s → %s, want %s → %s", src, dst, source, p.old)
+		}
+		if got := p.where(t, p.client); got != weftMapLive {
+			t.Errorf("when it goes on it is in %q", got)
+		}
+	}
+}
+
 // What becomes of adopted flows: half-open ones become live, half-closed ones end, and all
 // do with their backend.
 func TestLifeOfAdoptedFlows(t *testing.T) {

@@ -18,6 +18,14 @@ type weftAddr struct {
 	B [16]uint8
 }
 
+type weftAdopted struct {
+	_     structs.HostLayout
+	There weftTuple
+	Back  weftTuple
+	Row   weftFlow
+	Reply weftFlow
+}
+
 type weftAffinity struct {
 	_          structs.HostLayout
 	Addr       weftAddr
@@ -49,12 +57,6 @@ type weftAllowed struct {
 	Seen     uint32
 	Flags    uint32
 	Pad      uint32
-}
-
-type weftAllowedKeys struct {
-	_    structs.HostLayout
-	Addr [4]uint64
-	Port uint64
 }
 
 type weftAllowedSet struct {
@@ -96,6 +98,20 @@ type weftBackendKey struct {
 	Pad  uint32
 }
 
+type weftBriefSet struct {
+	_    structs.HostLayout
+	Tag  [8]uint32
+	Next uint32
+	Busy uint32
+	Used [8]uint16
+	Pad  uint64
+	Slot [8]struct {
+		_   structs.HostLayout
+		T   weftTuple
+		Row weftFlow
+	}
+}
+
 type weftBudget struct {
 	_    structs.HostLayout
 	Part uint64
@@ -122,9 +138,11 @@ type weftConfig struct {
 	NetnsCookie   uint64
 	Ended         uint32
 	AllowedSets   uint32
+	BriefSets     uint32
 	EndpointSlots uint32
 	AnnouncePort  uint16
 	Pad2          uint16
+	Pad3          uint32
 }
 
 type weftConnected struct {
@@ -384,33 +402,34 @@ const (
 	weftReasonDROP_SOURCE_RANGE     weftReason = 18
 	weftReasonDROP_NO_LOCAL_BACKEND weftReason = 19
 	weftReasonDROP_FLOWS_FULL       weftReason = 20
-	weftReasonDROP_PORTS_FULL       weftReason = 21
-	weftReasonDROP_NO_ROUTE         weftReason = 22
-	weftReasonDROP_SERVICE_PROTOCOL weftReason = 23
-	weftReasonDROP_POLICY_INGRESS   weftReason = 24
-	weftReasonDROP_POLICY_EGRESS    weftReason = 25
-	weftReasonDROP_POLICY_CLOSED    weftReason = 26
-	weftReasonDROP_PASSAGE          weftReason = 27
-	weftReasonDROP_INTERNAL         weftReason = 28
-	weftReasonREJECT_FIRST          weftReason = 29
-	weftReasonREJECT_NO_BACKEND     weftReason = 29
-	weftReasonREJECT_NO_PORT        weftReason = 30
-	weftReasonREJECT_BACKEND_GONE   weftReason = 31
-	weftReasonREJECT_TOO_BIG        weftReason = 32
-	weftReasonSTACK_FIRST           weftReason = 33
-	weftReasonSTACK_TTL             weftReason = 33
-	weftReasonSTACK_OPTIONS         weftReason = 34
-	weftReasonSTACK_TOO_BIG         weftReason = 35
-	weftReasonSTACK_FRAGMENT        weftReason = 36
-	weftReasonSTACK_LIMITED         weftReason = 37
-	weftReasonSTACK_SEGMENTS        weftReason = 38
-	weftReasonSTACK_NO_LINK         weftReason = 39
-	weftReasonSTACK_NO_ROOM         weftReason = 40
-	weftReasonSTACK_NETFILTER       weftReason = 41
-	weftReasonREASONS               weftReason = 42
-	weftReasonNOT_OURS              weftReason = 43
-	weftReasonPASS_ON               weftReason = 44
-	weftReasonDONE                  weftReason = 45
+	weftReasonDROP_FLOWS_BUSY       weftReason = 21
+	weftReasonDROP_PORTS_FULL       weftReason = 22
+	weftReasonDROP_NO_ROUTE         weftReason = 23
+	weftReasonDROP_SERVICE_PROTOCOL weftReason = 24
+	weftReasonDROP_POLICY_INGRESS   weftReason = 25
+	weftReasonDROP_POLICY_EGRESS    weftReason = 26
+	weftReasonDROP_POLICY_CLOSED    weftReason = 27
+	weftReasonDROP_PASSAGE          weftReason = 28
+	weftReasonDROP_INTERNAL         weftReason = 29
+	weftReasonREJECT_FIRST          weftReason = 30
+	weftReasonREJECT_NO_BACKEND     weftReason = 30
+	weftReasonREJECT_NO_PORT        weftReason = 31
+	weftReasonREJECT_BACKEND_GONE   weftReason = 32
+	weftReasonREJECT_TOO_BIG        weftReason = 33
+	weftReasonSTACK_FIRST           weftReason = 34
+	weftReasonSTACK_TTL             weftReason = 34
+	weftReasonSTACK_OPTIONS         weftReason = 35
+	weftReasonSTACK_TOO_BIG         weftReason = 36
+	weftReasonSTACK_FRAGMENT        weftReason = 37
+	weftReasonSTACK_LIMITED         weftReason = 38
+	weftReasonSTACK_SEGMENTS        weftReason = 39
+	weftReasonSTACK_NO_LINK         weftReason = 40
+	weftReasonSTACK_NO_ROOM         weftReason = 41
+	weftReasonSTACK_NETFILTER       weftReason = 42
+	weftReasonREASONS               weftReason = 43
+	weftReasonNOT_OURS              weftReason = 44
+	weftReasonPASS_ON               weftReason = 45
+	weftReasonDONE                  weftReason = 46
 )
 
 type weftRecord struct {
@@ -484,6 +503,12 @@ type weftTuple struct {
 	Pad   [3]uint8
 }
 
+type weftTupleKeys struct {
+	_    structs.HostLayout
+	Addr [4]uint64
+	Port uint64
+}
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
@@ -523,6 +548,7 @@ const (
 	weftMapRules          = "rules"
 	weftMapSets           = "sets"
 	weftMapSockets        = "sockets"
+	weftProgAdopt         = "adopt"
 	weftProgExplain       = "explain"
 	weftProgFromOverlay   = "from_overlay"
 	weftProgFromPod       = "from_pod"
@@ -540,7 +566,6 @@ const (
 	weftProgToPod         = "to_pod"
 	weftProgToUplink      = "to_uplink"
 	weftVarAllowedFull    = "allowed_full"
-	weftVarAllowedKeys    = "allowed_keys"
 	weftVarConfig         = "config"
 	weftVarEndedFirst     = "ended_first"
 	weftVarEndedNext      = "ended_next"
@@ -551,6 +576,7 @@ const (
 	weftVarRecordsRate    = "records_rate"
 	weftVarRecordsUsed    = "records_used"
 	weftVarTakenOver      = "taken_over"
+	weftVarTupleKeys      = "tuple_keys"
 )
 
 // loadWeft returns the embedded CollectionSpec for weft.
@@ -595,6 +621,7 @@ type weftSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type weftProgramSpecs struct {
+	Adopt        *ebpf.ProgramSpec `ebpf:"adopt"`
 	Explain      *ebpf.ProgramSpec `ebpf:"explain"`
 	FromOverlay  *ebpf.ProgramSpec `ebpf:"from_overlay"`
 	FromPod      *ebpf.ProgramSpec `ebpf:"from_pod"`
@@ -659,7 +686,6 @@ type weftMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type weftVariableSpecs struct {
 	AllowedFull    *ebpf.VariableSpec `ebpf:"allowed_full"`
-	AllowedKeys    *ebpf.VariableSpec `ebpf:"allowed_keys"`
 	Config         *ebpf.VariableSpec `ebpf:"config"`
 	EndedFirst     *ebpf.VariableSpec `ebpf:"ended_first"`
 	EndedNext      *ebpf.VariableSpec `ebpf:"ended_next"`
@@ -670,6 +696,7 @@ type weftVariableSpecs struct {
 	RecordsRate    *ebpf.VariableSpec `ebpf:"records_rate"`
 	RecordsUsed    *ebpf.VariableSpec `ebpf:"records_used"`
 	TakenOver      *ebpf.VariableSpec `ebpf:"taken_over"`
+	TupleKeys      *ebpf.VariableSpec `ebpf:"tuple_keys"`
 }
 
 // weftObjects contains all objects after they have been loaded into the kernel.
@@ -774,7 +801,6 @@ func (m *weftMaps) Close() error {
 // It can be passed to loadWeftObjects or ebpf.CollectionSpec.LoadAndAssign.
 type weftVariables struct {
 	AllowedFull    *ebpf.Variable `ebpf:"allowed_full"`
-	AllowedKeys    *ebpf.Variable `ebpf:"allowed_keys"`
 	Config         *ebpf.Variable `ebpf:"config"`
 	EndedFirst     *ebpf.Variable `ebpf:"ended_first"`
 	EndedNext      *ebpf.Variable `ebpf:"ended_next"`
@@ -785,12 +811,14 @@ type weftVariables struct {
 	RecordsRate    *ebpf.Variable `ebpf:"records_rate"`
 	RecordsUsed    *ebpf.Variable `ebpf:"records_used"`
 	TakenOver      *ebpf.Variable `ebpf:"taken_over"`
+	TupleKeys      *ebpf.Variable `ebpf:"tuple_keys"`
 }
 
 // weftPrograms contains all programs after they have been loaded into the kernel.
 //
 // It can be passed to loadWeftObjects or ebpf.CollectionSpec.LoadAndAssign.
 type weftPrograms struct {
+	Adopt        *ebpf.Program `ebpf:"adopt"`
 	Explain      *ebpf.Program `ebpf:"explain"`
 	FromOverlay  *ebpf.Program `ebpf:"from_overlay"`
 	FromPod      *ebpf.Program `ebpf:"from_pod"`
@@ -811,6 +839,7 @@ type weftPrograms struct {
 
 func (p *weftPrograms) Close() error {
 	return _WeftClose(
+		p.Adopt,
 		p.Explain,
 		p.FromOverlay,
 		p.FromPod,

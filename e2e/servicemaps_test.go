@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"encoding/binary"
 	"fmt"
 	"path/filepath"
 	"testing"
@@ -32,6 +33,17 @@ func mapRows(n *cluster.Node, name string) (int, error) {
 	var k, v []byte
 	it := m.Iterate()
 	for it.Next(&k, &v) {
+		if name == "brief" { // sets of eight rows; where there is one, its tag is not 0
+			if binary.NativeEndian.Uint32(k) == m.MaxEntries()-1 {
+				continue // the seed
+			}
+			for way := range 8 {
+				if binary.NativeEndian.Uint32(v[4*way:]) != 0 {
+					rows++
+				}
+			}
+			continue
+		}
 		rows++
 	}
 	return rows, it.Err()

@@ -194,7 +194,7 @@ __noinline int admit(struct judged *j, __u32 how)
 
 	if (!j)
 		return DROP_INTERNAL;
-	home_of(&j->t, &j->home);
+	home_of(&j->t, config.allowed_sets, &j->home);
 	row = find_new(&j->t, &j->home);
 	if (!row)
 		row = settled = bpf_map_lookup_elem(&allowed, &j->t);
@@ -214,7 +214,7 @@ static __always_inline bool is_allowed(struct judged *j)
 {
 	struct allowed *row;
 
-	home_of(&j->t, &j->home);
+	home_of(&j->t, config.allowed_sets, &j->home);
 	row = find_new(&j->t, &j->home);
 	if (!row)
 		row = bpf_map_lookup_elem(&allowed, &j->t);

@@ -8,6 +8,7 @@
  */
 #pragma once
 #include "flow.h"
+#include "home.h"
 #include "kernel.h"
 #include "rows.h"
 
@@ -69,17 +70,6 @@ struct {
 	__uint(map_flags, BPF_F_MMAPABLE); /* it begins with a page */
 } allowed_new SEC(".maps");
 
-/* What the words of an address and a port are multiplied by: not known outside, so nobody
- * can choose flows that are in one set (Lemire and Kaser, Strongly universal string hashing
- * is fast, 2014).
- */
-struct allowed_keys {
-	__u64 addr[4];
-	__u64 port;
-};
-
-volatile const struct allowed_keys allowed_keys = {{1, 1, 1, 1}, 1}; /* set before load */
-
 /* How often a live flow could not move to `allowed` because that is full. */
 __u64 allowed_full;
 
@@ -106,39 +96,6 @@ static __always_inline bool is_live(const struct allowed *row, __u8 proto)
 {
 	return (row->flags & (ALLOWED_LIVE | ALLOWED_CLOSED)) == ALLOWED_LIVE &&
 	       !is_silent(row, proto);
-}
-
-static __always_inline bool same_tuple(const struct tuple *a, const struct tuple *b)
-{
-	return same_addr(&a->src, &b->src) && same_addr(&a->dst, &b->dst) && a->sport == b->sport &&
-	       a->dport == b->dport && a->proto == b->proto;
-}
-
-/* A tuple's place: its set, by its index, and its tag there. */
-struct home {
-	__u32 set;
-	__u32 tag;
-};
-
-static __always_inline __u64 hash_of_end(const union addr *addr, __u16 port)
-{
-	__u64 h = port * allowed_keys.port;
-	__u32 i;
-
-#pragma unroll
-	for (i = 0; i < 4; i++)
-		h += addr->w[i] * allowed_keys.addr[i];
-	return h ^ h >> 32;
-}
-
-/* Both rows of a flow between two pods of the node are in the same set. */
-static __always_inline void home_of(const struct tuple *t, struct home *home)
-{
-	__u64 src = hash_of_end(&t->src, t->sport);
-	__u64 h = mix(src + hash_of_end(&t->dst, t->dport), t->proto);
-
-	home->set = (h >> 32) * config.allowed_sets >> 32;
-	home->tag = (__u32)(h + src) | 1;
 }
 
 /* Where a tuple is in its set, or ALLOWED_WAYS. */
@@ -199,10 +156,6 @@ static __always_inline __u32 make_way(struct allowed_set *set, const struct tupl
 	}
 	return set->next & (ALLOWED_WAYS - 1);
 }
-
-enum {
-	PATIENCE = 256, /* tries; a set is busy for some 50 ns */
-};
 
 /* Makes a flow's row in `allowed_new`, or overwrites it there. If the set is busy for long
  * (a processor of a virtual machine may be taken away at any point) it gets its place in

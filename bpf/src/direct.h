@@ -19,14 +19,14 @@ static __always_inline void part(const struct tuple *u, const struct flow *g, bo
 	struct flow *f;
 
 	if (!is_live) {
-		bpf_map_delete_elem(&brief, u);
+		drop_brief(u);
 		return;
 	}
 	other_of(g, u->proto, &t);
 	f = bpf_map_lookup_elem(&live, &t);
 	if (f && leads_to(f, u)) {
 		if (!(f->flags & FLOW_CLOSED))
-			bpf_map_update_elem(&brief, &t, f, BPF_ANY);
+			put_brief(&t, f, BPF_ANY);
 		bpf_map_delete_elem(&live, &t);
 	}
 	bpf_map_delete_elem(&live, u);
@@ -44,7 +44,7 @@ static __always_inline int divert(const struct tuple *t, const struct flow *g, s
 	f->dport = t->dport;
 	f->generation = g->generation;
 	f->seen = now();
-	if (claim(t, f) || bpf_map_update_elem(&brief, t, f, BPF_ANY))
+	if (claim(t, f) || put_brief(t, f, BPF_ANY))
 		return NOT_OURS;
 	mark_flow(&t->src, f);
 	mark_client(&f->dst); /* that flow_of looks for its row */
@@ -82,7 +82,7 @@ __noinline int direct_flow(struct packet *p, struct flow *f)
 	g = bpf_map_lookup_elem(&live, &u);
 	if (!g) {
 		is_live = false;
-		g = bpf_map_lookup_elem(&brief, &u);
+		g = find_brief(&u);
 	}
 	if (!g || !(g->flags & FLOW_REPLY))
 		return NOT_OURS;

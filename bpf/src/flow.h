@@ -7,58 +7,11 @@
  * nothing is pushed out. There it stays for a while after its end, for what is under way.
  */
 #pragma once
+#include "brief.h"
 #include "choose.h"
 #include "kernel.h"
 #include "l4.h"
 #include "rows.h"
-
-struct tuple {
-	union addr src;
-	union addr dst;
-	__u16 sport; /* host order */
-	__u16 dport;
-	__u8 proto;
-	__u8 pad[3];
-};
-
-/* Flow flags; those up to FLOW_ADOPTED are in ../flows.go, too. */
-enum {
-	FLOW_REPLY = 1 << 0,	/* a row of what backends send */
-	FLOW_ANSWERED = 1 << 1, /* in the row of replies: one has passed */
-	FLOW_FIN = 1 << 2,	/* this direction has ended (TCP) */
-	FLOW_CLOSED = 1 << 3,	/* both have, or one was reset */
-	FLOW_ADOPTED = 1 << 4,	/* its beginning was not seen here */
-	FLOW_BEGUN = 1 << 5,	/* made by a SYN */
-	FLOW_PASSED = 1 << 6,	/* its packets go to the backend's node as they are */
-	FLOW_ENDED = 8,		/* in live, once closed: from this bit on, which end it was */
-};
-
-struct flow {
-	union addr src; /* what the packet gets instead */
-	union addr dst;
-	__u16 sport; /* host order */
-	__u16 dport;
-	__u32 generation; /* of the backend */
-	__u32 seen;	  /* when a packet passed, in units of 2^30 ns of uptime */
-	__u32 flags;
-};
-
-/* Written by the programs; the daemon removes what has been silent too long. */
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__type(key, struct tuple);
-	__type(value, struct flow);
-	__uint(max_entries, 262144); /* replaced at load by the setting */
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-} live SEC(".maps");
-
-/* Written by the programs; new flows, the oldest go first. */
-struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__type(key, struct tuple);
-	__type(value, struct flow);
-	__uint(max_entries, 65536); /* replaced at load by the setting */
-} brief SEC(".maps");
 
 /* Flows of `live` that have ended, as a ring: their tuples, the next to be forgotten when
  * another one ends. (A new program begins with an empty ring: what was in the former's is
@@ -223,11 +176,11 @@ __noinline int forget_flow(const struct tuple *t, const struct flow *f)
 	g = bpf_map_lookup_elem(&live, &u);
 	if (g && leads_to(g, t))
 		bpf_map_delete_elem(&live, &u);
-	g = bpf_map_lookup_elem(&brief, &u);
+	g = find_brief(&u);
 	if (g && leads_to(g, t))
-		bpf_map_delete_elem(&brief, &u);
+		drop_brief(&u);
 	bpf_map_delete_elem(&live, t);
-	bpf_map_delete_elem(&brief, t);
+	drop_brief(t);
 	return 0;
 }
 
@@ -309,18 +262,37 @@ static __always_inline bool is_diverted(const struct tuple *t, const struct flow
 	return same_addr(&t->dst, &f->dst) && t->dport == f->dport;
 }
 
-/* Moves both rows of a new flow to `live`. */
+/* Writes a new flow's row into `live`, too. Its place may be another's by now, so the copy is
+ * looked at before it is written. NOT_OURS: the row is gone.
+ */
+__noinline int copy_to_live(const struct tuple *t, const struct flow *f)
+{
+	__u32 key = 0;
+	struct flow *copy = bpf_map_lookup_elem(&making, &key);
+
+	if (!t || !f || !copy)
+		return DROP_INTERNAL;
+	*copy = *f;
+	if (unlikely(find_brief(t) != f))
+		return NOT_OURS;
+	return bpf_map_update_elem(&live, t, copy, BPF_ANY) ? DROP_FLOWS_FULL : OK;
+}
+
+/* Moves both rows of a new flow to `live`; not if one of them is pushed out meanwhile. */
 static __always_inline enum reason move_flow(const struct tuple *t, struct flow *f,
 					     const struct tuple *u, struct flow *g)
 {
-	if (bpf_map_update_elem(&live, t, f, BPF_ANY))
-		return DROP_FLOWS_FULL;
-	if (bpf_map_update_elem(&live, u, g, BPF_ANY)) {
-		bpf_map_delete_elem(&live, t);
-		return DROP_FLOWS_FULL;
+	int why = copy_to_live(t, f);
+
+	if (likely(!why)) {
+		why = copy_to_live(u, g);
+		if (unlikely(why))
+			bpf_map_delete_elem(&live, t);
 	}
-	bpf_map_delete_elem(&brief, t);
-	bpf_map_delete_elem(&brief, u);
+	if (unlikely(why))
+		return why == NOT_OURS ? OK : why;
+	drop_brief(t);
+	drop_brief(u);
 	return OK;
 }
 
@@ -337,15 +309,14 @@ __noinline int note_brief(const struct tuple *t, struct flow *f, __u32 flags)
 		return DROP_INTERNAL;
 	f->seen = now();
 	other_of(f, t->proto, &u);
-	g = bpf_map_lookup_elem(&brief, &u);
+	g = find_brief(&u);
 	if (unlikely(!g)) {
 		back = back_of(t, f);
 		if (back && !(flags & TCP_SYN)) /* it goes on: there was an answer */
 			back->flags = FLOW_REPLY;
-		if (!back || bpf_map_lookup_elem(&live, &u) ||
-		    bpf_map_update_elem(&brief, &u, back, BPF_NOEXIST))
+		if (!back || bpf_map_lookup_elem(&live, &u))
 			return NOT_OURS;
-		return OK;
+		return put_brief(&u, back, BPF_NOEXIST);
 	}
 	if (unlikely(!leads_to(g, t)))
 		return NOT_OURS;
@@ -393,7 +364,7 @@ static __always_inline enum reason note_answer(const struct tuple *t, struct flo
 		return OK;
 	f->flags |= FLOW_CLOSED;
 	other_of(f, t->proto, &u);
-	g = bpf_map_lookup_elem(&brief, &u);
+	g = find_brief(&u);
 	if (g && leads_to(g, t))
 		g->flags |= FLOW_CLOSED;
 	return OK;

@@ -89,7 +89,7 @@ __noinline int error_of(struct __sk_buff *skb, struct packet *p, struct flow *f)
 		return NOT_OURS;
 	known = bpf_map_lookup_elem(&live, &t);
 	if (!known)
-		known = bpf_map_lookup_elem(&brief, &t);
+		known = find_brief(&t);
 	if (!known)
 		return NOT_OURS;
 	*f = *known;

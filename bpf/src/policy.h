@@ -98,7 +98,7 @@ static __always_inline void see_backend(struct tuple *t)
 		return;
 	f = bpf_map_lookup_elem(&live, t);
 	if (!f)
-		f = bpf_map_lookup_elem(&brief, t);
+		f = find_brief(t);
 	if (f && !(f->flags & FLOW_REPLY)) {
 		t->dst = f->dst;
 		t->dport = f->dport;

@@ -62,9 +62,11 @@ struct config {
 	__u64 netns_cookie;   /* of the node's own network namespace */
 	__u32 ended;	      /* size of the map of that name */
 	__u32 allowed_sets;   /* of allowed_new */
+	__u32 brief_sets;     /* of brief */
 	__u32 endpoint_slots; /* size of endpoints, a power of two */
 	__u16 announce_port;  /* host order; UDP, see announce.h */
 	__u16 pad2;
+	__u32 pad3;
 };
 
 /* Of packets that one node passes on to another as they came from outside (passed.h). */
@@ -75,6 +77,7 @@ volatile const struct config config = {
 	.port = 8872,
 	.ended = 16384,
 	.allowed_sets = 16384,
+	.brief_sets = 8192,
 	.endpoint_slots = 4096,
 	.announce_port = 8874,
 };

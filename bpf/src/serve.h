@@ -176,11 +176,11 @@ static __always_inline enum reason claim(const struct tuple *t, struct flow *f)
 			g = bpf_map_lookup_elem(&live, &u);
 		}
 		if (likely(!g)) {
-			if (likely(!bpf_map_update_elem(&brief, &u, back, BPF_NOEXIST)))
+			if (likely(!put_brief(&u, back, BPF_NOEXIST)))
 				return OK;
-			g = bpf_map_lookup_elem(&brief, &u);
+			g = find_brief(&u);
 			if (g && (i >= PORT_TRIES / 2 || may_follow(g, t)) &&
-			    !bpf_map_update_elem(&brief, &u, back, BPF_ANY))
+			    !put_brief(&u, back, BPF_ANY))
 				return OK;
 		}
 		f->sport = PORT_FIRST + bpf_get_prandom_u32() % PORTS;
@@ -218,7 +218,8 @@ static __always_inline int new_flow(const struct frontend *fe, const struct tupl
 		f->src = t->src;
 		f->sport = t->sport;
 		f->flags = FLOW_PASSED;
-		return bpf_map_update_elem(&brief, t, f, BPF_ANY) ? DROP_FLOWS_FULL : PASS_ON;
+		why = put_brief(t, f, BPF_ANY);
+		return why ? why : PASS_ON;
 	}
 	why = pick_source(t, outside, f);
 	if (likely(!why))
@@ -226,7 +227,7 @@ static __always_inline int new_flow(const struct frontend *fe, const struct tupl
 	if (unlikely(why))
 		return why;
 	mark_flow(&t->src, f);
-	return bpf_map_update_elem(&brief, t, f, BPF_ANY) ? DROP_FLOWS_FULL : OK;
+	return put_brief(t, f, BPF_ANY);
 }
 
 /* The flow of a tuple if there is one whose backend lives. NOT_OURS: a new one is to be
@@ -240,7 +241,7 @@ static __always_inline int known_flow(const struct tuple *t, __u8 flags, const s
 	bool is_live = known != NULL;
 
 	if (!known)
-		known = bpf_map_lookup_elem(&brief, t);
+		known = find_brief(t);
 	if (!known || known->flags & FLOW_REPLY)
 		return NOT_OURS;
 	*f = *known;
@@ -341,7 +342,7 @@ __noinline int flow_of(struct packet *p, struct flow *f)
 	}
 	if (!is_client(&t.dst) && !may_be_place(&t.dst))
 		return NOT_OURS;
-	known = bpf_map_lookup_elem(&brief, &t);
+	known = find_brief(&t);
 	if (!known)
 		return NOT_OURS;
 	*f = *known;

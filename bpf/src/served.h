@@ -46,7 +46,7 @@ __noinline int answer_outside(struct __sk_buff *skb, struct packet *p, __u32 mtu
 	x->t.proto = p->l4.proto;
 	back = bpf_map_lookup_elem(&live, &x->t);
 	if (!back)
-		back = bpf_map_lookup_elem(&brief, &x->t);
+		back = find_brief(&x->t);
 	if (!back)
 		return give_up(skb, STACK_TOO_BIG);
 	x->f = (struct flow){
@@ -282,28 +282,32 @@ __noinline int from_pod_served(struct __sk_buff *skb, struct packet *p, __u32 wa
 __noinline int from_outside_served(struct __sk_buff *skb)
 {
 	__u32 way = WAY_AROUND | WAY_OUTSIDE;
-	struct packet p;
+	struct passing *x = passing_of();
+	struct packet *p;
 	int why;
 
+	if (!x)
+		return TCX_NEXT;
+	p = &x->p;
 	if (skb->pkt_type != PACKET_HOST ||
-	    parse_ip(skb, ETH_HLEN, skb->protocol, skb->len - ETH_HLEN, &p.ip) ||
-	    read_l4(skb, ETH_HLEN, &p))
+	    parse_ip(skb, ETH_HLEN, skb->protocol, skb->len - ETH_HLEN, &p->ip) ||
+	    read_l4(skb, ETH_HLEN, p))
 		return TCX_NEXT;
 	why = NOT_OURS;
-	if (unlikely(p.l4.unported) || is_client(&p.ip.dst) || may_be_place(&p.ip.dst))
-		why = turn(skb, &p, &way);
+	if (unlikely(p->l4.unported) || is_client(&p->ip.dst) || may_be_place(&p->ip.dst))
+		why = turn(skb, p, &way);
 	if (!why)
-		return go_on(skb, &p, way);
+		return go_on(skb, p, way);
 	if (unlikely(why == DONE))
 		return way;
 	if (unlikely(why != NOT_OURS))
 		return give_up(skb, why);
-	if (unlikely(p.l4.unported))
-		return pass_error(skb, &p);
-	why = serve(skb, &p, way);
+	if (unlikely(p->l4.unported))
+		return pass_error(skb, p);
+	why = serve(skb, p, way);
 	if (likely(why != NOT_OURS))
 		return why;
-	why = go_direct(skb, &p);
+	why = go_direct(skb, p);
 	return unlikely(why) ? give_up(skb, why) : TCX_NEXT;
 }
 

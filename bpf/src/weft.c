@@ -9,6 +9,7 @@
 #include "vxlan.h"
 #include "pod.h"
 #include "overlay.h"
+#include "adopt.h"
 #include "explain.h"
 #include "policy.h"
 #include "served.h"

@@ -1,0 +1,249 @@
+package bpf
+
+import (
+	"errors"
+	"maps"
+	"net/netip"
+	"testing"
+
+	"github.com/cilium/ebpf"
+)
+
+// changeBrief changes the sets of `brief`, while no program runs.
+func (d *Datapath) changeBrief(t testing.TB, change func(*weftBriefSet)) {
+	t.Helper()
+	m := d.maps[weftMapBrief]
+	must(t, scan(d, weftMapBrief, func(at *uint32, set *weftBriefSet) {
+		old := *set
+		if change(set); *set != old {
+			must(t, m.Put(at, set))
+		}
+	}))
+}
+
+// pushOut removes a row from `brief`, as a flood would.
+func (d *Datapath) pushOut(t testing.TB, k weftTuple) {
+	t.Helper()
+	d.changeBrief(t, func(set *weftBriefSet) {
+		for i, s := range set.Slot {
+			if s.T == k {
+				set.Tag[i] = 0
+			}
+		}
+	})
+}
+
+// Go and the programs find a new flow's rows in the same place.
+func TestNewFlowsAreFound(t *testing.T) {
+	for _, v6 := range []bool{false, true} {
+		p := newLane(t, v6, false)
+		for port := range 200 {
+			p.tcp(t, p.clientAt(40000+port), syn)
+		}
+		rows := p.flows(t, weftMapBrief)
+		if len(rows) != 400 {
+			t.Errorf("v6 %t: %d rows, want 400", v6, len(rows))
+		}
+		for k, want := range rows {
+			got, ok, err := p.inBrief(&k)
+			got.Seen = 0
+			if err != nil || !ok || got != want {
+				t.Errorf("v6 %t: %+v has %+v (%t, %v), want %+v", v6, k, got, ok, err, want)
+			}
+		}
+	}
+}
+
+// In a full set the oldest flow makes room, unless it was used since.
+func TestOldestNewFlowMakesRoom(t *testing.T) {
+	p := newLaneWith(t, false, true, Options{MaxBriefFlows: briefWays})
+	at := func(i int) string { return p.where(t, p.clientAt(40000+i)) }
+	begin := func(i int) { p.tcp(t, p.clientAt(40000+i), syn) }
+	want := func(when string, brief ...int) {
+		t.Helper()
+		wanted := map[int]bool{}
+		for _, i := range brief {
+			wanted[i] = true
+		}
+		got := map[int]bool{}
+		for i := range 10 {
+			if at(i) == weftMapBrief {
+				got[i] = true
+			}
+		}
+		if !maps.Equal(got, wanted) {
+			t.Errorf("%s: in brief %v, want %v", when, got, wanted)
+		}
+	}
+	for i := range briefWays / 2 {
+		begin(i)
+	}
+	want("when full", 0, 1, 2, 3)
+	begin(4)
+	want("one more", 1, 2, 3, 4)
+	p.changeBrief(t, func(set *weftBriefSet) {
+		for i, s := range set.Slot {
+			if s.T.Sport == 40001 || s.T.Dport == 40001 {
+				set.Slot[i].Row.Seen++ // a packet a second later
+			}
+		}
+	})
+	begin(5)
+	want("the oldest was used", 1, 3, 4, 5)
+	begin(6)
+	begin(7)
+	want("it has been passed over", 1, 5, 6, 7)
+	begin(8)
+	want("not used again", 5, 6, 7, 8)
+}
+
+// What moves on to `live` leaves room.
+func TestLiveFlowsLeaveRoom(t *testing.T) {
+	p := newLaneWith(t, false, true, Options{MaxBriefFlows: briefWays})
+	first := p.clientAt(40000)
+	p.tcp(t, first, syn)
+	for i := range 3 * briefWays {
+		p.establish(t, p.clientAt(41000+i))
+	}
+	if got := p.where(t, first); got != weftMapBrief {
+		t.Errorf("one that was not answered is in %q", got)
+	}
+	if rows := len(p.flows(t, weftMapLive)); rows != 6*briefWays {
+		t.Errorf("%d rows live, want %d", rows, 6*briefWays)
+	}
+}
+
+// busy marks the set of a tuple in `brief` as one that another processor writes to, or as none.
+func (d *Datapath) busy(t testing.TB, k weftTuple, busy uint32) {
+	t.Helper()
+	m := d.maps[weftMapBrief]
+	at, _ := homeOf(&d.tupleKeys, &k, m.MaxEntries()-1)
+	var set weftBriefSet
+	must(t, m.Lookup(&at, &set))
+	set.Busy = busy
+	must(t, m.Put(&at, &set))
+}
+
+// A flow of which a row cannot be written, as its set is busy for long, waits: it begins with
+// both rows in `brief`, and goes on as it began.
+func TestNewFlowsWhoseSetIsBusy(t *testing.T) {
+	for _, v6 := range []bool{false, true} {
+		p := newLane(t, v6, true)
+		for port := range 20 {
+			client := p.clientAt(40000 + port)
+			there := weftTuple{Src: toAddr(client.Addr()), Dst: toAddr(p.vip.Addr()), Sport: client.Port(), Dport: p.vip.Port(), Proto: uint8(TCP)}
+			back := weftTuple{Src: toAddr(p.backend.Addr()), Dst: there.Src, Sport: p.backend.Port(), Dport: there.Sport, Proto: there.Proto}
+			other := back
+			if port%2 == 0 {
+				other = there
+			}
+			p.busy(t, other, 1)
+			p.send(t, datagram(TCP, client, p.vip, 64, syn, nil))
+			p.busy(t, other, 0)
+			src, dst := p.tcp(t, client, syn)
+			p.reply(t, dst, src, syn|ack)
+			if got := p.where(t, client); got != weftMapBrief {
+				t.Errorf("v6 %t, port %d: once answered it is in %q", v6, client.Port(), got)
+			}
+			back.Dport = src.Port()
+			p.pushOut(t, back)
+			p.busy(t, back, 1)
+			if _, out := p.send(t, datagram(TCP, client, p.vip, 64, ack, nil)); out != nil {
+				if nowSrc, nowDst := tupleOf(out); nowSrc != src || nowDst != dst {
+					t.Errorf("v6 %t, port %d: %s → %s became %s → %s", v6, client.Port(), src, dst, nowSrc, nowDst)
+				}
+			}
+			p.busy(t, back, 0)
+			if nowSrc, nowDst := p.tcp(t, client, ack); nowSrc != src || nowDst != dst {
+				t.Errorf("v6 %t, port %d: %s → %s at last became %s → %s", v6, client.Port(), src, dst, nowSrc, nowDst)
+			}
+			p.reply(t, dst, src, ack)
+			p.tcp(t, client, ack)
+			if got := p.where(t, client); got != weftMapLive {
+				t.Errorf("v6 %t, port %d: established, it is in %q", v6, client.Port(), got)
+			}
+		}
+	}
+}
+
+// New flows are found also when the map that has the seed of both is of another size.
+func TestNewFlowsOutliveTheOtherTable(t *testing.T) {
+	dir := bpffs(t)
+	p := newLaneWith(t, false, true, Options{Dir: dir})
+	p.tcp(t, p.client, syn)
+	q := newLaneWith(t, false, true, Options{Dir: dir, MaxAllowedNew: 1 << 10})
+	rows := q.flows(t, weftMapBrief)
+	if len(rows) != 2 {
+		t.Errorf("%d rows, want 2", len(rows))
+	}
+	for k := range rows {
+		if _, ok, err := q.inBrief(&k); err != nil || !ok {
+			t.Errorf("%+v is not found (%v)", k, err)
+		}
+	}
+}
+
+// Flows that move to `live` while others, on another processor, push them out of their set have
+// there both rows, of their own, or none.
+func TestFlowsMoveWhole(t *testing.T) {
+	p := newLaneWith(t, false, true, Options{MaxBriefFlows: briefWays})
+	run := func(program Program, frame []byte) ([]byte, error) {
+		o := ebpf.RunOptions{Data: frame, DataOut: make([]byte, 256)}
+		_, err := p.programs[program].Run(&o)
+		return o.DataOut, err
+	}
+	begin := func(client netip.AddrPort) error {
+		packet := func(flags byte) []byte {
+			return ethernet(noMAC, p.clientMAC, ethIPv4, datagram(TCP, client, p.vip, 64, flags, nil))
+		}
+		out, err := run(FromPod, packet(syn))
+		if err != nil || len(out) < 14+50+24 {
+			return err // not redirected: its set was busy
+		}
+		src, dst := tupleOf(out[14+50:])
+		frame := ethernet(mac{}, mac{10}, ethIPv4, datagram(TCP, dst, src, 64, syn|ack, nil))
+		outer := header{src: p.other.outer4, dst: p.outer4, proto: protoUDP}
+		_, err = run(FromUplink, ethernet(noMAC, mac{2}, ethIPv4, outer.packet(udp(50000, 8872, vxlan(8, 87, frame)))))
+		if err == nil {
+			_, err = run(FromPod, packet(ack))
+		}
+		return err
+	}
+	stop, stopped := make(chan bool), make(chan error)
+	go func() { // a flood
+		var err error
+		for i := 0; err == nil; i++ {
+			select {
+			case <-stop:
+				stopped <- err
+				return
+			default:
+				_, err = run(FromPod, ethernet(noMAC, p.clientMAC, ethIPv4, datagram(TCP, p.clientAt(40000+i%20000), p.vip, 64, syn, nil)))
+			}
+		}
+		<-stop
+		stopped <- err
+	}()
+	var err error
+	for i := 0; i < 30000 && err == nil; i++ {
+		err = begin(p.clientAt(2000 + i))
+	}
+	close(stop)
+	must(t, errors.Join(err, <-stopped))
+	rows := p.flows(t, weftMapLive)
+	if len(rows) < 1000 {
+		t.Errorf("only %d rows moved", len(rows))
+	}
+	bad := 0
+	for k, v := range rows {
+		other, ok := rows[otherOf(k, v)]
+		if back := otherOf(otherOf(k, v), other); !ok || back != k || (v.Flags^other.Flags)&flowReply == 0 {
+			if bad++; bad < 5 {
+				t.Errorf("%+v has %+v; the other row %+v (%t)", k, v, other, ok)
+			}
+		}
+	}
+	if bad > 0 {
+		t.Errorf("%d of %d rows are not of a whole flow", bad, len(rows))
+	}
+}

@@ -1,0 +1,64 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/* Tables of flows that are written like memory and not like maps of the kernel's: a flow has
+ * its place in one set, by a hash of its tuple.
+ */
+#pragma once
+#include "kernel.h"
+#include "rows.h"
+
+struct tuple {
+	union addr src;
+	union addr dst;
+	__u16 sport; /* host order */
+	__u16 dport;
+	__u8 proto;
+	__u8 pad[3];
+};
+
+/* What the words of an address and a port are multiplied by: not known outside, so nobody
+ * can choose flows that are in one set (Lemire and Kaser, Strongly universal string hashing
+ * is fast, 2014).
+ */
+struct tuple_keys {
+	__u64 addr[4];
+	__u64 port;
+};
+
+volatile const struct tuple_keys tuple_keys = {{1, 1, 1, 1}, 1}; /* set before load */
+
+static __always_inline bool same_tuple(const struct tuple *a, const struct tuple *b)
+{
+	return same_addr(&a->src, &b->src) && same_addr(&a->dst, &b->dst) && a->sport == b->sport &&
+	       a->dport == b->dport && a->proto == b->proto;
+}
+
+/* A tuple's place: its set, by its index, and its tag there. */
+struct home {
+	__u32 set;
+	__u32 tag;
+};
+
+static __always_inline __u64 hash_of_end(const union addr *addr, __u16 port)
+{
+	__u64 h = port * tuple_keys.port;
+	__u32 i;
+
+#pragma unroll
+	for (i = 0; i < 4; i++)
+		h += addr->w[i] * tuple_keys.addr[i];
+	return h ^ h >> 32;
+}
+
+/* Both rows of a flow between two pods of the node are in the same set. */
+static __always_inline void home_of(const struct tuple *t, __u32 sets, struct home *home)
+{
+	__u64 src = hash_of_end(&t->src, t->sport);
+	__u64 h = mix(src + hash_of_end(&t->dst, t->dport), t->proto);
+
+	home->set = (h >> 32) * sets >> 32;
+	home->tag = (__u32)(h + src) | 1;
+}
+
+enum {
+	PATIENCE = 64, /* tries; a set is busy for some 50 ns */
+};
