@@ -219,7 +219,7 @@ func (m *machine) client() *api.Client { return api.NewClient(m.cfg.Socket) }
 // until waits for a state of the daemon.
 func (m *machine) until(what string, f func(api.Status) bool) {
 	m.lab.t.Helper()
-	testnet.Until(m.lab.t, 20*time.Second, func() error {
+	testnet.Until(m.lab.t, time.Minute, func() error {
 		s, err := m.client().Status(context.Background())
 		if err == nil && !f(s) {
 			err = fmt.Errorf("%s: not so: %+v", what, s)
