@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
@@ -78,7 +77,7 @@ func TestFullDiskStopsOnlyNewPods(t *testing.T) {
 	fill()
 	m.start()
 	m.until("ready", func(s api.Status) bool { return s.Ready })
-	if err := ask(p.NS, q.addrs...); err != nil {
+	if err := askOnce(p.NS, q.addrs...); err != nil {
 		t.Error(err)
 	}
 	ctx := context.Background()
@@ -97,7 +96,7 @@ func TestFullDiskStopsOnlyNewPods(t *testing.T) {
 	if err := os.Remove(filepath.Join(m.cfg.StateDir, "foreign")); err != nil {
 		t.Fatal(err)
 	}
-	l.reach(5*time.Second, p.NS, m.attach())
+	l.reach(converge, p.NS, m.attach())
 	m.until("two pods", func(s api.Status) bool { return s.Pods == 2 })
 }
 

@@ -138,7 +138,7 @@ func TestNodesJoinByTheKubernetesAPI(t *testing.T) {
 		l.reach(converge, during.NS, q)
 		l.must(a.client().Del(context.Background(), during.request()))
 		c.Delete(a.scheduled(c, "during"))
-		if err := ask(p.NS, q.addrs...); err != nil {
+		if err := askOnce(p.NS, q.addrs...); err != nil {
 			t.Errorf("pods of former times: %v", err)
 		}
 	})

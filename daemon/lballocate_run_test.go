@@ -80,11 +80,14 @@ func TestServicesGetLoadBalancerAddressesByTheAPI(t *testing.T) {
 		m.lacks("late", exhausted)
 		m.until("it is a problem", func(s api.Status) bool { return problem(s, problemLoadBalancer) })
 	}
-	events := strings.Join(c.Events(), "\n")
+	events := ""
 	for _, want := range []string{"Normal default/web LoadBalancerAddress: load balancer's address: it has 198.51.100.7", "Warning default/late LoadBalancerExhausted: "} {
-		if !strings.Contains(events, want) {
-			t.Errorf("events: got\n%s\nwant %s", events, want)
-		}
+		testnet.Until(t, converge, func() error { // an event is made after the status that it is of
+			if events += strings.Join(c.Events(), "\n"); !strings.Contains(events, want) {
+				return fmt.Errorf("events: got\n%s\nwant %s", events, want)
+			}
+			return nil
+		})
 	}
 
 	// Whoever is elected comes back, and gives what is free by now.

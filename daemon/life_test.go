@@ -39,7 +39,7 @@ func TestTwoNodesJoinTheirPods(t *testing.T) {
 
 	t.Run("killed and restarted", func(t *testing.T) {
 		a.stop(syscall.SIGKILL)
-		if err := ask(p.NS, r.addrs...); err != nil {
+		if err := askOnce(p.NS, r.addrs...); err != nil {
 			t.Errorf("without daemon: %v", err)
 		}
 		a.start()
@@ -91,13 +91,13 @@ func TestTwoNodesJoinTheirPods(t *testing.T) {
 	t.Run("the Node is deleted", func(t *testing.T) {
 		l.must(os.Remove(filepath.Join(l.dir, "objects", a.name()+".yaml")))
 		a.until("no node", func(s api.Status) bool { return !s.Ready && problem(s, problemNoNode) })
-		if err := ask(p.NS, q.addrs...); err != nil {
+		if err := askOnce(p.NS, q.addrs...); err != nil {
 			t.Errorf("pods of a node without Node: %v", err)
 		}
 		a.stop(syscall.SIGKILL) // it must remember who it was
 		a.start()
 		a.until("no node after restart", func(s api.Status) bool { return !s.Ready && problem(s, problemNoNode) && s.Pods == 2 })
-		if err := ask(p.NS, q.addrs...); err != nil {
+		if err := askOnce(p.NS, q.addrs...); err != nil {
 			t.Errorf("after a restart without Node: %v", err)
 		}
 	})
@@ -111,7 +111,7 @@ func TestTwoNodesJoinTheirPods(t *testing.T) {
 			t.Errorf("address: got %v", late.addrs)
 		}
 		l.reach(converge, late.NS, r)
-		if err := ask(p.NS, q.addrs...); err != nil {
+		if err := askOnce(p.NS, q.addrs...); err != nil {
 			t.Errorf("pods with addresses of the former prefix: %v", err)
 		}
 	})
@@ -305,7 +305,7 @@ func TestUninstallLeavesNoTrace(t *testing.T) {
 		return out.String()
 	}
 	l.must(os.Mkdir(filepath.Join(l.dir, a.name()), 0o755))
-	testnet.Until(t, 5*time.Second, func() error { // the kernel gives addresses their routes when it likes
+	testnet.Until(t, 20*time.Second, func() error { // the kernel gives addresses their routes when it likes
 		for _, addr := range []string{"2001:db8::1", "fe80::"} {
 			if out, err := a.Output("ip", "-6", "route", "show", "table", "local", "type", "local"); err != nil || !strings.Contains(out, addr) {
 				return fmt.Errorf("no local route of %s yet: %v", addr, err)

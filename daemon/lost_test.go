@@ -90,7 +90,7 @@ func TestWhoIsLostIsTakenUpWhileServicesAreCompiled(t *testing.T) {
 	}()
 	select {
 	case <-done:
-	case <-time.After(10 * time.Second):
+	case <-time.After(20 * time.Second):
 		t.Error("it waits")
 	}
 	s.mu.Unlock()

@@ -40,7 +40,7 @@ func TestTheStartHasRoomForGarbage(t *testing.T) {
 		t.Errorf("at the beginning: %d %%, want %d", p, want)
 	}
 	many := make([]byte, 2*startRoom)
-	testnet.Until(t, 10*time.Second, func() error {
+	testnet.Until(t, 20*time.Second, func() error {
 		runtime.GC()
 		if p := percent(); p != gcPercent {
 			return fmt.Errorf("with %d bytes live: %d %%, want %d", liveHeap(), p, gcPercent)
@@ -49,7 +49,7 @@ func TestTheStartHasRoomForGarbage(t *testing.T) {
 	})
 	runtime.KeepAlive(many)
 	many = nil
-	testnet.Until(t, 10*time.Second, func() error {
+	testnet.Until(t, 20*time.Second, func() error {
 		runtime.GC()
 		if p := percent(); p <= gcPercent {
 			return fmt.Errorf("with %d bytes live: %d %%, want more than %d", liveHeap(), p, gcPercent)

@@ -1,16 +1,14 @@
 package daemon
 
 import (
-	"errors"
 	"net/netip"
 	"testing"
-	"time"
+	"testing/synctest"
 
 	"github.com/weftnet/weft/bpf"
 	"github.com/weftnet/weft/daemon/endpoint"
 	"github.com/weftnet/weft/daemon/source"
 	"github.com/weftnet/weft/internal/api"
-	"github.com/weftnet/weft/internal/testnet"
 )
 
 func podNamed(id string) endpoint.Pod {
@@ -100,36 +98,36 @@ func TestAddWithoutPoliciesReadsNoState(t *testing.T) {
 // A pod that is made anew by its name, of a StatefulSet say, is not open because its
 // predecessor was, while the source still tells of that: ADD waits for the source.
 func TestAddGoesByNoFormerPodOfTheName(t *testing.T) {
-	l := newPolicyLab(t)
-	state := func(uid, app string) source.State {
-		s := clusterOf([]string{"web"}, lets("p", "web", "order", 80))
-		s.Pods[0].UID, s.Pods[0].Labels = uid, map[string]string{"app": app}
-		return s
-	}
-	l.says(state("former", "web"))
-	former, pod := l.pod("web", 1), l.pod("web", 2)
-	former.PodUID, pod.PodUID = "former", "new"
-	if got := l.add(former); got != (endpoint.Isolation{}) {
-		t.Errorf("the former pod: got %+v, want that it is open", got)
-	}
-	looks, added := l.looks(), make(chan endpoint.Isolation, 1)
-	go func() { added <- l.add(pod) }()
-	testnet.Until(t, 4*time.Second, func() error {
-		if l.looks() == looks {
-			return errors.New("ADD did not ask the source")
+	synctest.Test(t, func(t *testing.T) {
+		l := newPolicyLab(t)
+		state := func(uid, app string) source.State {
+			s := clusterOf([]string{"web"}, lets("p", "web", "order", 80))
+			s.Pods[0].UID, s.Pods[0].Labels = uid, map[string]string{"app": app}
+			return s
 		}
-		return nil
+		l.says(state("former", "web"))
+		former, pod := l.pod("web", 1), l.pod("web", 2)
+		former.PodUID, pod.PodUID = "former", "new"
+		if got := l.add(former); got != (endpoint.Isolation{}) {
+			t.Errorf("the former pod: got %+v, want that it is open", got)
+		}
+		looks, added := l.looks(), make(chan endpoint.Isolation, 1)
+		go func() { added <- l.add(pod) }()
+		synctest.Wait()
+		if l.looks() == looks {
+			t.Error("ADD did not ask the source")
+		}
+		if got := l.Isolation(pod.Ref); got != endpoint.Closed {
+			t.Errorf("the new pod, while the source tells of the former: got %+v, want that it is closed", got)
+		}
+		l.says(state("new", "order"))
+		if got := <-added; !l.isolated(got) {
+			t.Errorf("the new pod: got %+v, want that a policy isolates it", got)
+		}
+		if got := l.Isolation(former.Ref); got != endpoint.Closed {
+			t.Errorf("the former pod, of which the source has nothing any more: got %+v, want that it is closed", got)
+		}
 	})
-	if got := l.Isolation(pod.Ref); got != endpoint.Closed {
-		t.Errorf("the new pod, while the source tells of the former: got %+v, want that it is closed", got)
-	}
-	l.says(state("new", "order"))
-	if got := <-added; !l.isolated(got) {
-		t.Errorf("the new pod: got %+v, want that a policy isolates it", got)
-	}
-	if got := l.Isolation(former.Ref); got != endpoint.Closed {
-		t.Errorf("the former pod, of which the source has nothing any more: got %+v, want that it is closed", got)
-	}
 }
 
 // An address is that of the pod that had it last.

@@ -219,7 +219,7 @@ func (m *machine) client() *api.Client { return api.NewClient(m.cfg.Socket) }
 // until waits for a state of the daemon.
 func (m *machine) until(what string, f func(api.Status) bool) {
 	m.lab.t.Helper()
-	testnet.Until(m.lab.t, 20*time.Second, func() error {
+	testnet.Until(m.lab.t, time.Minute, func() error {
 		s, err := m.client().Status(context.Background())
 		if err == nil && !f(s) {
 			err = fmt.Errorf("%s: not so: %+v", what, s)
@@ -300,8 +300,15 @@ func echo(conn *net.UDPConn) {
 	}
 }
 
-// ask sends one datagram from a namespace to each address and wants it back.
-func ask(from *testnet.NS, to ...netip.Addr) error {
+// ask sends one datagram from a namespace to each address and wants it back at once: for who
+// asks again, or wants no answer.
+func ask(from *testnet.NS, to ...netip.Addr) error { return askFor(300*time.Millisecond, from, to...) }
+
+// askOnce is ask for who wants the answer to this very datagram: who answers is a goroutine,
+// which a busy machine may keep waiting.
+func askOnce(from *testnet.NS, to ...netip.Addr) error { return askFor(20*time.Second, from, to...) }
+
+func askFor(within time.Duration, from *testnet.NS, to ...netip.Addr) error {
 	for _, a := range to {
 		var conn *net.UDPConn
 		err := from.Do(func() (err error) {
@@ -311,7 +318,7 @@ func ask(from *testnet.NS, to ...netip.Addr) error {
 		if err != nil {
 			return err
 		}
-		_ = conn.SetDeadline(time.Now().Add(300 * time.Millisecond))
+		_ = conn.SetDeadline(time.Now().Add(within))
 		_, err = conn.Write([]byte("weft"))
 		if err == nil {
 			_, err = conn.Read(make([]byte, 16))

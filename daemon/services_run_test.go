@@ -285,7 +285,7 @@ spec:
 	}
 	asked := func(want string) {
 		t.Helper()
-		testnet.Until(t, 5*time.Second, func() error {
+		testnet.Until(t, 20*time.Second, func() error {
 			return a.Do(func() error {
 				conn, err := net.Dial("tcp", "192.0.2.1:32000")
 				if err != nil {

@@ -26,7 +26,7 @@ type Install struct {
 	Out     io.Writer // progress, for people
 	Values  Values
 	Force   bool          // take over fields that others have set
-	Timeout time.Duration // for all nodes to be ready
+	Timeout time.Duration // for all nodes to be ready; they are looked at once, however short it is
 	Every   time.Duration // between two looks; 0: a second
 }
 
@@ -100,8 +100,8 @@ func (i Install) wait(ctx context.Context) error {
 	told := ""
 	var last view
 	var lastErr error
-	for {
-		v, err := i.look(limited)
+	for now := ctx; ; now = limited { // what is wrong is to be said, so a first look is finished
+		v, err := i.look(now)
 		if err == nil {
 			last, lastErr = v, nil
 			states := v.states()

@@ -25,7 +25,7 @@ type Uninstall struct {
 	Out     io.Writer     // progress, for people
 	Values  Values        // used where the DaemonSet or the ConfigMap is gone already
 	Force   bool          // remove the objects although some node could not be cleaned
-	Timeout time.Duration // for each of the steps that wait
+	Timeout time.Duration // for each of the steps that wait; each looks once, however short it is
 	Every   time.Duration // between two looks; 0: a second
 }
 
@@ -276,8 +276,8 @@ func (u Uninstall) until(ctx context.Context, what string, left func(context.Con
 	tick := time.NewTicker(orDefault(u.Every))
 	defer tick.Stop()
 	told := ""
-	for {
-		text, err := left(limited)
+	for now := ctx; ; now = limited { // what is done already needs no time, so a first look is finished
+		text, err := left(now)
 		if err == nil && text == "" {
 			return nil
 		}

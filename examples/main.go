@@ -34,7 +34,10 @@ func run(ctx context.Context, args []string) error {
 	if *role != "user" && *role != "order" {
 		return fmt.Errorf("-role %q is neither user nor order", *role)
 	}
-	s := &service{name: *role + "-service", pod: os.Getenv("POD_NAME"), node: os.Getenv("NODE_NAME"), drain: *drain}
+	s := &service{
+		name: *role + "-service", pod: os.Getenv("POD_NAME"), node: os.Getenv("NODE_NAME"),
+		drain: func() <-chan time.Time { return time.After(*drain) },
+	}
 	if *role == "order" {
 		s.user = *user
 	}

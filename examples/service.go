@@ -32,8 +32,8 @@ const (
 // service is one of the two.
 type service struct {
 	name, pod, node string
-	user            string        // where user-service is; empty: this is user-service
-	drain           time.Duration // see serve
+	user            string                  // where user-service is; empty: this is user-service
+	drain           func() <-chan time.Time // begins the drain, and says when it is over; see serve
 
 	draining atomic.Bool
 }
@@ -55,7 +55,7 @@ func (s *service) serve(ctx context.Context, l net.Listener) error {
 	select {
 	case err := <-ended:
 		return err
-	case <-time.After(s.drain):
+	case <-s.drain():
 	}
 	last, cancel := context.WithTimeout(context.Background(), endFor)
 	defer cancel()

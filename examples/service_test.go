@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -90,12 +91,15 @@ func TestServiceEndsWithoutAFailedRequest(t *testing.T) {
 		fmt.Fprint(w, "{}")
 	}))
 	defer user.Close()
+	finish := sync.OnceFunc(func() { close(release) })
+	defer finish() // or user would not close
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	url := "http://" + l.Addr().String()
-	s := &service{name: "order-service", user: user.URL, drain: 300 * time.Millisecond}
+	drained := make(chan time.Time)
+	s := &service{name: "order-service", user: user.URL, drain: func() <-chan time.Time { return drained }}
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- s.serve(ctx, l) }()
@@ -113,7 +117,7 @@ func TestServiceEndsWithoutAFailedRequest(t *testing.T) {
 	}()
 	<-arrived
 	cancel()
-	testnet.Until(t, 5*time.Second, func() error {
+	testnet.Until(t, 20*time.Second, func() error {
 		status, _, err := get(url + "/readyz")
 		if err == nil && status != http.StatusServiceUnavailable {
 			err = fmt.Errorf("/readyz answers %d", status)
@@ -123,7 +127,8 @@ func TestServiceEndsWithoutAFailedRequest(t *testing.T) {
 	if status, _, err := get(url + "/healthz"); status != http.StatusOK || err != nil {
 		t.Errorf("in the drain: status %d, %v", status, err)
 	}
-	testnet.Until(t, 5*time.Second, func() error { // it no longer listens
+	close(drained)
+	testnet.Until(t, 20*time.Second, func() error { // it no longer listens
 		if _, _, err := get(url + "/healthz"); err == nil {
 			return fmt.Errorf("it still answers")
 		}
@@ -134,7 +139,7 @@ func TestServiceEndsWithoutAFailedRequest(t *testing.T) {
 		t.Errorf("it ended before the request under way: %v", err)
 	default:
 	}
-	close(release)
+	finish()
 	if err := <-under; err != nil {
 		t.Errorf("request under way: %v", err)
 	}

@@ -95,7 +95,7 @@ func TestLookupPathSeesPMTU(t *testing.T) {
 	if err := unix.Sendto(s, frame, 0, &unix.SockaddrLinklayer{Ifindex: far.Index, Protocol: 8}); err != nil {
 		t.Fatal(err)
 	}
-	for deadline := time.Now().Add(5 * time.Second); ; {
+	for deadline := time.Now().Add(20 * time.Second); ; {
 		p, err := LookupPath(addr("198.51.100.3"))
 		if err != nil {
 			t.Fatal(err)

@@ -141,7 +141,7 @@ func TestProbeTellsWhatIsWrong(t *testing.T) {
 				})
 			}
 			serve()
-			deadline := time.Now().Add(10 * time.Second)
+			deadline := time.Now().Add(20 * time.Second)
 			for ok := false; !ok; {
 				here.do(func() {
 					r, err := Probe(t.Context(), target)

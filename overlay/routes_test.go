@@ -36,7 +36,7 @@ func testDevices(t *testing.T) (veth, vxlan int) {
 // a moment after them, in a worker.
 func awaitLocal(t *testing.T, addrs ...string) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
 		local, missing := sh(t, "ip -6 route show table local"), 0
 		for _, a := range addrs {
 			if !strings.Contains(local, "local "+a+" ") {

@@ -111,7 +111,7 @@ func TestRouteByAdvertisementSurvivesForwarding(t *testing.T) {
 			ip link set up1 up`)
 		advertise(t, "up1")
 		hasRoute := func() bool { return strings.Contains(sh(t, "ip -6 route show default"), "proto ra") }
-		for deadline := time.Now().Add(5 * time.Second); !hasRoute(); {
+		for deadline := time.Now().Add(20 * time.Second); !hasRoute(); {
 			if time.Now().After(deadline) {
 				t.Fatalf("no route from the advertisement: %q", sh(t, "ip -6 route"))
 			}
@@ -144,7 +144,7 @@ func advertise(t *testing.T, link string) {
 	}
 	ra := []byte{134, 0, 0, 0, 64, 0, 7, 8, 0, 0, 0, 0, 0, 0, 0, 0} // lifetime 1800 s
 	to := &unix.SockaddrInet6{ZoneId: uint32(ifindex(t, link)), Addr: addr("ff02::1").As16()}
-	for deadline := time.Now().Add(5 * time.Second); ; { // until the device has its address
+	for deadline := time.Now().Add(20 * time.Second); ; { // until the device has its address
 		err := unix.Sendto(s, ra, 0, to)
 		if err == nil {
 			return

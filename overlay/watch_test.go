@@ -15,7 +15,7 @@ import (
 // await reads events until all bits of want were there.
 func await(t *testing.T, ch <-chan Event, want Event) {
 	t.Helper()
-	deadline := time.After(10 * time.Second)
+	deadline := time.After(20 * time.Second)
 	got := Event(0)
 	for got&want != want {
 		select {
@@ -27,19 +27,21 @@ func await(t *testing.T, ch <-chan Event, want Event) {
 	}
 }
 
-// fence makes a change of its own, so that everything before it was judged, and
-// returns the events up to then without those of the fence.
+// fence makes changes of its own, so that everything before them was judged, and
+// returns the events up to then without those of the fence. Each change is heard of before
+// the next is made: no event of the fence comes after it.
 func fence(t *testing.T, ch <-chan Event) Event {
 	t.Helper()
-	sh(t, "ip rule add pref 4242 table 4242\nip rule del pref 4242 table 4242")
-	deadline := time.After(10 * time.Second)
+	deadline := time.After(20 * time.Second)
 	got := Event(0)
-	for !got.Has(EventPaths) {
-		select {
-		case e := <-ch:
-			got |= e
-		case <-deadline:
-			t.Fatalf("got %s, and not the event of the fence", got)
+	for _, change := range []string{"add", "del"} {
+		sh(t, "ip rule "+change+" pref 4242 table 4242")
+		for e := Event(0); !e.Has(EventPaths); got |= e {
+			select {
+			case e = <-ch:
+			case <-deadline:
+				t.Fatalf("got %s, and not the event of the fence", got)
+			}
 		}
 	}
 	return got &^ (EventPaths | EventRoutes)

@@ -98,7 +98,7 @@ func TestWatchReportsWhatIsMissingOfTheChain(t *testing.T) {
 	}()
 	defer func() { cancel(); <-done }()
 	_, conf := installed(o)
-	testnet.Until(t, 10*time.Second, func() error {
+	testnet.Until(t, 20*time.Second, func() error {
 		_, err := os.Stat(conf)
 		return err
 	})
@@ -107,8 +107,8 @@ func TestWatchReportsWhatIsMissingOfTheChain(t *testing.T) {
 		select {
 		case err := <-problems:
 			return err
-		case <-time.After(10 * time.Second):
-			t.Fatal("no report in 10 s")
+		case <-time.After(20 * time.Second):
+			t.Fatal("no report in 20 s")
 			return nil
 		}
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/containernetworking/cni/libcni"
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/weftnet/weft/internal/testnet"
 	"github.com/weftnet/weft/plugin"
 )
 
@@ -224,20 +225,22 @@ func TestWatchPutsBackWhatVanishesAtAnyMoment(t *testing.T) {
 	t.Cleanup(func() { cancel(); <-done })
 	aside := filepath.Join(t.TempDir(), "x")
 	for i := range 16 {
-		for deadline := time.Now().Add(10 * time.Second); ; runtime.Gosched() {
+		for deadline := time.Now().Add(20 * time.Second); ; runtime.Gosched() {
 			if _, err := os.Stat(conf); err == nil {
 				break
 			}
 			if time.Now().After(deadline) {
-				t.Fatalf("time %d: not put back in 10 s", i)
+				t.Fatalf("time %d: not put back in 20 s", i)
 			}
 		}
 		for moment := time.Now().Add(time.Duration(i%8) * time.Millisecond / 2); time.Now().Before(moment); {
 			runtime.Gosched()
 		}
-		if err := errors.Join(os.Rename(o.ConfDir, aside), os.RemoveAll(aside)); err != nil {
+		if err := os.Rename(o.ConfDir, aside); err != nil {
 			t.Fatal(err)
 		}
+		// What was begun in the folder may be written yet, and hinders its removal.
+		testnet.Until(t, 20*time.Second, func() error { return os.RemoveAll(aside) })
 	}
 }
 
@@ -258,14 +261,14 @@ func TestWatchPutsBack(t *testing.T) {
 	}
 	well := func(what string) {
 		t.Helper()
-		for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
 			got, _ := os.ReadFile(conf)
 			fi, err := os.Stat(bin)
 			if string(got) == string(want) && err == nil && fi.Mode() == 0o755 && fi.Size() > 1<<20 {
 				return
 			}
 			if time.Now().After(deadline) {
-				t.Fatalf("%s: not put back in 10 s", what)
+				t.Fatalf("%s: not put back in 20 s", what)
 			}
 		}
 	}
@@ -282,7 +285,7 @@ func TestWatchPutsBack(t *testing.T) {
 		"all removed":         func() error { return errors.Join(os.RemoveAll(root+"/opt"), os.RemoveAll(root+"/etc")) },
 		"folder moved away":   func() error { return os.Rename(o.ConfDir, filepath.Join(t.TempDir(), "x")) },
 	} {
-		for deadline := time.Now().Add(10 * time.Second); ; { // what is put back meanwhile hinders a removal
+		for deadline := time.Now().Add(20 * time.Second); ; { // what is put back meanwhile hinders a removal
 			err := damage()
 			if err == nil {
 				break
@@ -297,9 +300,9 @@ func TestWatchPutsBack(t *testing.T) {
 	hindered := func() bool { // Watch may be quicker
 		return errors.Join(os.RemoveAll(root+"/etc"), os.WriteFile(root+"/etc", nil, 0o600)) == nil
 	}
-	for deadline := time.Now().Add(10 * time.Second); !hindered(); {
+	for deadline := time.Now().Add(20 * time.Second); !hindered(); {
 		if time.Now().After(deadline) {
-			t.Fatal("no file could be put in the folder's place in 10 s")
+			t.Fatal("no file could be put in the folder's place in 20 s")
 		}
 	}
 	next := func() error {
@@ -307,8 +310,8 @@ func TestWatchPutsBack(t *testing.T) {
 		select {
 		case err := <-problems:
 			return err
-		case <-time.After(10 * time.Second):
-			t.Fatal("no report in 10 s")
+		case <-time.After(20 * time.Second):
+			t.Fatal("no report in 20 s")
 			return nil
 		}
 	}

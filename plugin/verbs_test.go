@@ -4,6 +4,7 @@ import (
 	"crypto/sha1"
 	"encoding/json"
 	"fmt"
+	"math"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -201,13 +202,14 @@ func TestDelLeavesATombstoneWithoutDaemon(t *testing.T) {
 			d := noDaemon(t)
 			start(t, d.socket)
 			// Neither netns nor prevResult, keys that are unknown by now, and twice.
-			for range 2 {
+			quickest(t, 2, 5*time.Second, func() answer {
 				a := cni(t, "DEL", d.conf("1.0.0", `"gone":1`, `"prevResult":7`), "CNI_NETNS=", "CNI_ARGS=FOO")
 				a.wantOK(t)
-				if a.stdout != "" || a.took > 5*time.Second {
-					t.Errorf("DEL took %s and wrote %q", a.took, a.stdout)
+				if a.stdout != "" {
+					t.Errorf("DEL wrote %q", a.stdout)
 				}
-			}
+				return a
+			})
 			if got, want := d.tombstone(t), `{"containerID":"c1","ifname":"eth0","network":"weft"}`; got != want {
 				t.Errorf("tombstone is %s, want %s", got, want)
 			}
@@ -242,12 +244,22 @@ func TestWithoutDaemonTheRuntimeIsToldToTryAgain(t *testing.T) {
 }
 
 func TestStatus(t *testing.T) {
-	ok := startDaemon(t)
-	cni(t, "STATUS", ok.conf("1.1.0")).wantOK(t)
+	// STATUS waits for some milliseconds only, and the daemon is a goroutine: on a busy machine
+	// its answer may be late, and is asked for again.
+	answered := func(d *daemon) (a answer) {
+		for end := time.Now().Add(20 * time.Second); time.Now().Before(end); {
+			a = cni(t, "STATUS", d.conf("1.1.0"))
+			if late := a.exit == 0 && d.err != nil || strings.Contains(a.stdout, "does not answer"); !late {
+				break
+			}
+		}
+		return a
+	}
+	answered(startDaemon(t)).wantOK(t)
 	for code, want := range map[uint]uint{50: 50, 51: 51, 100: 50, 11: 50} {
 		d := startDaemon(t)
 		d.err = &api.Error{Code: code, Msg: "pool is empty"}
-		cni(t, "STATUS", d.conf("1.1.0")).wantCode(t, want, "pool is empty")
+		answered(d).wantCode(t, want, "pool is empty")
 	}
 }
 
@@ -267,6 +279,20 @@ func TestStatusOfABusyDaemon(t *testing.T) {
 	}
 }
 
+// quickest makes a call some times, and wants the quickest to take no longer than most. The
+// machine may be busy, and then it is made more often: a plugin that waits for the daemon is
+// slow each time.
+func quickest(t *testing.T, times int, most time.Duration, call func() answer) {
+	t.Helper()
+	least := time.Duration(math.MaxInt64)
+	for end := time.Now().Add(20 * time.Second); times > 0 || least > most && time.Now().Before(end); times-- {
+		least = min(least, call().took)
+	}
+	if least > most {
+		t.Errorf("the quickest call took %s, want %s at most", least, most)
+	}
+}
+
 func TestStatusIsQuickWithoutDaemon(t *testing.T) {
 	for name, start := range map[string]func(*testing.T, string){
 		"dead": func(*testing.T, string) {}, "hung": hang,
@@ -277,17 +303,11 @@ func TestStatusIsQuickWithoutDaemon(t *testing.T) {
 			start(t, d.socket)
 			want := uint(api.CodeNotAvailable)
 			for range 2 {
-				// The machine may be busy; a plugin that waits for the daemon is
-				// slow each time.
-				quickest := time.Hour
-				for range 5 {
+				quickest(t, 5, 50*time.Millisecond, func() answer {
 					a := cni(t, "STATUS", d.conf("1.1.0"), "CNI_CONTAINERID=", "CNI_IFNAME=", "CNI_NETNS=")
 					a.wantCode(t, want, "")
-					quickest = min(quickest, a.took)
-				}
-				if quickest > 50*time.Millisecond {
-					t.Errorf("STATUS takes %s, want 50 ms at most", quickest)
-				}
+					return a
+				})
 				dir := filepath.Join(d.state, api.AttachmentDir)
 				if err := os.MkdirAll(dir, 0o700); err != nil {
 					t.Fatal(err)

@@ -40,12 +40,11 @@ func TestFilesAreKeptWithoutNotifications(t *testing.T) {
 	}()
 	defer func() { cancel(); <-done }()
 	for range 3 { // at the start, without notifications, and when there are some
-		testnet.Until(t, 10*time.Second, func() error {
+		testnet.Until(t, 20*time.Second, func() error {
 			_, err := os.Stat(o.conflist())
 			return err
 		})
-		if err := os.RemoveAll(o.ConfDir); err != nil {
-			t.Fatal(err)
-		}
+		// What is put back meanwhile hinders a removal.
+		testnet.Until(t, 20*time.Second, func() error { return os.RemoveAll(o.ConfDir) })
 	}
 }

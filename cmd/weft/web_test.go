@@ -45,7 +45,7 @@ func TestWebServesThePageUntilItIsEnded(t *testing.T) {
 		ended <- run(ctx, []string{"web", "--listen", "127.0.0.1:0", "--socket", gone, "--socket", socket}, &out, &errs)
 	}()
 	var address string
-	testnet.Until(t, 10*time.Second, func() error {
+	testnet.Until(t, 20*time.Second, func() error {
 		address = regexp.MustCompile(`http://127\.0\.0\.1:\d+/`).FindString(out.String())
 		if address == "" {
 			return io.ErrNoProgress
@@ -89,7 +89,7 @@ func TestWebEndsWithAStandardInputThatIsAPipe(t *testing.T) {
 		t.Fatal(err)
 	}
 	var address string
-	testnet.Until(t, 10*time.Second, func() error {
+	testnet.Until(t, 20*time.Second, func() error {
 		if address = regexp.MustCompile(`http://127\.0\.0\.1:\d+/`).FindString(out.String()); address == "" {
 			return io.ErrNoProgress
 		}
@@ -108,7 +108,7 @@ func TestWebEndsWithAStandardInputThatIsAPipe(t *testing.T) {
 		if err != nil || !strings.Contains(out.String(), "standard input") {
 			t.Errorf("it ended with %v and says %q, want it to say why", err, &out)
 		}
-	case <-time.After(10 * time.Second):
+	case <-time.After(20 * time.Second):
 		t.Error("it goes on without a standard input")
 	}
 }

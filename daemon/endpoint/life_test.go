@@ -104,7 +104,7 @@ func TestRestartChangesNothingOfLivePods(t *testing.T) {
 		all := run(t, "ip -d link") + run(t, "ip route") + run(t, "ip -6 route") + in(t, a.Netns, "ip -d addr")
 		return strings.ReplaceAll(all, " tentative", "") // duplicate address detection goes on by itself
 	}
-	testnet.Until(t, 10*time.Second, func() error { // the kernel takes note of carriers a moment later
+	testnet.Until(t, 20*time.Second, func() error { // the kernel takes note of carriers a moment later
 		if strings.Contains(look(), "NO-CARRIER") {
 			return errors.New("a device has no carrier")
 		}

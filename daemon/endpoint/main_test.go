@@ -338,10 +338,10 @@ func within(t *testing.T, path string, f func() error) {
 // until waits for a condition.
 func until(t *testing.T, what string, f func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(20 * time.Second)
 	for !f() {
 		if time.Now().After(deadline) {
-			t.Fatalf("%s: not within 10 s", what)
+			t.Fatalf("%s: not within 20 s", what)
 		}
 		time.Sleep(10 * time.Millisecond)
 	}

@@ -170,7 +170,7 @@ func TestPodTakenOutOfTheFolderTerminates(t *testing.T) {
 	slices := func(p *place, want string) {
 		t.Helper()
 		want = "slice default/web-weft-0 of web [{ TCP 80}] " + want
-		deadline := time.After(10 * time.Second)
+		deadline := time.After(20 * time.Second)
 		for {
 			got := text(State{Slices: p.Snapshot().Slices, Complete: true})
 			if got == want {

@@ -119,7 +119,7 @@ func TestBrokenFileKeepsItsLastGoodObjects(t *testing.T) {
 // waitProblem waits for one problem that begins with want.
 func (p *place) waitProblem(want string) State {
 	p.t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
 		s := p.Snapshot()
 		got := text(State{Problems: s.Problems, Complete: true})
 		if strings.HasPrefix(got, want) && len(s.Problems) == 1 {

@@ -64,14 +64,14 @@ func (p *place) put(name, text string) {
 func (p *place) remove(name string) {
 	p.t.Helper()
 	// What is put back meanwhile hinders a removal.
-	testnet.Until(p.t, 10*time.Second, func() error { return os.RemoveAll(filepath.Join(p.dir, name)) })
+	testnet.Until(p.t, 20*time.Second, func() error { return os.RemoveAll(filepath.Join(p.dir, name)) })
 }
 
 // wait waits until the state's text is want.
 func (p *place) wait(want string) State {
 	p.t.Helper()
 	want = strings.TrimSpace(want)
-	deadline := time.After(10 * time.Second)
+	deadline := time.After(20 * time.Second)
 	for {
 		s := p.Snapshot()
 		got := text(s)

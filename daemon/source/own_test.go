@@ -106,7 +106,7 @@ func TestStartRemovesStaleFiles(t *testing.T) {
 	p.remove("status/node-a/default_live.yaml")
 	p.put("status/node-a/default_new.yaml", "meddled")
 	p.put("status/node-a/default_foreign.yaml", "meddled")
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
 		data, _ := os.ReadFile(filepath.Join(p.dir, "status/node-a/default_new.yaml"))
 		if p.files("status/node-a") == want && strings.Contains(string(data), "10.0.1.4") {
 			break
@@ -216,9 +216,9 @@ func TestUnpolicedMakesNoStateForOurPods(t *testing.T) {
 	p := start(t, "", Options{})
 	until := func(what string, is func() bool) {
 		t.Helper()
-		for deadline := time.Now().Add(10 * time.Second); !is(); <-time.After(5 * time.Millisecond) {
+		for deadline := time.Now().Add(20 * time.Second); !is(); <-time.After(5 * time.Millisecond) {
 			if time.Now().After(deadline) {
-				t.Fatalf("%s: not within 10 s", what)
+				t.Fatalf("%s: not within 20 s", what)
 			}
 		}
 	}

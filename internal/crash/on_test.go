@@ -18,7 +18,7 @@ func TestHoldEndsWhenItIsDisarmed(t *testing.T) {
 		go func() { f(); close(done) }()
 		select {
 		case <-done:
-		case <-time.After(10 * time.Second):
+		case <-time.After(20 * time.Second):
 			t.Fatal("it holds on")
 		}
 		if _, err := os.Stat(path + ".held"); err == nil {

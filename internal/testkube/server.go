@@ -7,6 +7,7 @@ import (
 	"io"
 	"log"
 	"maps"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -34,7 +35,16 @@ type Server struct {
 // addresses; without any, that by which pods know the API. It ends with the test.
 func (c *Cluster) Serve(names ...string) *Server {
 	c.t.Helper()
-	return c.ServeOn("127.0.0.1:0", names...)
+	for range 100 {
+		// A port that the kernel gives to nobody who lets it choose (ip(7), ip_local_port_range):
+		// when the server has ended, it is free for another, or nobody's.
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 15_000+rand.N(15_000)))
+		if err == nil {
+			return c.ServeBy(l, names...)
+		}
+	}
+	c.t.Fatal("found no free port")
+	return nil
 }
 
 // ServeOn is Serve at an address.

@@ -178,7 +178,7 @@ func (f *feed) turn(ctx context.Context) (told bool, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	if f.takeSelector(cancel) {
-		f.version, f.newest = "", ""
+		f.version = "" // what is listed must not be older than newest, whatever is selected
 	}
 	w, err := f.begin(ctx)
 	if err != nil {

@@ -157,6 +157,37 @@ func TestOwnPodsComeBeforeThoseOfAllNodes(t *testing.T) {
 	}
 }
 
+// A server that does not stream lists answers from a cache, which may be behind: then own pods
+// that came just now would be gone for as long.
+func TestPodsOfAllNodesAreNotOlderThanOurOwn(t *testing.T) {
+	p := newPlace(t)
+	p.Set(testkube.Options{NoStream: true})
+	p.servers(p.Serve().Addr)
+	p.Put(mkPod("one", "node-a"))
+	p.start()
+	p.until("complete", func(s source.State) bool { return s.PoliciesComplete })
+	p.Put(mkPod("two", "node-a"))
+	p.until("the second pod", func(s source.State) bool { return len(s.Pods) == 2 })
+	want := ""
+	for _, pod := range p.Cluster.Pods() {
+		if pod.Name == "two" {
+			want = pod.ResourceVersion
+		}
+	}
+	listed := make(chan string, 100)
+	p.Fail(func(r *http.Request) int {
+		if q := r.URL.Query(); strings.HasSuffix(r.URL.Path, "/pods") && q.Get("watch") == "" {
+			listed <- q.Get("resourceVersion")
+		}
+		return 0
+	})
+	p.Put(withIP(mkPod("far", "node-b"), "10.0.2.2"), mkPolicy("a", "db"))
+	p.until("the pod of another node", func(s source.State) bool { return len(s.Pods) == 3 })
+	if got := <-listed; got != want {
+		t.Errorf("pods of all nodes are asked for as of version %q, want %q or later", got, want)
+	}
+}
+
 // While the first policy of a running cluster has the other nodes' pods listed, it is in
 // force, and pods that it is not about are not touched.
 func TestFirstPolicyDoesNotMakePoliciesIncomplete(t *testing.T) {

@@ -145,6 +145,7 @@ problem source-node: node node-a: no spec.podCIDRs`)
 
 func TestOnlyWhatIsReadIsWatched(t *testing.T) {
 	p := newPlace(t)
+	p.Set(testkube.Options{ClusterPolicies: true}) // a kind that there is not is asked for again
 	p.servers(p.Serve().Addr)
 	p.opts.Services = false
 	p.Put(mkNode("node-a", 1), mkService("web", "10.96.0.1"), mkSlice("shop", "web", "10.0.1.5"), mkSlice("default", "kubernetes", "192.168.0.9"))
