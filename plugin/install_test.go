@@ -225,12 +225,12 @@ func TestWatchPutsBackWhatVanishesAtAnyMoment(t *testing.T) {
 	t.Cleanup(func() { cancel(); <-done })
 	aside := filepath.Join(t.TempDir(), "x")
 	for i := range 16 {
-		for deadline := time.Now().Add(20 * time.Second); ; runtime.Gosched() {
+		for deadline := time.Now().Add(10 * time.Second); ; runtime.Gosched() {
 			if _, err := os.Stat(conf); err == nil {
 				break
 			}
 			if time.Now().After(deadline) {
-				t.Fatalf("time %d: not put back in 20 s", i)
+				t.Fatalf("time %d: not put back in 10 s", i)
 			}
 		}
 		for moment := time.Now().Add(time.Duration(i%8) * time.Millisecond / 2); time.Now().Before(moment); {
@@ -261,14 +261,14 @@ func TestWatchPutsBack(t *testing.T) {
 	}
 	well := func(what string) {
 		t.Helper()
-		for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
 			got, _ := os.ReadFile(conf)
 			fi, err := os.Stat(bin)
 			if string(got) == string(want) && err == nil && fi.Mode() == 0o755 && fi.Size() > 1<<20 {
 				return
 			}
 			if time.Now().After(deadline) {
-				t.Fatalf("%s: not put back in 20 s", what)
+				t.Fatalf("%s: not put back in 10 s", what)
 			}
 		}
 	}

@@ -40,7 +40,7 @@ func TestFilesAreKeptWithoutNotifications(t *testing.T) {
 	}()
 	defer func() { cancel(); <-done }()
 	for range 3 { // at the start, without notifications, and when there are some
-		testnet.Until(t, 20*time.Second, func() error {
+		testnet.Until(t, 10*time.Second, func() error {
 			_, err := os.Stat(o.conflist())
 			return err
 		})
