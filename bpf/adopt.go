@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"path/filepath"
+	"time"
 
 	"github.com/cilium/ebpf"
 )
@@ -128,7 +129,10 @@ func (d *Datapath) adoptNew(a *weftAdopted) error {
 	if err != nil {
 		return err
 	}
-	for range adoptTries {
+	for i := range adoptTries {
+		if i > 0 {
+			time.Sleep(time.Millisecond) // a processor may be taken away from who writes
+		}
 		why, err := d.adopter.Run(&ebpf.RunOptions{Data: in})
 		switch {
 		case err != nil:

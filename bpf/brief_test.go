@@ -81,13 +81,7 @@ func TestOldestNewFlowMakesRoom(t *testing.T) {
 	want("when full", 0, 1, 2, 3)
 	begin(4)
 	want("one more", 1, 2, 3, 4)
-	p.changeBrief(t, func(set *weftBriefSet) {
-		for i, s := range set.Slot {
-			if s.T.Sport == 40001 || s.T.Dport == 40001 {
-				set.Slot[i].Row.Seen++ // a packet a second later
-			}
-		}
-	})
+	begin(1) // its SYN comes again
 	begin(5)
 	want("the oldest was used", 1, 3, 4, 5)
 	begin(6)
@@ -245,5 +239,57 @@ func TestFlowsMoveWhole(t *testing.T) {
 	}
 	if bad > 0 {
 		t.Errorf("%d of %d rows are not of a whole flow", bad, len(rows))
+	}
+}
+
+// Two processors that have packets of one flow at a time may both move it: it is there, whole.
+func TestFlowIsMovedTwice(t *testing.T) {
+	p := newLane(t, false, true)
+	for i := range 5000 {
+		client := p.clientAt(2000 + i)
+		src, dst := p.tcp(t, client, syn)
+		p.reply(t, dst, src, syn|ack)
+		frame := ethernet(noMAC, p.clientMAC, ethIPv4, datagram(TCP, client, p.vip, 64, ack, nil))
+		errs := make(chan error)
+		for range 2 {
+			go func() {
+				var err error
+				for range 3 {
+					_, runErr := p.programs[FromPod].Run(&ebpf.RunOptions{Data: frame, DataOut: make([]byte, 256)})
+					err = errors.Join(err, runErr)
+				}
+				errs <- err
+			}()
+		}
+		must(t, errors.Join(<-errs, <-errs))
+	}
+	rows := p.flows(t, weftMapLive)
+	if len(rows) != 10000 || len(p.flows(t, weftMapBrief)) != 0 {
+		t.Errorf("%d rows live, want 10000; %d brief, want none", len(rows), len(p.flows(t, weftMapBrief)))
+	}
+}
+
+// While the place of a connection that is to have another port is busy, none of its packets
+// passes with the port of another flow.
+func TestDirectFlowsWhoseSetIsBusy(t *testing.T) {
+	p := newLane(t, false, true)
+	p.establish(t, p.client)
+	there := weftTuple{Src: toAddr(p.client.Addr()), Dst: toAddr(p.backend.Addr()), Sport: p.client.Port(), Dport: p.backend.Port(), Proto: uint8(TCP)}
+	p.busy(t, there, 1)
+	packet := datagram(TCP, p.client, p.backend, 64, syn, nil)
+	if verdict, out := p.send(t, packet); out != nil {
+		src, dst := tupleOf(out)
+		t.Errorf("verdict %d, %s → %s passed", int32(verdict), src, dst)
+	}
+	p.busy(t, there, 0)
+	if _, out := p.send(t, packet); out == nil {
+		t.Error("it does not pass afterwards")
+	} else if src, _ := tupleOf(out); src == p.client {
+		t.Error("it passed with the other's port")
+	}
+	other := there
+	other.Dst, other.Dport = toAddr(p.vip.Addr()), p.vip.Port()
+	if _, ok := p.flows(t, weftMapLive)[other]; !ok {
+		t.Error("the other flow is not live any more")
 	}
 }

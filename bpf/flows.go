@@ -120,7 +120,7 @@ func (d *Datapath) BackendFlows() (map[Place]int, error) {
 	return counts, err
 }
 
-// FLOW_REPLY and so on in src/flow.h.
+// FLOW_REPLY and so on in src/brief.h.
 const (
 	flowReply    = 1 << 0
 	flowAnswered = 1 << 1

@@ -103,8 +103,8 @@ type weftBriefSet struct {
 	Tag  [8]uint32
 	Next uint32
 	Busy uint32
-	Used [8]uint16
-	Pad  uint64
+	Used [8]uint8
+	Pad  [2]uint64
 	Slot [8]struct {
 		_   structs.HostLayout
 		T   weftTuple

@@ -40,7 +40,8 @@ struct {
 } allowed SEC(".maps");
 
 enum {
-	ALLOWED_WAYS = 8, /* a power of two; ../allowednew.go */
+	ALLOWED_WAYS = 8,	/* a power of two; ../allowednew.go */
+	ALLOWED_PATIENCE = 256, /* tries; a set is busy for some 50 ns, unless many move on */
 };
 
 struct allowed_slot {
@@ -172,7 +173,7 @@ __noinline int put_new(const struct tuple *t, const struct home *home, const str
 	if (!set)
 		return DROP_INTERNAL;
 	for (i = 0; __sync_val_compare_and_swap(&set->busy, 0, 1); i++) {
-		if (i == PATIENCE)
+		if (i == ALLOWED_PATIENCE)
 			return bpf_map_update_elem(&allowed, t, row, BPF_ANY) ? DROP_FLOWS_FULL
 									      : OK;
 	}

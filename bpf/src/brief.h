@@ -40,7 +40,8 @@ struct {
 } live SEC(".maps");
 
 enum {
-	BRIEF_WAYS = 8, /* a power of two; ../brief.go */
+	BRIEF_WAYS = 8,	     /* a power of two; ../brief.go */
+	BRIEF_PATIENCE = 64, /* tries; a set is busy for some 50 ns */
 };
 
 struct brief_slot {
@@ -55,8 +56,8 @@ struct brief_set {
 	__u32 tag[BRIEF_WAYS];
 	__u32 next; /* to make room, modulo BRIEF_WAYS */
 	__u32 busy;
-	__u16 used[BRIEF_WAYS]; /* when a row was seen, as of when it was made or passed over */
-	__u64 pad;		/* to a line of the cache */
+	__u8 used[BRIEF_WAYS]; /* whether a row was since it was made or passed over */
+	__u64 pad[2];	       /* to a line of the cache */
 	struct brief_slot slot[BRIEF_WAYS];
 };
 
@@ -69,7 +70,9 @@ struct {
 	__uint(map_flags, BPF_F_MMAPABLE);
 } brief SEC(".maps");
 
-/* Where a tuple's row is in `brief`: its set, and its way in the lowest bits; or -1. */
+/* Where a tuple's row is in `brief`: its set, and its way in the lowest bits; or -1. It counts as
+ * used.
+ */
 __noinline int place_of(const struct tuple *t)
 {
 	const volatile __u32 *tags;
@@ -86,9 +89,12 @@ __noinline int place_of(const struct tuple *t)
 	tags = set->tag;
 #pragma unroll
 	for (i = 0; i < BRIEF_WAYS; i++) {
-		if (unlikely(tags[i] == home.tag) && same_tuple(&set->slot[i].t, t) &&
-		    tags[i] == home.tag)
-			return home.set * BRIEF_WAYS + i;
+		if (likely(tags[i] != home.tag) || !same_tuple(&set->slot[i].t, t) ||
+		    tags[i] != home.tag)
+			continue;
+		if (!set->used[i])
+			set->used[i] = true;
+		return home.set * BRIEF_WAYS + i;
 	}
 	return -1;
 }
@@ -112,7 +118,6 @@ static __always_inline struct flow *find_brief(const struct tuple *t)
 static __always_inline __u32 make_brief_way(struct brief_set *set)
 {
 	__u32 i, k;
-	__u16 seen;
 
 	for (i = 0; i < BRIEF_WAYS; i++) {
 		if (!set->tag[i])
@@ -120,10 +125,9 @@ static __always_inline __u32 make_brief_way(struct brief_set *set)
 	}
 	for (k = 0; k < BRIEF_WAYS; k++) {
 		i = (set->next + k) & (BRIEF_WAYS - 1);
-		seen = set->slot[i].row.seen;
-		if (seen == set->used[i])
+		if (!set->used[i])
 			break;
-		set->used[i] = seen;
+		set->used[i] = false;
 	}
 	i = (set->next + k) & (BRIEF_WAYS - 1);
 	set->next = i + 1;
@@ -149,7 +153,7 @@ __noinline int put_brief(const struct tuple *t, const struct flow *row, __u32 ho
 	if (!set)
 		return DROP_INTERNAL;
 	for (i = 0; __sync_val_compare_and_swap(&set->busy, 0, 1); i++) {
-		if (i == PATIENCE)
+		if (i == BRIEF_PATIENCE)
 			return DROP_FLOWS_BUSY;
 	}
 	place = place_of(t);
@@ -164,7 +168,7 @@ __noinline int put_brief(const struct tuple *t, const struct flow *row, __u32 ho
 	*(volatile __u32 *)&set->tag[i] = 0;
 	set->slot[i].t = *t;
 	set->slot[i].row = *row;
-	set->used[i] = row->seen;
+	set->used[i] = false;
 	__sync_lock_test_and_set(&set->tag[i], home.tag); /* after all before */
 	*(volatile __u32 *)&set->busy = 0;
 	return OK;

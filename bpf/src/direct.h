@@ -25,18 +25,20 @@ static __always_inline void part(const struct tuple *u, const struct flow *g, bo
 	other_of(g, u->proto, &t);
 	f = bpf_map_lookup_elem(&live, &t);
 	if (f && leads_to(f, u)) {
-		if (!(f->flags & FLOW_CLOSED))
-			put_brief(&t, f, BPF_ANY);
+		if (!(f->flags & FLOW_CLOSED) && put_brief(&t, f, BPF_ANY))
+			return; /* its place is busy: with the next packet */
 		bpf_map_delete_elem(&live, &t);
 	}
 	bpf_map_delete_elem(&live, u);
 }
 
 /* Gives a connection of tuple t another source port, as g is the row of replies of one that
- * has its tuple and has not ended: f. Else NOT_OURS.
+ * has its tuple and has not ended: f. NOT_OURS: there is none.
  */
 static __always_inline int divert(const struct tuple *t, const struct flow *g, struct flow *f)
 {
+	int why;
+
 	f->flags = t->proto == IPPROTO_TCP ? FLOW_BEGUN : 0;
 	f->src = t->src;
 	f->dst = t->dst;
@@ -44,25 +46,24 @@ static __always_inline int divert(const struct tuple *t, const struct flow *g, s
 	f->dport = t->dport;
 	f->generation = g->generation;
 	f->seen = now();
-	if (claim(t, f) || put_brief(t, f, BPF_ANY))
-		return NOT_OURS;
-	mark_flow(&t->src, f);
 	mark_client(&f->dst); /* that flow_of looks for its row */
-	return OK;
+	why = make_flow(t, f);
+	return why == DROP_PORTS_FULL ? NOT_OURS : why;
 }
 
 /* A packet that is not translated. If it is a datagram, its answers are not either, whatever
  * flow had their tuple until now: who sends by UDP from one port is one socket, as a rule,
  * and that port means something to the other end. Connections may have one port in common,
  * if they go to different places; so one that begins here gets another than that which has
- * the tuple, if that has not ended: f, by which the packet is to be translated. Else
- * NOT_OURS.
+ * the tuple, if that has not ended: f, by which the packet is to be translated. NOT_OURS: it
+ * goes on as it is.
  */
 __noinline int direct_flow(struct packet *p, struct flow *f)
 {
 	bool is_live = true;
 	struct flow *g;
 	struct tuple t, u;
+	int why;
 
 	if (!p || !f || likely(!is_pair(&p->ip.src, &p->ip.dst)) || p->l4.unported)
 		return NOT_OURS;
@@ -71,8 +72,11 @@ __noinline int direct_flow(struct packet *p, struct flow *f)
 	if (p->l4.proto == IPPROTO_SCTP && p->l4.kind != SCTP_INIT)
 		return NOT_OURS;
 	tuple_of(&p->ip, &p->l4, &t);
-	if (t.proto != IPPROTO_UDP && !known_flow(&t, p->l4.flags, NULL, false, f))
-		return OK; /* it begins once more */
+	if (t.proto != IPPROTO_UDP) {
+		why = known_flow(&t, p->l4.flags, NULL, false, f);
+		if (why != NOT_OURS)
+			return why; /* it begins once more */
+	}
 	__builtin_memset(&u, 0, sizeof(u));
 	u.src = t.dst;
 	u.dst = t.src;

@@ -256,41 +256,66 @@ static __always_inline void note_live(const struct tuple *t, struct flow *f, __u
 		end_flow(t, f, g);
 }
 
+/* Sets flags of a new flow's row: others may write there, too. */
+static __always_inline void set_flags(struct flow *f, __u32 flags)
+{
+	if ((f->flags & flags) != flags)
+		__sync_fetch_and_or(&f->flags, flags);
+}
+
 /* Whether a row is of a flow that goes to its backend itself: see direct.h. */
 static __always_inline bool is_diverted(const struct tuple *t, const struct flow *f)
 {
 	return same_addr(&t->dst, &f->dst) && t->dport == f->dport;
 }
 
-/* Writes a new flow's row into `live`, too. Its place may be another's by now, so the copy is
- * looked at before it is written. NOT_OURS: the row is gone.
+/* Writes a new flow's row into `live`, too; `other` is the tuple of the flow's other row. Its
+ * place, or its tuple, may be another flow's by now, so the copy is looked at before it is
+ * written. NOT_OURS: the row is gone.
  */
-__noinline int copy_to_live(const struct tuple *t, const struct flow *f)
+__noinline int copy_to_live(const struct tuple *t, const struct flow *f, const struct tuple *other)
 {
 	__u32 key = 0;
 	struct flow *copy = bpf_map_lookup_elem(&making, &key);
 
-	if (!t || !f || !copy)
+	if (!t || !f || !other || !copy)
 		return DROP_INTERNAL;
 	*copy = *f;
-	if (unlikely(find_brief(t) != f))
+	if (unlikely(find_brief(t) != f || !leads_to(copy, other)))
 		return NOT_OURS;
 	return bpf_map_update_elem(&live, t, copy, BPF_ANY) ? DROP_FLOWS_FULL : OK;
 }
 
-/* Moves both rows of a new flow to `live`; not if one of them is pushed out meanwhile. */
+/* Whether tuple u, of the replies to t, is in `live`: 1 as of that flow, -1 of another, or 0. */
+__noinline int live_as(const struct tuple *u, const struct tuple *t)
+{
+	struct flow *g;
+
+	if (!u || !t)
+		return 0;
+	g = bpf_map_lookup_elem(&live, u);
+	if (!g)
+		return 0;
+	return leads_to(g, t) ? 1 : -1;
+}
+
+/* Moves both rows of a new flow to `live`; not if one of them is pushed out meanwhile. Another
+ * processor may do so at the same time: who does it wholly has written both before it drops any.
+ */
 static __always_inline enum reason move_flow(const struct tuple *t, struct flow *f,
 					     const struct tuple *u, struct flow *g)
 {
-	int why = copy_to_live(t, f);
+	int why = copy_to_live(t, f, u);
 
-	if (likely(!why)) {
-		why = copy_to_live(u, g);
-		if (unlikely(why))
-			bpf_map_delete_elem(&live, t);
-	}
 	if (unlikely(why))
 		return why == NOT_OURS ? OK : why;
+	why = copy_to_live(u, g, t);
+	if (unlikely(why)) {
+		if (live_as(u, t) > 0)
+			return OK;
+		bpf_map_delete_elem(&live, t);
+		return why == NOT_OURS ? OK : why;
+	}
 	drop_brief(t);
 	drop_brief(u);
 	return OK;
@@ -304,6 +329,7 @@ __noinline int note_brief(const struct tuple *t, struct flow *f, __u32 flags)
 {
 	struct flow *g, *back;
 	struct tuple u;
+	int moved;
 
 	if (!t || !f)
 		return DROP_INTERNAL;
@@ -311,21 +337,24 @@ __noinline int note_brief(const struct tuple *t, struct flow *f, __u32 flags)
 	other_of(f, t->proto, &u);
 	g = find_brief(&u);
 	if (unlikely(!g)) {
+		moved = live_as(&u, t);
+		if (moved) /* by another processor, just now; or it is another flow's */
+			return moved > 0 ? OK : NOT_OURS;
 		back = back_of(t, f);
-		if (back && !(flags & TCP_SYN)) /* it goes on: there was an answer */
+		if (!back)
+			return DROP_INTERNAL;
+		if (!(flags & TCP_SYN)) /* it goes on: there was an answer */
 			back->flags = FLOW_REPLY;
-		if (!back || bpf_map_lookup_elem(&live, &u))
-			return NOT_OURS;
 		return put_brief(&u, back, BPF_NOEXIST);
 	}
 	if (unlikely(!leads_to(g, t)))
 		return NOT_OURS;
 	if (flags & TCP_RST)
-		f->flags |= FLOW_CLOSED;
+		set_flags(f, FLOW_CLOSED);
 	if (!(g->flags & FLOW_ANSWERED) || (f->flags | g->flags) & FLOW_CLOSED || flags & TCP_SYN)
 		return OK;
 	if (flags & TCP_FIN)
-		f->flags |= FLOW_FIN;
+		set_flags(f, FLOW_FIN);
 	return move_flow(t, f, &u, g);
 }
 
@@ -359,13 +388,13 @@ static __always_inline enum reason note_answer(const struct tuple *t, struct flo
 		return NOT_OURS;
 	}
 	f->seen = now();
-	f->flags |= FLOW_ANSWERED;
+	set_flags(f, FLOW_ANSWERED);
 	if (likely(!(flags & TCP_RST)))
 		return OK;
-	f->flags |= FLOW_CLOSED;
+	set_flags(f, FLOW_CLOSED);
 	other_of(f, t->proto, &u);
 	g = find_brief(&u);
 	if (g && leads_to(g, t))
-		g->flags |= FLOW_CLOSED;
+		set_flags(g, FLOW_CLOSED);
 	return OK;
 }

@@ -49,7 +49,7 @@ static __always_inline __u64 hash_of_end(const union addr *addr, __u16 port)
 	return h ^ h >> 32;
 }
 
-/* Both rows of a flow between two pods of the node are in the same set. */
+/* Both tuples of a flow that is not translated are in the same set. */
 static __always_inline void home_of(const struct tuple *t, __u32 sets, struct home *home)
 {
 	__u64 src = hash_of_end(&t->src, t->sport);
@@ -58,7 +58,3 @@ static __always_inline void home_of(const struct tuple *t, __u32 sets, struct ho
 	home->set = (h >> 32) * sets >> 32;
 	home->tag = (__u32)(h + src) | 1;
 }
-
-enum {
-	PATIENCE = 64, /* tries; a set is busy for some 50 ns */
-};

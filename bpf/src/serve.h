@@ -160,10 +160,11 @@ static __always_inline bool may_follow(const struct flow *g, const struct tuple 
  * ports are, it takes that of another flow in `brief`: a flood of half-open ones does not
  * keep the ports to itself. The other one, if it goes on, gets another port.
  */
-static __always_inline enum reason claim(const struct tuple *t, struct flow *f)
+static __always_inline int claim(const struct tuple *t, struct flow *f)
 {
 	struct flow *back = back_of(t, f), *g;
 	struct tuple u;
+	int why;
 
 	if (!back)
 		return DROP_INTERNAL;
@@ -176,17 +177,31 @@ static __always_inline enum reason claim(const struct tuple *t, struct flow *f)
 			g = bpf_map_lookup_elem(&live, &u);
 		}
 		if (likely(!g)) {
-			if (likely(!put_brief(&u, back, BPF_NOEXIST)))
-				return OK;
+			why = put_brief(&u, back, BPF_NOEXIST);
+			if (likely(why != NOT_OURS))
+				return why;
 			g = find_brief(&u);
-			if (g && (i >= PORT_TRIES / 2 || may_follow(g, t)) &&
-			    !put_brief(&u, back, BPF_ANY))
-				return OK;
+			if (g && (i >= PORT_TRIES / 2 || may_follow(g, t)))
+				return put_brief(&u, back, BPF_ANY);
 		}
 		f->sport = PORT_FIRST + bpf_get_prandom_u32() % PORTS;
 		u.dport = f->sport;
 	}
 	return DROP_PORTS_FULL;
+}
+
+/* Makes both rows of a new flow: f. */
+static __always_inline int make_flow(const struct tuple *t, struct flow *f)
+{
+	int why = claim(t, f);
+
+	if (unlikely(why))
+		return why;
+	mark_flow(&t->src, f);
+	why = put_brief(t, f, BPF_ANY);
+	if (unlikely(why))
+		forget_flow(t, f);
+	return why;
 }
 
 /* A new flow to a place of a Service; from another node that has passed it on with a hint
@@ -222,12 +237,7 @@ static __always_inline int new_flow(const struct frontend *fe, const struct tupl
 		return why ? why : PASS_ON;
 	}
 	why = pick_source(t, outside, f);
-	if (likely(!why))
-		why = claim(t, f);
-	if (unlikely(why))
-		return why;
-	mark_flow(&t->src, f);
-	return put_brief(t, f, BPF_ANY);
+	return unlikely(why) ? why : make_flow(t, f);
 }
 
 /* The flow of a tuple if there is one whose backend lives. NOT_OURS: a new one is to be

@@ -199,8 +199,11 @@ static __always_inline int turn(struct __sk_buff *skb, struct packet *p, __u32 *
 static __always_inline int go_direct(struct __sk_buff *skb, struct packet *p)
 {
 	struct flow f;
+	int why = direct_flow(p, &f);
 
-	return likely(direct_flow(p, &f) == NOT_OURS) ? OK : translate(skb, p, &f);
+	if (likely(why == NOT_OURS))
+		return OK;
+	return why ? why : translate(skb, p, &f);
 }
 
 /* A packet of a pod that is not translated, to what is no pod. */
