@@ -186,6 +186,10 @@ static __always_inline int known_flow(const struct tuple *t, __u8 flags, const s
 
 	if (!known)
 		known = find_brief(t);
+	if (!known && !(flags & TCP_SYN)) { /* another processor may have moved it in between */
+		known = bpf_map_lookup_elem(&live, t);
+		is_live = known != NULL;
+	}
 	if (!known || known->flags & FLOW_REPLY)
 		return NOT_OURS;
 	*f = *known;
@@ -254,7 +258,7 @@ static __always_inline bool may_go_on(const struct tuple *t, const struct flow *
  */
 __noinline int flow_of(struct packet *p, struct flow *f)
 {
-	struct flow *known;
+	struct flow *known, *fresh = NULL;
 	struct tuple t;
 
 	if (!p || !f)
@@ -263,6 +267,13 @@ __noinline int flow_of(struct packet *p, struct flow *f)
 		return NOT_OURS;
 	tuple_of(&p->ip, &p->l4, &t);
 	known = bpf_map_lookup_elem(&live, &t);
+	if (!known) {
+		if (!is_client(&t.dst) && !may_be_place(&t.dst))
+			return NOT_OURS;
+		fresh = find_brief(&t);
+		if (!fresh) /* another processor may have moved it in between */
+			known = bpf_map_lookup_elem(&live, &t);
+	}
 	if (known) {
 		*f = *known;
 		if (f->flags & FLOW_REPLY) {
@@ -284,23 +295,20 @@ __noinline int flow_of(struct packet *p, struct flow *f)
 		note_live(&t, known, p->l4.flags);
 		return OK;
 	}
-	if (!is_client(&t.dst) && !may_be_place(&t.dst))
+	if (!fresh)
 		return NOT_OURS;
-	known = find_brief(&t);
-	if (!known)
-		return NOT_OURS;
-	*f = *known;
+	*f = *fresh;
 	if (f->flags & FLOW_REPLY)
-		return note_answer(&t, known, p->l4.flags);
+		return note_answer(&t, fresh, p->l4.flags);
 	if (unlikely(f->flags & FLOW_PASSED)) {
 		if (t.proto == IPPROTO_UDP && !frontend_of(&t.dst, t.dport, t.proto))
 			return NOT_OURS;
-		return note_passed(&t, known, p->l4.flags);
+		return note_passed(&t, fresh, p->l4.flags);
 	}
 	if (t.proto == IPPROTO_UDP || p->l4.flags & TCP_SYN || !may_go_on(&t, f))
 		return NOT_OURS;
 	mark_flow(&t.src, f); /* the daemon may have cleared it a moment ago */
-	return note_client(&t, known, p->l4.flags);
+	return note_client(&t, fresh, p->l4.flags);
 }
 
 /* To where the node's routes lead, past its stack: that would not take a packet with an
