@@ -42,7 +42,7 @@ type Options struct {
 	MaxPeers     uint32 // rows of `peers`, one per pod prefix, and of `nodes`; 0: DefaultMaxPeers
 	MaxSockets   uint32 // rows of `sockets` and of `datagrams`; 0: DefaultMaxSockets
 	MaxFlows     uint32 // rows of `live`, two a flow; 0: DefaultMaxFlows
-	// MaxBriefFlows: rows of `brief`, two for each flow that is new or has ended; 0:
+	// MaxBriefFlows: rows of `brief`, two for each new flow; 0:
 	// DefaultMaxBriefFlows.
 	MaxBriefFlows uint32
 	// RecordRate is how many drops the node records a second; 0: DefaultRecordRate.

@@ -94,6 +94,31 @@ func TestFlowOutlivesDirectDatagrams(t *testing.T) {
 	}
 }
 
+// A datagram to the backend itself waits while its flow's place in `brief` is busy: its answer would
+// come from the Service.
+func TestDirectDatagramsWhoseSetIsBusy(t *testing.T) {
+	p := newLane(t, false, true)
+	served := weftTuple{Src: toAddr(p.client.Addr()), Dst: toAddr(p.vip.Addr()), Sport: p.client.Port(), Dport: p.vip.Port(), Proto: uint8(UDP)}
+	p.ask(t, UDP, p.client, p.vip, 0, load)
+	p.answers(t, UDP, p.client, p.client, p.vip, 0, load)
+	p.ask(t, UDP, p.client, p.vip, 0, load)
+	before := p.flows(t, weftMapLive)
+	p.busy(t, served, 1)
+	if verdict, out := p.send(t, datagram(UDP, p.client, p.backend, 64, 0, load)); out != nil {
+		src, dst := tupleOf(out)
+		t.Errorf("verdict %d, %s → %s passed", int32(verdict), src, dst)
+	}
+	if after := p.flows(t, weftMapLive); len(before) != 2 || len(after) != 2 {
+		t.Errorf("live %v, before %v", after, before)
+	}
+	p.busy(t, served, 0)
+	p.ask(t, UDP, p.client, p.backend, 0, load)
+	p.answers(t, UDP, p.client, p.client, p.backend, 0, load)
+	if _, now := p.ask(t, UDP, p.client, p.vip, 0, load); now != p.backend {
+		t.Errorf("the backend is %s now, was %s", now, p.backend)
+	}
+}
+
 // dialogues are what both ends of a connection send, from its beginning to its end.
 var dialogues = map[Protocol][]struct {
 	back    bool

@@ -64,8 +64,6 @@ static __always_inline int make_flow(const struct tuple *t, struct flow *f)
 	if (unlikely(why))
 		return why;
 	mark_flow(&t->src, f);
-	why = put_brief(t, f, BPF_ANY);
-	if (unlikely(why))
-		forget_flow(t, f);
-	return why;
+	return put_brief(t, f,
+			 BPF_ANY); /* if not, the packet comes again, and takes its tuple back */
 }

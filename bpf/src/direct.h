@@ -13,27 +13,30 @@ enum {
 /* Takes the tuple u of replies from the flow that has it. The flow is new again, without a
  * row of replies: it gets one with the next packet that its client sends (note_brief).
  */
-static __always_inline void part(const struct tuple *u, const struct flow *g, bool is_live)
+static __always_inline int part(const struct tuple *u, const struct flow *g, bool is_live)
 {
 	struct tuple t;
 	struct flow *f;
+	int why;
 
 	if (!is_live) {
 		drop_brief(u);
-		return;
+		return NOT_OURS;
 	}
 	other_of(g, u->proto, &t);
 	f = bpf_map_lookup_elem(&live, &t);
 	if (f && leads_to(f, u)) {
-		if (!(f->flags & FLOW_CLOSED) && put_brief(&t, f, BPF_ANY))
-			return; /* its place is busy: with the next packet */
+		why = f->flags & FLOW_CLOSED ? OK : put_brief(&t, f, BPF_ANY);
+		if (unlikely(why))
+			return why;
 		bpf_map_delete_elem(&live, &t);
 	}
 	bpf_map_delete_elem(&live, u);
+	return NOT_OURS;
 }
 
 /* Gives a connection of tuple t another source port, as g is the row of replies of one that
- * has its tuple and has not ended: f. NOT_OURS: there is none.
+ * has its tuple and has not ended: f. NOT_OURS: none is free.
  */
 static __always_inline int divert(const struct tuple *t, const struct flow *g, struct flow *f)
 {
@@ -56,7 +59,7 @@ static __always_inline int divert(const struct tuple *t, const struct flow *g, s
  * and that port means something to the other end. Connections may have one port in common,
  * if they go to different places; so one that begins here gets another than that which has
  * the tuple, if that has not ended: f, by which the packet is to be translated. NOT_OURS: it
- * goes on as it is.
+ * goes on as it is. Else it must not.
  */
 __noinline int direct_flow(struct packet *p, struct flow *f)
 {
@@ -92,6 +95,5 @@ __noinline int direct_flow(struct packet *p, struct flow *f)
 		return NOT_OURS;
 	if (t.proto != IPPROTO_UDP && !(g->flags & FLOW_CLOSED))
 		return divert(&t, g, f);
-	part(&u, g, is_live);
-	return NOT_OURS;
+	return part(&u, g, is_live);
 }

@@ -271,6 +271,11 @@ __noinline int flow_of(struct packet *p, struct flow *f)
 		if (!is_client(&t.dst) && !may_be_place(&t.dst))
 			return NOT_OURS;
 		fresh = find_brief(&t);
+		if (fresh) {
+			*f = *fresh;
+			if (unlikely(find_brief(&t) != fresh)) /* it is another's now */
+				fresh = NULL;
+		}
 		if (!fresh) /* another processor may have moved it in between */
 			known = bpf_map_lookup_elem(&live, &t);
 	}
@@ -297,7 +302,6 @@ __noinline int flow_of(struct packet *p, struct flow *f)
 	}
 	if (!fresh)
 		return NOT_OURS;
-	*f = *fresh;
 	if (f->flags & FLOW_REPLY)
 		return note_answer(&t, fresh, p->l4.flags);
 	if (unlikely(f->flags & FLOW_PASSED)) {
