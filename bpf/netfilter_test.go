@@ -118,6 +118,14 @@ func newAdopter(t testing.TB, v6 bool) adopter {
 	return p
 }
 
+// gateway is the node's, by which backends know clients that it stands in for.
+func (p adopter) gateway(v6 bool) netip.Addr {
+	if v6 {
+		return p.gw6
+	}
+	return p.gw4
+}
+
 // from is a flow of a client that its backend knows by another source.
 func (p adopter) from(client, source netip.AddrPort) AdoptedFlow {
 	return AdoptedFlow{
@@ -131,10 +139,7 @@ func (p adopter) from(client, source netip.AddrPort) AdoptedFlow {
 func TestAdoptedFlowsGoOn(t *testing.T) {
 	for _, v6 := range []bool{false, true} {
 		p := newAdopter(t, v6)
-		gateway := p.gw4
-		if v6 {
-			gateway = p.gw6
-		}
+		gateway := p.gateway(v6)
 		source := netip.AddrPortFrom(gateway, 51234)
 		f := p.from(p.client, source)
 		must(t, p.Adopt(f))
@@ -168,10 +173,7 @@ func TestAdoptedFlowsGoOn(t *testing.T) {
 func TestAdoptedHalfOpenFlows(t *testing.T) {
 	for _, v6 := range []bool{false, true} {
 		p := newAdopter(t, v6)
-		gateway := p.gw4
-		if v6 {
-			gateway = p.gw6
-		}
+		gateway := p.gateway(v6)
 		source := netip.AddrPortFrom(gateway, 51234)
 		f := p.from(p.client, source)
 		f.Answered = false
