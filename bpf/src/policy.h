@@ -96,7 +96,9 @@ static __always_inline void see_backend(struct tuple *t)
 
 	if (likely(!is_client(&t->src)))
 		return;
-	f = find_flow(t);
+	f = bpf_map_lookup_elem(&live, t);
+	if (!f)
+		f = find_brief(t);
 	if (f && !(f->flags & FLOW_REPLY)) {
 		t->dst = f->dst;
 		t->dport = f->dport;
