@@ -11,7 +11,7 @@ const briefWays = 8
 // briefSets is how many sets of `brief` have room for so many rows.
 func briefSets(rows uint32) uint32 { return max(1, rows/briefWays) }
 
-// inBrief is the row of a new flow, if it is there.
+// inBrief is the row of a tuple in `brief`, if it is there.
 func (d *Datapath) inBrief(k *weftTuple) (weftFlow, bool, error) {
 	m := d.maps[weftMapBrief]
 	at, tag := homeOf(&d.tupleKeys, k, m.MaxEntries()-1)
@@ -27,18 +27,28 @@ func (d *Datapath) inBrief(k *weftTuple) (weftFlow, bool, error) {
 	return weftFlow{}, false, nil
 }
 
-// scanBrief tells f of every row of `brief`. One that is written just then may be left out.
-func (d *Datapath) scanBrief(f func(*weftTuple, *weftFlow)) error {
+// brief is the sets of `brief` as they are in the kernel, until done is called.
+type brief struct {
+	keys weftTupleKeys
+	sets []weftBriefSet // without the seed
+	done func()
+}
+
+func (d *Datapath) openBrief() (brief, error) {
 	if err := d.repin(weftMapBrief); err != nil {
-		return err
+		return brief{}, err
 	}
 	all, done, err := mapped[weftBriefSet](d, weftMapBrief)
 	if err != nil {
-		return err
+		return brief{}, err
 	}
-	defer done()
-	for at := range all[:len(all)-1] { // without the seed
-		set := &all[at]
+	return brief{d.tupleKeys, all[:len(all)-1], done}, nil
+}
+
+// scan tells f of every row. One that is written just then may be left out, or be told as it was.
+func (b brief) scan(f func(*weftTuple, *weftFlow)) {
+	for at := range b.sets {
+		set := &b.sets[at]
 		for i := range set.Slot {
 			tag := atomic.LoadUint32(&set.Tag[i])
 			if tag == 0 {
@@ -49,5 +59,38 @@ func (d *Datapath) scanBrief(f func(*weftTuple, *weftFlow)) error {
 			}
 		}
 	}
+}
+
+// find is the row of a tuple, if it is there, and what its tag is.
+func (b brief) find(k *weftTuple) (row weftFlow, at *uint32, tag uint32) {
+	n, tag := homeOf(&b.keys, k, uint32(len(b.sets)))
+	set := &b.sets[n]
+	for i := range set.Slot {
+		at := &set.Tag[i]
+		if atomic.LoadUint32(at) != tag {
+			continue
+		}
+		if s := set.Slot[i]; s.T == *k && atomic.LoadUint32(at) == tag {
+			return s.Row, at, tag
+		}
+	}
+	return weftFlow{}, nil, 0
+}
+
+// drop removes the row of a tuple, if it is there.
+func (b brief) drop(k *weftTuple) {
+	if _, at, tag := b.find(k); at != nil {
+		atomic.CompareAndSwapUint32(at, tag, 0)
+	}
+}
+
+// scanBrief tells f of every row of `brief`.
+func (d *Datapath) scanBrief(f func(*weftTuple, *weftFlow)) error {
+	b, err := d.openBrief()
+	if err != nil {
+		return err
+	}
+	defer b.done()
+	b.scan(f)
 	return nil
 }

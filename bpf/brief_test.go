@@ -91,7 +91,7 @@ func TestOldestNewFlowMakesRoom(t *testing.T) {
 	want("not used again", 5, 6, 7, 8)
 }
 
-// What moves on to `live` leaves room.
+// What lives leaves room to what is new.
 func TestLiveFlowsLeaveRoom(t *testing.T) {
 	p := newLaneWith(t, false, true, Options{MaxBriefFlows: briefWays})
 	first := p.clientAt(40000)
@@ -177,9 +177,9 @@ func TestNewFlowsOutliveTheOtherTable(t *testing.T) {
 	}
 }
 
-// Flows that move to `live` while others, on another processor, push them out of their set have
-// there both rows, of their own, or none.
-func TestFlowsMoveWhole(t *testing.T) {
+// Flows that come to live, and move to `live`, while others, on another processor, push rows out of
+// their set have both rows, of their own, or none.
+func TestFlowsLiveWhole(t *testing.T) {
 	p := newLaneWith(t, false, true, Options{MaxBriefFlows: briefWays})
 	run := func(program Program, frame []byte) ([]byte, error) {
 		o := ebpf.RunOptions{Data: frame, DataOut: make([]byte, 256)}
@@ -226,7 +226,7 @@ func TestFlowsMoveWhole(t *testing.T) {
 	must(t, errors.Join(err, <-stopped))
 	rows := p.flows(t, weftMapLive)
 	if len(rows) < 1000 {
-		t.Errorf("only %d rows moved", len(rows))
+		t.Errorf("only %d rows live", len(rows))
 	}
 	bad := 0
 	for k, v := range rows {
@@ -242,8 +242,8 @@ func TestFlowsMoveWhole(t *testing.T) {
 	}
 }
 
-// Two processors that have packets of one flow at a time may both move it: it is there, whole.
-func TestFlowIsMovedTwice(t *testing.T) {
+// Two processors that have packets of one flow at a time may both make it live: it is there, whole.
+func TestFlowComesToLiveTwice(t *testing.T) {
 	p := newLane(t, false, true)
 	for i := range 5000 {
 		client := p.clientAt(2000 + i)

@@ -63,51 +63,81 @@ func uptime() time.Duration {
 	return time.Duration(t.Nano())
 }
 
+// scanFlows tells f of every row of `brief`, then of `live`: one that moves meanwhile is in one of
+// them, or told twice.
+func (d *Datapath) scanFlows(f func(*weftTuple, *weftFlow)) error {
+	return errors.Join(d.scanBrief(f), scan(d, weftMapLive, func(k *weftTuple, v *weftFlow) {
+		v.Flags |= flowLive
+		f(k, v)
+	}))
+}
+
+// served says whether a row is of what the clients of a live flow through a Service send.
+func served(k *weftTuple, v *weftFlow) bool {
+	return v.Flags&(flowReply|flowClosed|flowLive) == flowLive && !reserved(v) && !diverted(k, v)
+}
+
 // Collect tells f of every live flow through a Service and forgets those that have been silent too long.
-// It reads the map in small batches, so that no packet waits for it. It returns how
-// many it has forgotten. f may be nil.
+// It reads the maps in small batches, or as they are in the kernel, so that no packet waits for it. It
+// returns how many it has forgotten. f may be nil.
 func (d *Datapath) Collect(timeouts Timeouts, f func(Flow)) (int, error) {
 	now := uptime()
 	idle := func(v *weftFlow) time.Duration { return idleSince(now, v.Seen) }
 	var dead []weftTuple
-	err := scan(d, weftMapLive, func(k *weftTuple, v *weftFlow) {
+	err := d.scanFlows(func(k *weftTuple, v *weftFlow) {
 		silent := idle(v)
-		if silent > timeouts.of(k, v) {
+		switch {
+		case v.Flags&(flowLive|flowClosed) == 0 || v.Flags&flowPassed != 0: // it goes when others need its place
+		case silent > timeouts.of(k, v):
 			dead = append(dead, *k)
-		} else if v.Flags&(flowReply|flowClosed) == 0 && !reserved(v) && !diverted(k, v) && f != nil {
+		case served(k, v) && f != nil:
 			f(flowOf(k, v, silent))
 		}
 	})
+	if err != nil || len(dead) == 0 {
+		return 0, err
+	}
+	b, err := d.openBrief()
 	if err != nil {
 		return 0, err
 	}
+	defer b.done()
+	live := d.maps[weftMapLive]
+	find := func(k *weftTuple) (v weftFlow, ok bool) {
+		if v, at, _ := b.find(k); at != nil {
+			return v, true
+		}
+		err := live.Lookup(k, &v)
+		return v, err == nil
+	}
 	forgotten := 0
 	var errs []error
-	live := d.maps[weftMapLive]
 	for _, k := range dead {
-		var v, back weftFlow
-		if err := live.Lookup(&k, &v); err != nil {
+		v, ok := find(&k)
+		if !ok {
 			continue // gone already
 		}
 		other := otherOf(k, v)
-		if err := live.Lookup(&other, &back); err == nil && idle(&back) <= timeouts.of(&other, &back) {
+		if back, ok := find(&other); ok && idle(&back) <= timeouts.of(&other, &back) {
 			continue // only this direction is silent
 		}
 		forgotten++
+		b.drop(&other)
+		b.drop(&k)
 		errs = append(errs, drop(live, other), drop(live, k))
 	}
 	return forgotten, errors.Join(errs...)
 }
 
-// FlowRoom is how many live flows there is room for, each in both directions.
+// FlowRoom is how many live flows there is room for at least, each in both directions.
 func (d *Datapath) FlowRoom() int { return int(d.maps[weftMapLive].MaxEntries()) / 2 }
 
 // BackendFlows counts, by backend, the flows that go through a Service on this node: the
 // live ones that are translated per packet, and the sockets that are connected.
 func (d *Datapath) BackendFlows() (map[Place]int, error) {
 	counts := map[Place]int{}
-	err := scan(d, weftMapLive, func(k *weftTuple, v *weftFlow) {
-		if v.Flags&(flowReply|flowClosed) == 0 && !reserved(v) && !diverted(k, v) {
+	err := d.scanFlows(func(k *weftTuple, v *weftFlow) {
+		if served(k, v) {
 			counts[Place{addrFrom(v.Dst), v.Dport, Protocol(k.Proto)}]++
 		}
 	})
@@ -120,13 +150,15 @@ func (d *Datapath) BackendFlows() (map[Place]int, error) {
 	return counts, err
 }
 
-// FLOW_REPLY and so on in src/brief.h.
+// FLOW_REPLY and so on in src/live.h.
 const (
 	flowReply    = 1 << 0
 	flowAnswered = 1 << 1
 	flowFIN      = 1 << 2
 	flowClosed   = 1 << 3
 	flowAdopted  = 1 << 4
+	flowPassed   = 1 << 6
+	flowLive     = 1 << 7
 )
 
 func drop(m *ebpf.Map, k weftTuple) error {
@@ -171,7 +203,7 @@ func (d *Datapath) Unmark() error {
 			pairs[pairMark(k.Dst, k.Src)] = true
 		}
 	}
-	if err := errors.Join(scan(d, weftMapLive, use), d.scanBrief(use)); err != nil {
+	if err := d.scanFlows(use); err != nil {
 		return err
 	}
 	return errors.Join(d.unmark(weftMapClients, clients, start), d.unmark(weftMapPairs, pairs, start))

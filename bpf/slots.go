@@ -184,13 +184,13 @@ func (t slots) scan(f func(*weftAddr, *weftEndpoint)) error {
 	return nil
 }
 
-// mapped is the rows of an array as they are in the kernel, to be read until done is called. To
-// ask for thousands of rows, nearly all empty, would take ten times as long.
+// mapped is the rows of an array as they are in the kernel, to be read, or written to, until done
+// is called. To ask for thousands of rows, nearly all empty, would take ten times as long.
 func mapped[V any](d *Datapath, name string) (all []V, done func(), err error) {
 	m := d.maps[name]
 	n, page := int(m.MaxEntries()), os.Getpagesize()
 	size := n * int(unsafe.Sizeof(*new(V)))
-	b, err := unix.Mmap(m.FD(), 0, (size+page-1)/page*page, unix.PROT_READ, unix.MAP_SHARED)
+	b, err := unix.Mmap(m.FD(), 0, (size+page-1)/page*page, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	if err != nil {
 		return nil, nil, fmt.Errorf("read map %s: %w", name, err)
 	}

@@ -10,26 +10,19 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// flows are the rows of `live` or `brief`, without when they were seen.
-func (d *Datapath) flows(t testing.TB, name string) map[weftTuple]weftFlow {
+// flows are the rows of flows that live, or have (`live`), or of those that do not yet (`brief`),
+// wherever they are; without when they were seen, and which end it was.
+func (d *Datapath) flows(t testing.TB, state string) map[weftTuple]weftFlow {
 	t.Helper()
 	rows := map[weftTuple]weftFlow{}
-	if name == weftMapBrief {
-		must(t, d.scanBrief(func(k *weftTuple, v *weftFlow) {
+	must(t, d.scanFlows(func(k *weftTuple, v *weftFlow) {
+		if (v.Flags&flowLive != 0) == (state == weftMapLive) {
 			row := *v
 			row.Seen = 0
+			row.Flags &= 0xff
 			rows[*k] = row
-		}))
-		return rows
-	}
-	var k weftTuple
-	var v weftFlow
-	it := d.maps[name].Iterate()
-	for it.Next(&k, &v) {
-		v.Seen = 0
-		rows[k] = v
-	}
-	must(t, it.Err())
+		}
+	}))
 	return rows
 }
 
@@ -68,16 +61,14 @@ func (p *lane) clientAt(port int) netip.AddrPort {
 
 // When there is no room for another flow, none begins; those that live go on.
 func TestNoRoomForFlows(t *testing.T) {
-	const flows = 32
-	p := newLaneWith(t, false, true, Options{MaxFlows: 2 * flows})
+	const flows = 32 + briefWays/2
+	p := newLaneWith(t, false, true, Options{MaxFlows: 2*flows - briefWays, MaxBriefFlows: briefWays})
 	for i := range flows {
 		p.establish(t, p.clientAt(20000+i))
 	}
-	src, dst := p.tcp(t, p.clientAt(30000), syn)
-	p.reply(t, dst, src, syn|ack)
 	full := p.flows(t, weftMapLive)
 	for range 3 {
-		if verdict, _ := p.send(t, datagram(TCP, p.clientAt(30000), p.vip, 64, ack, nil)); verdict != tcxDrop {
+		if verdict, _ := p.send(t, datagram(TCP, p.clientAt(30000), p.vip, 64, syn, nil)); verdict != tcxDrop {
 			t.Errorf("a flow without room: verdict %d", int32(verdict))
 		}
 	}
@@ -93,22 +84,37 @@ func TestNoRoomForFlows(t *testing.T) {
 	}
 	// One ends: there is room.
 	p.tcp(t, p.clientAt(20000), rst)
-	p.tcp(t, p.clientAt(30000), ack)
+	p.establish(t, p.clientAt(30000))
 	if n := len(p.flows(t, weftMapLive)); n != 2*flows {
 		t.Errorf("%d rows are live, want %d", n, 2*flows)
 	}
+	if got := p.where(t, p.clientAt(30000)); got != weftMapLive {
+		t.Errorf("the last flow is in %q", got)
+	}
 }
 
-// Flows that have ended stay for a while, never at the cost of others: in a map that is
+// settle pushes what lives from the only set of `brief` into `live`, by flows that end there.
+func (p *lane) settle(t testing.TB) {
+	t.Helper()
+	for i := range briefWays / 2 {
+		p.establish(t, p.clientAt(10000+i))
+	}
+	for i := range briefWays / 2 {
+		p.tcp(t, p.clientAt(10000+i), rst)
+	}
+}
+
+// Flows that end in `live` stay for a while, never at the cost of others: in a map that is
 // small for them, and beside one that lives.
 func TestEndedFlowsAreForgotten(t *testing.T) {
 	const rows, kept = 128, 16
-	p := newLaneWith(t, false, true, Options{MaxFlows: rows})
+	p := newLaneWith(t, false, true, Options{MaxFlows: rows, MaxBriefFlows: briefWays})
 	p.establish(t, p.client)
 	most := 0
 	for i := range 10 * rows {
 		client := p.clientAt(20000 + i%(3*kept))
 		p.establish(t, client)
+		p.settle(t)
 		if i%2 == 0 {
 			p.tcp(t, client, rst)
 		} else {
@@ -116,7 +122,9 @@ func TestEndedFlowsAreForgotten(t *testing.T) {
 			p.reply(t, p.backend, client, fin|ack)
 			p.tcp(t, client, ack)
 		}
-		most = max(most, len(p.flows(t, weftMapLive)))
+		n := 0
+		must(t, scan(p.Datapath, weftMapLive, func(*weftTuple, *weftFlow) { n++ }))
+		most = max(most, n)
 	}
 	if want := 2 * (1 + kept); most != want {
 		t.Errorf("live had %d rows at most, want %d", most, want)
@@ -133,9 +141,10 @@ func TestEndedFlowsAreForgotten(t *testing.T) {
 // many ends of other tuples.
 func TestTupleThatEndsAgain(t *testing.T) {
 	const kept = 16
-	p := newLaneWith(t, false, true, Options{MaxFlows: 16 * kept})
+	p := newLaneWith(t, false, true, Options{MaxFlows: 16 * kept, MaxBriefFlows: briefWays})
 	end := func(client netip.AddrPort) {
 		p.establish(t, client)
+		p.settle(t)
 		p.tcp(t, client, rst)
 	}
 	for range 3 {

@@ -83,6 +83,15 @@ type weftAnnounced struct {
 	Pad uint16
 }
 
+type weftAtHand struct {
+	_      structs.HostLayout
+	T      weftTuple
+	Other  weftTuple
+	Ended  weftTuple
+	F      weftFlow
+	Making weftFlow
+}
+
 type weftBackend struct {
 	_          structs.HostLayout
 	Addr       weftAddr
@@ -103,7 +112,7 @@ type weftBriefSet struct {
 	Tag  [8]uint32
 	Next uint32
 	Busy uint32
-	Used [8]uint8
+	Use  [8]uint8
 	Pad  [2]uint64
 	Slot [8]struct {
 		_   structs.HostLayout
@@ -518,6 +527,7 @@ const (
 	weftMapAllowed        = "allowed"
 	weftMapAllowedNew     = "allowed_new"
 	weftMapAnnounced      = "announced"
+	weftMapAtHand         = "at_hand"
 	weftMapBackends       = "backends"
 	weftMapBrief          = "brief"
 	weftMapClaims         = "claims"
@@ -533,7 +543,6 @@ const (
 	weftMapJudging        = "judging"
 	weftMapLive           = "live"
 	weftMapMaglev         = "maglev"
-	weftMapMaking         = "making"
 	weftMapNodes          = "nodes"
 	weftMapOwn            = "own"
 	weftMapPairs          = "pairs"
@@ -649,6 +658,7 @@ type weftMapSpecs struct {
 	Allowed       *ebpf.MapSpec `ebpf:"allowed"`
 	AllowedNew    *ebpf.MapSpec `ebpf:"allowed_new"`
 	Announced     *ebpf.MapSpec `ebpf:"announced"`
+	AtHand        *ebpf.MapSpec `ebpf:"at_hand"`
 	Backends      *ebpf.MapSpec `ebpf:"backends"`
 	Brief         *ebpf.MapSpec `ebpf:"brief"`
 	Claims        *ebpf.MapSpec `ebpf:"claims"`
@@ -664,7 +674,6 @@ type weftMapSpecs struct {
 	Judging       *ebpf.MapSpec `ebpf:"judging"`
 	Live          *ebpf.MapSpec `ebpf:"live"`
 	Maglev        *ebpf.MapSpec `ebpf:"maglev"`
-	Making        *ebpf.MapSpec `ebpf:"making"`
 	Nodes         *ebpf.MapSpec `ebpf:"nodes"`
 	Own           *ebpf.MapSpec `ebpf:"own"`
 	Pairs         *ebpf.MapSpec `ebpf:"pairs"`
@@ -724,6 +733,7 @@ type weftMaps struct {
 	Allowed       *ebpf.Map `ebpf:"allowed"`
 	AllowedNew    *ebpf.Map `ebpf:"allowed_new"`
 	Announced     *ebpf.Map `ebpf:"announced"`
+	AtHand        *ebpf.Map `ebpf:"at_hand"`
 	Backends      *ebpf.Map `ebpf:"backends"`
 	Brief         *ebpf.Map `ebpf:"brief"`
 	Claims        *ebpf.Map `ebpf:"claims"`
@@ -739,7 +749,6 @@ type weftMaps struct {
 	Judging       *ebpf.Map `ebpf:"judging"`
 	Live          *ebpf.Map `ebpf:"live"`
 	Maglev        *ebpf.Map `ebpf:"maglev"`
-	Making        *ebpf.Map `ebpf:"making"`
 	Nodes         *ebpf.Map `ebpf:"nodes"`
 	Own           *ebpf.Map `ebpf:"own"`
 	Pairs         *ebpf.Map `ebpf:"pairs"`
@@ -763,6 +772,7 @@ func (m *weftMaps) Close() error {
 		m.Allowed,
 		m.AllowedNew,
 		m.Announced,
+		m.AtHand,
 		m.Backends,
 		m.Brief,
 		m.Claims,
@@ -778,7 +788,6 @@ func (m *weftMaps) Close() error {
 		m.Judging,
 		m.Live,
 		m.Maglev,
-		m.Making,
 		m.Nodes,
 		m.Own,
 		m.Pairs,

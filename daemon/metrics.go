@@ -70,7 +70,7 @@ var (
 	descServed    = desc("services", "Services that are served.")
 	descServers   = desc("service_backends", "Backends in the sets of Services.")
 	descFlows     = desc("flows", "Live flows that are translated per packet, at the last look.")
-	descRoom      = desc("flows_limit", "Flows that there is room for in the map of live ones; new ones are refused when it is full.")
+	descRoom      = desc("flows_limit", "Live flows that there is room for at least; when it is used up, new ones may be refused.")
 	descTrouble   = desc("service_problems", "Services and host ports that cannot be served as they want.")
 	descLBUsed    = desc("load_balancer_used", "Addresses of a load balancer pool that Services have.", "pool", "family")
 	descLBFree    = desc("load_balancer_free", "Addresses of a load balancer pool that can be given.", "pool", "family")

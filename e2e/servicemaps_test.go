@@ -17,36 +17,48 @@ var (
 	flowMaps    = []string{"live", "brief", "sockets", "datagrams", "affinity"}
 )
 
-// mapRows counts the rows of one of a node's maps.
+// mapRows counts the rows of one of a node's maps. Those of flows are in `brief` or in `live`: as
+// rows of the latter count all of flows that live, or have.
 func mapRows(n *cluster.Node, name string) (int, error) {
-	paths, _ := filepath.Glob(filepath.Join(n.BPFDir, "*", name))
-	lasting, _ := filepath.Glob(filepath.Join(n.BPFDir, "lasting", name+"-*"))
-	if paths = append(paths, lasting...); len(paths) != 1 {
-		return 0, fmt.Errorf("%s: pins of map %s: %v", n.Name, name, paths)
-	}
-	m, err := ebpf.LoadPinnedMap(paths[0], &ebpf.LoadPinOptions{ReadOnly: true})
-	if err != nil {
-		return 0, err
-	}
-	defer m.Close()
 	rows := 0
-	var k, v []byte
-	it := m.Iterate()
-	for it.Next(&k, &v) {
-		if name == "brief" { // sets of eight rows; where there is one, its tag is not 0
-			if binary.NativeEndian.Uint32(k) == m.MaxEntries()-1 {
-				continue // the seed
+	if name == "live" || name == "brief" {
+		err := eachRow(n, "brief", func(k, v []byte, last uint32) {
+			if binary.NativeEndian.Uint32(k) == last {
+				return // the seed
 			}
-			for way := range 8 {
-				if binary.NativeEndian.Uint32(v[4*way:]) != 0 {
+			for way := range 8 { // of a set; where there is a row, its tag is not 0
+				flags := binary.NativeEndian.Uint32(v[64+88*way+84:])
+				if binary.NativeEndian.Uint32(v[4*way:]) != 0 && (flags&(1<<7) != 0) == (name == "live") {
 					rows++
 				}
 			}
-			continue
+		})
+		if err != nil || name == "brief" {
+			return rows, err
 		}
-		rows++
 	}
-	return rows, it.Err()
+	err := eachRow(n, name, func([]byte, []byte, uint32) { rows++ })
+	return rows, err
+}
+
+// eachRow tells f of the rows of one of a node's maps, and what the last index of it would be.
+func eachRow(n *cluster.Node, name string, f func(k, v []byte, last uint32)) error {
+	paths, _ := filepath.Glob(filepath.Join(n.BPFDir, "*", name))
+	lasting, _ := filepath.Glob(filepath.Join(n.BPFDir, "lasting", name+"-*"))
+	if paths = append(paths, lasting...); len(paths) != 1 {
+		return fmt.Errorf("%s: pins of map %s: %v", n.Name, name, paths)
+	}
+	m, err := ebpf.LoadPinnedMap(paths[0], &ebpf.LoadPinOptions{ReadOnly: true})
+	if err != nil {
+		return err
+	}
+	defer m.Close()
+	var k, v []byte
+	it := m.Iterate()
+	for it.Next(&k, &v) {
+		f(k, v, m.MaxEntries()-1)
+	}
+	return it.Err()
 }
 
 // rowsOf is the rows of some maps of all nodes, by node and map.

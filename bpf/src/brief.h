@@ -1,47 +1,27 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
-/* The rows of flows, and where those of new ones are: in `brief`, which is written like
- * memory and not like a map of the kernel's: two rows in an LRU map were a third of what a
- * flow's first packet costs. In a full set the oldest makes room.
+/* Where the rows of flows are. All begin in `brief`, which is written like memory and not like a
+ * map of the kernel's: most flows begin and end there, and rows in maps were a third of what a
+ * flow's first packet costs, and of a connection a twentieth. In a full set the oldest makes room:
+ * one that is new or has ended is forgotten, so a flood pushes out its like; one that lives moves
+ * to `live`. It is there before it leaves `brief`, so who looks here first finds it.
  */
 #pragma once
 #include "home.h"
 #include "kernel.h"
+#include "live.h"
 #include "rows.h"
 
-/* Flow flags; those up to FLOW_ADOPTED are in ../flows.go, too. */
 enum {
-	FLOW_REPLY = 1 << 0,	/* a row of what backends send */
-	FLOW_ANSWERED = 1 << 1, /* in the row of replies: one has passed */
-	FLOW_FIN = 1 << 2,	/* this direction has ended (TCP) */
-	FLOW_CLOSED = 1 << 3,	/* both have, or one was reset */
-	FLOW_ADOPTED = 1 << 4,	/* its beginning was not seen here */
-	FLOW_BEGUN = 1 << 5,	/* made by a SYN */
-	FLOW_PASSED = 1 << 6,	/* its packets go to the backend's node as they are */
-	FLOW_ENDED = 8,		/* in live, once closed: from this bit on, which end it was */
+	BRIEF_WAYS = 8,	      /* a power of two; ../brief.go */
+	BRIEF_PATIENCE = 256, /* tries; a set is busy for some 50 ns, unless a row moves on */
 };
 
-struct flow {
-	union addr src; /* what the packet gets instead */
-	union addr dst;
-	__u16 sport; /* host order */
-	__u16 dport;
-	__u32 generation; /* of the backend */
-	__u32 seen;	  /* when a packet passed, in units of 2^30 ns of uptime */
-	__u32 flags;
-};
-
-/* Written by the programs; the daemon removes what has been silent too long. */
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__type(key, struct tuple);
-	__type(value, struct flow);
-	__uint(max_entries, 262144); /* replaced at load by the setting */
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-} live SEC(".maps");
-
+/* What is to be known of a row to make room; its flags have the last word. */
 enum {
-	BRIEF_WAYS = 8,	     /* a power of two; ../brief.go */
-	BRIEF_PATIENCE = 64, /* tries; a set is busy for some 50 ns */
+	USE_NONE,  /* of a new flow, not used since it was made or passed over */
+	USE_NEW,   /* of a new flow */
+	USE_ENDED, /* FLOW_CLOSED */
+	USE_LIVES, /* FLOW_LIVE, and has not ended */
 };
 
 struct brief_slot {
@@ -50,18 +30,19 @@ struct brief_slot {
 };
 
 /* The tags are a part of the hash, and 0 where there is nothing, also while a slot is
- * written: who reads looks at the tag before and after the tuple. Who writes has `busy`.
+ * written: who reads looks at the tag before and after the tuple. Who writes has `busy`; but for
+ * when a row was seen.
  */
 struct brief_set {
 	__u32 tag[BRIEF_WAYS];
 	__u32 next; /* to make room, modulo BRIEF_WAYS */
 	__u32 busy;
-	__u8 used[BRIEF_WAYS]; /* whether a row was since it was made or passed over */
-	__u64 pad[2];	       /* to a line of the cache */
+	__u8 use[BRIEF_WAYS];
+	__u64 pad[2]; /* to a line of the cache */
 	struct brief_slot slot[BRIEF_WAYS];
 };
 
-/* Written by the programs; new flows. */
+/* Written by the programs; the daemon removes what has been silent too long. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__type(key, __u32);
@@ -70,81 +51,173 @@ struct {
 	__uint(map_flags, BPF_F_MMAPABLE);
 } brief SEC(".maps");
 
-/* Where a tuple's row is in `brief`: its set, and its way in the lowest bits; or -1. It counts as
- * used.
- */
+/* The way of a tuple in its set, or -1. Its row counts as used. */
+static __always_inline int way_in(struct brief_set *set, const struct tuple *t, __u32 tag)
+{
+	const volatile __u32 *tags = set->tag;
+	int i;
+
+#pragma unroll
+	for (i = 0; i < BRIEF_WAYS; i++) {
+		if (likely(tags[i] != tag) || !same_tuple(&set->slot[i].t, t) || tags[i] != tag)
+			continue;
+		if (set->use[i] == USE_NONE)
+			set->use[i] = USE_NEW;
+		return i;
+	}
+	return -1;
+}
+
+/* The place of a tuple in `brief`: its set, and its way in the lowest bits; or -1. */
 __noinline int place_of(const struct tuple *t)
 {
-	const volatile __u32 *tags;
 	struct brief_set *set;
 	struct home home;
-	__u32 i;
+	int i;
 
 	if (!t)
 		return -1;
 	home_of(t, config.brief_sets, &home);
 	set = bpf_map_lookup_elem(&brief, &home.set);
+	i = set ? way_in(set, t, home.tag) : -1;
+	return i < 0 ? i : (int)(home.set * BRIEF_WAYS) + i;
+}
+
+static __always_inline struct brief_set *set_at(int place)
+{
+	__u32 at = (__u32)place / BRIEF_WAYS;
+
+	return place < 0 ? NULL : bpf_map_lookup_elem(&brief, &at);
+}
+
+static __always_inline struct brief_slot *slot_at(int place)
+{
+	struct brief_set *set = set_at(place);
+
 	if (!set)
-		return -1;
-	tags = set->tag;
-#pragma unroll
-	for (i = 0; i < BRIEF_WAYS; i++) {
-		if (likely(tags[i] != home.tag) || !same_tuple(&set->slot[i].t, t) ||
-		    tags[i] != home.tag)
-			continue;
-		if (!set->used[i])
-			set->used[i] = true;
-		return home.set * BRIEF_WAYS + i;
+		return NULL;
+	asm volatile("" : "+r"(place)); /* nothing is added to set before it is looked at */
+	return &set->slot[place & (BRIEF_WAYS - 1)];
+}
+
+/* The row of a tuple in `brief`. Its place may become another's at any time. */
+static __always_inline struct flow *find_brief(const struct tuple *t)
+{
+	struct brief_slot *slot = slot_at(place_of(t));
+
+	return slot ? &slot->row : NULL;
+}
+
+/* The same, a copy of it, f, and its place. What is copied is of this tuple, as who makes the place
+ * another's writes the tuple first.
+ */
+static __always_inline struct flow *copy_brief(const struct tuple *t, struct flow *f, int *place)
+{
+	struct brief_slot *slot;
+
+	*place = place_of(t);
+	slot = slot_at(*place);
+	if (!slot)
+		return NULL;
+	*f = slot->row;
+	asm volatile("" ::: "memory");
+	return likely(same_tuple(&slot->t, t)) ? &slot->row : NULL;
+}
+
+/* Waits for who writes to a set, to write there; false if that takes long. */
+__noinline int wait_for(struct brief_set *set)
+{
+	int i;
+
+	if (!set)
+		return false;
+	for (i = 0; i < BRIEF_PATIENCE; i++) {
+		if (!__sync_val_compare_and_swap(&set->busy, 0, 1))
+			return true;
+	}
+	return false;
+}
+
+/* Begins to write to a set; false if it is busy for long: a processor of a virtual machine may be
+ * taken away at any point.
+ */
+static __always_inline bool lock_set(struct brief_set *set)
+{
+	return likely(!__sync_val_compare_and_swap(&set->busy, 0, 1)) || wait_for(set);
+}
+
+static __always_inline void unlock_set(struct brief_set *set)
+{
+	*(volatile __u32 *)&set->busy = 0;
+}
+
+/* Whether nothing pushes a row out. */
+static __always_inline bool is_kept(const struct flow *f)
+{
+	return (f->flags & (FLOW_LIVE | FLOW_CLOSED)) == FLOW_LIVE;
+}
+
+/* Writes a row that lives into `live`; if there is no room, in the place of a flow that has ended.
+ */
+static __always_inline bool move_on(const struct brief_slot *slot)
+{
+	if (likely(!bpf_map_update_elem(&live, &slot->t, &slot->row, BPF_ANY)))
+		return true;
+	make_room();
+	return !bpf_map_update_elem(&live, &slot->t, &slot->row, BPF_ANY);
+}
+
+/* The way of a set that is free or, the oldest first, of a flow that has ended; or -1. */
+static __always_inline int spare_way(struct brief_set *set)
+{
+	int i, k;
+
+	for (k = 0; k < BRIEF_WAYS; k++) {
+		i = (set->next + k) & (BRIEF_WAYS - 1);
+		if (!set->tag[i] || set->use[i] == USE_ENDED)
+			return i;
 	}
 	return -1;
 }
 
-/* A new flow's row. */
-static __always_inline struct flow *find_brief(const struct tuple *t)
-{
-	int place = place_of(t);
-	__u32 at = (__u32)place / BRIEF_WAYS;
-	struct brief_set *set;
-
-	if (place < 0)
-		return NULL;
-	set = bpf_map_lookup_elem(&brief, &at);
-	return set ? &set->slot[place & (BRIEF_WAYS - 1)].row : NULL;
-}
-
-/* The way of a set that is to be another flow's: a free one, or the oldest that has not been
- * used since it was last passed over.
+/* Makes room in a full set, the oldest first: by one that lives and has room in `live`, or one that
+ * has not been used since it was last passed over. Its way; -1: all live, and there is no room.
  */
-static __always_inline __u32 make_brief_way(struct brief_set *set)
+__noinline int make_way_in(struct brief_set *set)
 {
-	__u32 i, k;
+	int i, k;
 
-	for (i = 0; i < BRIEF_WAYS; i++) {
-		if (!set->tag[i])
-			return i;
-	}
+	if (!set)
+		return -1;
 	for (k = 0; k < BRIEF_WAYS; k++) {
-		i = (set->next + k) & (BRIEF_WAYS - 1);
-		if (!set->used[i])
+		if (set->use[(set->next + k) & (BRIEF_WAYS - 1)] == USE_LIVES)
 			break;
-		set->used[i] = false;
+	}
+	for (k &= BRIEF_WAYS - 1; k < BRIEF_WAYS; k++) {
+		i = (set->next + k) & (BRIEF_WAYS - 1);
+		if (set->use[i] != USE_NEW)
+			break;
+		set->use[i] = USE_NONE;
 	}
 	i = (set->next + k) & (BRIEF_WAYS - 1);
-	set->next = i + 1;
-	return i;
+	if (likely(!is_kept(&set->slot[i].row)) || move_on(&set->slot[i]))
+		return i;
+	for (k = 1; k < BRIEF_WAYS; k++) {
+		i = (i + 1) & (BRIEF_WAYS - 1);
+		if (!is_kept(&set->slot[i].row))
+			return i;
+	}
+	return -1;
 }
 
 /* Makes a flow's row in `brief`; one that is there it overwrites, or, if how is BPF_NOEXIST,
- * leaves: NOT_OURS. If the set is busy for long (a processor of a virtual machine may be taken
- * away at any point) it makes none, and the packet has to come again: in `live` the row would be
- * without the flow's other one, and who notes a new flow looks for both here.
+ * leaves: NOT_OURS. If the set is busy for long it makes none, and the packet has to come again.
  */
 __noinline int put_brief(const struct tuple *t, const struct flow *row, __u32 how)
 {
 	struct brief_set *set;
 	struct home home;
-	int place;
-	__u32 i;
+	int i;
 
 	if (!t || !row)
 		return DROP_INTERNAL;
@@ -152,43 +225,142 @@ __noinline int put_brief(const struct tuple *t, const struct flow *row, __u32 ho
 	set = bpf_map_lookup_elem(&brief, &home.set);
 	if (!set)
 		return DROP_INTERNAL;
-	for (i = 0; __sync_val_compare_and_swap(&set->busy, 0, 1); i++) {
-		if (i == BRIEF_PATIENCE)
-			return DROP_FLOWS_BUSY;
-	}
-	place = place_of(t);
-	i = place;
-	if (likely(place < 0)) {
-		i = make_brief_way(set);
-	} else if (how == BPF_NOEXIST) {
-		*(volatile __u32 *)&set->busy = 0;
+	if (!lock_set(set))
+		return DROP_FLOWS_BUSY;
+	i = way_in(set, t, home.tag);
+	if (unlikely(i >= 0) && how == BPF_NOEXIST) {
+		unlock_set(set);
 		return NOT_OURS;
 	}
+	if (likely(i < 0)) {
+		i = spare_way(set);
+		if (i < 0)
+			i = make_way_in(set);
+		if (unlikely(i < 0)) {
+			unlock_set(set);
+			return DROP_FLOWS_FULL;
+		}
+		set->next = i + 1;
+	}
+	asm volatile("" : "+r"(i)); /* the verifier does not know how far it goes */
 	i &= BRIEF_WAYS - 1;
 	*(volatile __u32 *)&set->tag[i] = 0;
 	set->slot[i].t = *t;
 	set->slot[i].row = *row;
-	set->used[i] = false;
+	set->use[i] = USE_NONE;
 	__sync_lock_test_and_set(&set->tag[i], home.tag); /* after all before */
-	*(volatile __u32 *)&set->busy = 0;
+	unlock_set(set);
 	return OK;
 }
 
-/* Forgets a new flow's row. */
+/* Forgets a row of `brief`; false if it is not there. */
 __noinline int drop_brief(const struct tuple *t)
 {
 	struct brief_set *set;
 	struct home home;
-	int place;
+	int i;
 
 	if (!t)
-		return 0;
-	place = place_of(t);
-	if (place < 0)
-		return 0;
+		return false;
 	home_of(t, config.brief_sets, &home);
 	set = bpf_map_lookup_elem(&brief, &home.set);
+	i = set ? way_in(set, t, home.tag) : -1;
+	if (i < 0)
+		return false;
+	asm volatile("" : "+r"(i));
+	__sync_val_compare_and_swap(&set->tag[i & (BRIEF_WAYS - 1)], home.tag, 0);
+	return true;
+}
+
+/* The same two of the set of a place. */
+static __always_inline bool lock_at(int place)
+{
+	struct brief_set *set = set_at(place);
+
+	return set && lock_set(set);
+}
+
+static __always_inline void unlock_at(int place)
+{
+	struct brief_set *set = set_at(place);
+
 	if (set)
-		__sync_val_compare_and_swap(&set->tag[place & (BRIEF_WAYS - 1)], home.tag, 0);
-	return 0;
+		unlock_set(set);
+}
+
+/* Whether a place is that of tuple t, of the flow whose other row has tuple u. */
+static __always_inline bool holds(int place, const struct tuple *t, const struct tuple *u)
+{
+	struct brief_slot *slot = slot_at(place);
+
+	return slot && same_tuple(&slot->t, t) && leads_to(&slot->row, u);
+}
+
+static __always_inline __u8 use_of(const struct flow *f)
+{
+	if (is_kept(f))
+		return USE_LIVES;
+	if (f->flags & FLOW_CLOSED && !(f->flags & FLOW_PASSED)) /* of which one end only is seen */
+		return USE_ENDED;
+	return USE_NEW;
+}
+
+/* Changes the flags of a row; those that it had, without which end it was. */
+static __always_inline int put_flags(int place, __u32 more, __u32 less)
+{
+	struct brief_set *set = set_at(place);
+	struct flow *f;
+	__u32 had;
+
+	if (!set)
+		return -1;
+	place &= BRIEF_WAYS - 1;
+	f = &set->slot[place].row;
+	had = f->flags;
+	f->flags = (had | more) & ~less;
+	set->use[place] = use_of(f);
+	return had & 0xff;
+}
+
+/* Changes the flags of a flow's row in `brief`, at the place of tuple t; u is that of the other
+ * row. The flags that it had; -1: it is not there, or its set is busy for long.
+ */
+__noinline int flag_brief(int place, const struct tuple *t, const struct tuple *u, __u32 more,
+			  __u32 less)
+{
+	int had = -1;
+
+	if (!t || !u || !lock_at(place))
+		return -1;
+	if (likely(holds(place, t, u)))
+		had = put_flags(place, more, less);
+	unlock_at(place);
+	return had;
+}
+
+/* Sets flags of both rows of a flow in `brief`, which are here and there, or of none: those up to
+ * 0xff of the first, and from bit 8 on those for both. When both have FLOW_FIN, the flow has ended.
+ * The flags that the first one had; -1: they are not both there, or a set is busy for long.
+ */
+__noinline int flag_both(int here, int there, const struct tuple *t, const struct tuple *u,
+			 __u32 flags)
+{
+	__u32 both = flags >> 8;
+	int had = -1;
+
+	if (!t || !u || there < 0 || !lock_at(here))
+		return -1;
+	if ((here ^ there) < BRIEF_WAYS || lock_at(there)) {
+		if (likely(holds(here, t, u) && holds(there, u, t))) {
+			if (put_flags(there, both, 0) & flags & FLOW_FIN) {
+				both |= FLOW_CLOSED;
+				put_flags(there, both, 0);
+			}
+			had = put_flags(here, (flags & 0xff) | both, 0);
+		}
+		if ((here ^ there) >= BRIEF_WAYS)
+			unlock_at(there);
+	}
+	unlock_at(here);
+	return had;
 }

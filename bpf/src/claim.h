@@ -12,58 +12,67 @@ enum {
 	PORT_TRIES = 16,
 };
 
-/* Whether a new flow may have the place of another one that is new or has ended: if it is
- * the same, or a former one of that port of the client. Another's may not be known as ended
- * to its backend.
+/* Whether a new flow, at try i, may have the place of another one that is new or has ended: if it
+ * is the same, or a former one of that port of the client. Another's may not be known as ended to
+ * its backend. When most ports are taken, a flood of half-open flows does not keep them to itself:
+ * the other one, if it goes on, gets another port.
  */
-static __always_inline bool may_follow(const struct flow *g, const struct tuple *t)
+static __always_inline bool may_follow(const struct flow *g, const struct tuple *t, int i)
 {
-	return leads_to(g, t) ||
-	       (g->flags & FLOW_CLOSED && g->dport == t->sport && same_addr(&g->dst, &t->src));
+	if (leads_to(g, t))
+		return true;
+	if (i < PORT_TRIES / 2)
+		return g->flags & FLOW_CLOSED && g->dport == t->sport &&
+		       same_addr(&g->dst, &t->src);
+	return !is_kept(g);
 }
 
-/* Claims the tuple of the replies, with another source port if it is taken. When most
- * ports are, it takes that of another flow in `brief`: a flood of half-open ones does not
- * keep the ports to itself. The other one, if it goes on, gets another port.
+/* Claims the tuple of the replies, with another source port if it is taken. First in `brief`, then
+ * it looks in `live`: what moves there meanwhile is found in one of them.
  */
 static __always_inline int claim(const struct tuple *t, struct flow *f)
 {
-	struct flow *back = back_of(t, f), *g;
-	struct tuple u;
-	int why;
+	struct at_hand *h = at_hand_of();
+	struct flow *g;
+	int i, why;
 
-	if (!back)
+	if (!h)
 		return DROP_INTERNAL;
-	other_of(f, t->proto, &u);
-	for (int i = 0; i < PORT_TRIES; i++) {
-		g = bpf_map_lookup_elem(&live, &u);
-		if (unlikely(g && g->flags & FLOW_CLOSED &&
-			     (i >= PORT_TRIES / 2 || may_follow(g, t)))) {
-			forget_ended(&u, g->flags >> FLOW_ENDED);
-			g = bpf_map_lookup_elem(&live, &u);
+	back_of(t, f, &h->making);
+	other_of(f, t->proto, &h->other);
+	for (i = 0; i < PORT_TRIES; i++) {
+		why = put_brief(&h->other, &h->making, BPF_NOEXIST);
+		if (unlikely(why == NOT_OURS)) {
+			g = find_brief(&h->other);
+			if (!g || may_follow(g, t, i))
+				why = put_brief(&h->other, &h->making, BPF_ANY);
 		}
-		if (likely(!g)) {
-			why = put_brief(&u, back, BPF_NOEXIST);
-			if (likely(why != NOT_OURS))
-				return why;
-			g = find_brief(&u);
-			if (g && (i >= PORT_TRIES / 2 || may_follow(g, t)))
-				return put_brief(&u, back, BPF_ANY);
+		if (likely(!why)) {
+			g = bpf_map_lookup_elem(&live, &h->other);
+			if (likely(!g))
+				return OK;
+			if (g->flags & FLOW_CLOSED && may_follow(g, t, i)) {
+				forget_ended(&h->other, g->flags >> FLOW_ENDED);
+				return OK;
+			}
+			drop_brief(&h->other);
+		} else if (why != NOT_OURS) {
+			return why;
 		}
 		f->sport = PORT_FIRST + bpf_get_prandom_u32() % PORTS;
-		u.dport = f->sport;
+		h->other.dport = f->sport;
 	}
 	return DROP_PORTS_FULL;
 }
 
-/* Makes both rows of a new flow: f. */
-static __always_inline int make_flow(const struct tuple *t, struct flow *f)
+/* Makes both rows of a new flow: f; it is to be marked after that. */
+__noinline int make_flow(const struct tuple *t, struct flow *f)
 {
-	int why = claim(t, f);
+	int why;
 
-	if (unlikely(why))
-		return why;
-	mark_flow(&t->src, f);
-	return put_brief(t, f,
-			 BPF_ANY); /* if not, the packet comes again, and takes its tuple back */
+	if (!t || !f)
+		return DROP_INTERNAL;
+	why = claim(t, f);
+	/* If there is none of f, the packet comes again, and takes its tuple back. */
+	return unlikely(why) ? why : put_brief(t, f, BPF_ANY);
 }

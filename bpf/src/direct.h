@@ -10,27 +10,37 @@ enum {
 	SCTP_INIT = 1, /* RFC 9260 */
 };
 
-/* Takes the tuple u of replies from the flow that has it. The flow is new again, without a
- * row of replies: it gets one with the next packet that its client sends (note_brief).
+/* Takes the tuple u of replies from the flow that has it, by its row g. The flow is new again,
+ * without a row of replies: it gets one with the next packet that its client sends (note_client).
  */
-static __always_inline int part(const struct tuple *u, const struct flow *g, bool is_live)
+static __always_inline int part(const struct tuple *u, const struct flow *g)
 {
+	struct at_hand *h = at_hand_of();
 	struct tuple t;
 	struct flow *f;
 	int why;
 
-	if (!is_live) {
-		drop_brief(u);
-		return NOT_OURS;
-	}
+	if (!h)
+		return DROP_INTERNAL;
 	other_of(g, u->proto, &t);
 	f = bpf_map_lookup_elem(&live, &t);
 	if (f && leads_to(f, u)) {
-		why = f->flags & FLOW_CLOSED ? OK : put_brief(&t, f, BPF_ANY);
+		h->making = *f;
+		h->making.flags &= ~FLOW_LIVE;
+		why = f->flags & FLOW_CLOSED ? OK : put_brief(&t, &h->making, BPF_ANY);
 		if (unlikely(why))
 			return why;
 		bpf_map_delete_elem(&live, &t);
+	} else {
+		f = find_brief(&t);
+		if (f && leads_to(f, u)) {
+			if (f->flags & FLOW_CLOSED)
+				drop_brief(&t);
+			else if (flag_brief(place_of(&t), &t, u, 0, FLOW_LIVE) < 0)
+				return DROP_FLOWS_BUSY;
+		}
 	}
+	drop_brief(u);
 	bpf_map_delete_elem(&live, u);
 	return NOT_OURS;
 }
@@ -51,6 +61,8 @@ static __always_inline int divert(const struct tuple *t, const struct flow *g, s
 	f->seen = now();
 	mark_client(&f->dst); /* that flow_of looks for its row */
 	why = make_flow(t, f);
+	if (likely(!why))
+		mark_flow(&t->src, f);
 	return why == DROP_PORTS_FULL ? NOT_OURS : why;
 }
 
@@ -63,37 +75,33 @@ static __always_inline int divert(const struct tuple *t, const struct flow *g, s
  */
 __noinline int direct_flow(struct packet *p, struct flow *f)
 {
-	bool is_live = true;
+	struct at_hand *h = at_hand_of();
 	struct flow *g;
-	struct tuple t, u;
+	struct tuple u;
 	int why;
 
-	if (!p || !f || likely(!is_pair(&p->ip.src, &p->ip.dst)) || p->l4.unported)
+	if (!p || !f || !h || likely(!is_pair(&p->ip.src, &p->ip.dst)) || p->l4.unported)
 		return NOT_OURS;
 	if (p->l4.proto == IPPROTO_TCP && (p->l4.flags & (TCP_SYN | TCP_ACK)) != TCP_SYN)
 		return NOT_OURS;
 	if (p->l4.proto == IPPROTO_SCTP && p->l4.kind != SCTP_INIT)
 		return NOT_OURS;
-	tuple_of(&p->ip, &p->l4, &t);
-	if (t.proto != IPPROTO_UDP) {
-		why = known_flow(&t, p->l4.flags, NULL, false, f);
+	tuple_of(&p->ip, &p->l4, &h->t);
+	if (h->t.proto != IPPROTO_UDP) {
+		why = known_flow(&h->t, p->l4.flags, NULL, false, f);
 		if (why != NOT_OURS)
 			return why; /* it begins once more */
 	}
 	__builtin_memset(&u, 0, sizeof(u));
-	u.src = t.dst;
-	u.dst = t.src;
-	u.sport = t.dport;
-	u.dport = t.sport;
-	u.proto = t.proto;
-	g = bpf_map_lookup_elem(&live, &u);
-	if (!g) {
-		is_live = false;
-		g = find_brief(&u);
-	}
+	u.src = h->t.dst;
+	u.dst = h->t.src;
+	u.sport = h->t.dport;
+	u.dport = h->t.sport;
+	u.proto = h->t.proto;
+	g = find_flow(&u);
 	if (!g || !(g->flags & FLOW_REPLY))
 		return NOT_OURS;
-	if (t.proto != IPPROTO_UDP && !(g->flags & FLOW_CLOSED))
-		return divert(&t, g, f);
-	return part(&u, g, is_live);
+	if (h->t.proto != IPPROTO_UDP && !(g->flags & FLOW_CLOSED))
+		return divert(&h->t, g, f);
+	return part(&u, g);
 }

@@ -88,13 +88,16 @@ static __always_inline bool may_pass(const union addr *to)
 	return peer && peer->ifindex && !(peer->flags & PEER_MUTE);
 }
 
-/* Takes note of a packet of a flow that is passed on, or says (NOT_OURS) that a backend is
- * to be chosen anew: the former is gone, or another flow of the same tuple begins, or the
- * flow has no answer as its backend's node cannot send any. A connection that is open stays:
- * if it was answered before, it may be again.
+/* Takes note of a packet of a flow that is passed on, of which f is a copy of its row, or says
+ * (NOT_OURS) that a backend is to be chosen anew: the former is gone, or another flow of the same
+ * tuple begins, or the flow has no answer as its backend's node cannot send any. A connection that
+ * is open stays: if it was answered before, it may be again.
  */
-static __always_inline int note_passed(const struct tuple *t, struct flow *f, __u8 flags)
+static __always_inline int note_passed(const struct tuple *t, struct flow *known,
+				       const struct flow *f, __u8 flags, int place)
 {
+	struct at_hand *h = at_hand_of();
+
 	if (unlikely(!is_alive(&f->dst, f->dport, t->proto, f->generation)))
 		return NOT_OURS;
 	if (unlikely(flags & TCP_SYN && f->flags & FLOW_CLOSED))
@@ -103,8 +106,10 @@ static __always_inline int note_passed(const struct tuple *t, struct flow *f, __
 		     !may_pass(&f->dst)))
 		return NOT_OURS;
 	if (f->seen != now())
-		f->seen = now();
-	if (unlikely(flags & (TCP_FIN | TCP_RST)))
-		f->flags |= FLOW_CLOSED;
+		known->seen = now();
+	if (unlikely(flags & (TCP_FIN | TCP_RST)) && h) {
+		other_of(f, t->proto, &h->other);
+		flag_brief(place, t, &h->other, FLOW_CLOSED, 0);
+	}
 	return PASS_ON;
 }

@@ -78,8 +78,8 @@ static __always_inline bool read_quote(struct __sk_buff *skb, const struct packe
  */
 __noinline int error_of(struct __sk_buff *skb, struct packet *p, struct flow *f)
 {
-	struct flow *known;
 	struct tuple t;
+	int place;
 	__u32 off;
 
 	if (!p || !f)
@@ -87,12 +87,8 @@ __noinline int error_of(struct __sk_buff *skb, struct packet *p, struct flow *f)
 	if (likely(!read_quote(skb, p, &t, &off)) || !has_ports(t.proto) ||
 	    !same_addr(&t.dst, &p->ip.dst))
 		return NOT_OURS;
-	known = bpf_map_lookup_elem(&live, &t);
-	if (!known)
-		known = find_brief(&t);
-	if (!known)
+	if (!copy_flow(&t, f, &place))
 		return NOT_OURS;
-	*f = *known;
 	return unlikely(f->flags & FLOW_PASSED) ? PASS_ON : OK;
 }
 

@@ -29,29 +29,29 @@ static __always_inline struct frontend *frontend_passed(const struct tuple *t)
  */
 __noinline int passed_of(struct packet *p, struct hint *hint, struct flow *f)
 {
+	struct at_hand *h = at_hand_of();
 	struct frontend *fe = NULL;
-	struct tuple t;
 	int why;
 
-	if (!p || !hint || !f)
+	if (!p || !hint || !f || !h)
 		return DROP_INTERNAL;
-	tuple_of(&p->ip, &p->l4, &t);
-	if (t.proto == IPPROTO_UDP) { /* see flow_of */
-		fe = frontend_passed(&t);
+	tuple_of(&p->ip, &p->l4, &h->t);
+	if (h->t.proto == IPPROTO_UDP) { /* see flow_of */
+		fe = frontend_passed(&h->t);
 		if (!fe || !fe->outside)
 			return REJECT_NO_PORT;
 	}
-	why = known_flow(&t, p->l4.flags, NULL, true, f);
+	why = known_flow(&h->t, p->l4.flags, NULL, true, f);
 	if (unlikely(why == PASS_ON && is_again(hint)))
 		why = NOT_OURS;
 	if (likely(why != NOT_OURS))
 		return why;
 	if (!fe)
-		fe = frontend_passed(&t);
+		fe = frontend_passed(&h->t);
 	if (!fe || !fe->outside)
 		return REJECT_NO_PORT;
 	f->flags = p->l4.flags & TCP_SYN ? FLOW_BEGUN : 0;
-	return new_flow(fe, &t, true, hint, f);
+	return new_flow(fe, &h->t, true, hint, f);
 }
 
 /* Sends what was made of a packet for its sender: by this node's way to it, not back to the

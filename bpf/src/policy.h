@@ -96,9 +96,7 @@ static __always_inline void see_backend(struct tuple *t)
 
 	if (likely(!is_client(&t->src)))
 		return;
-	f = bpf_map_lookup_elem(&live, t);
-	if (!f)
-		f = find_brief(t);
+	f = find_flow(t);
 	if (f && !(f->flags & FLOW_REPLY)) {
 		t->dst = f->dst;
 		t->dport = f->dport;

@@ -171,7 +171,11 @@ static __always_inline int new_flow(const struct frontend *fe, const struct tupl
 		return why ? why : PASS_ON;
 	}
 	why = pick_source(t, outside, f);
-	return unlikely(why) ? why : make_flow(t, f);
+	if (likely(!why))
+		why = make_flow(t, f);
+	if (likely(!why))
+		mark_flow(&t->src, f);
+	return why;
 }
 
 /* The flow of a tuple if there is one whose backend lives. NOT_OURS: a new one is to be
@@ -181,23 +185,16 @@ static __always_inline int new_flow(const struct frontend *fe, const struct tupl
 static __always_inline int known_flow(const struct tuple *t, __u8 flags, const struct frontend *fe,
 				      bool outside, struct flow *f)
 {
-	struct flow *known = bpf_map_lookup_elem(&live, t);
-	bool is_live = known != NULL;
+	int place;
+	struct flow *known = copy_flow(t, f, &place);
 
-	if (!known)
-		known = find_brief(t);
-	if (!known && !(flags & TCP_SYN)) { /* another processor may have moved it in between */
-		known = bpf_map_lookup_elem(&live, t);
-		is_live = known != NULL;
-	}
-	if (!known || known->flags & FLOW_REPLY)
+	if (!known || f->flags & FLOW_REPLY)
 		return NOT_OURS;
-	*f = *known;
 	if (unlikely(f->flags & FLOW_PASSED)) {
 		if (!outside ||
 		    (flags & TCP_SYN && fe && slot_in_set(fe->outside, &f->dst, f->dport, 0) < 0))
 			return NOT_OURS;
-		return note_passed(t, known, flags);
+		return note_passed(t, known, f, flags, place);
 	}
 	if (unlikely(!is_alive(&f->dst, f->dport, t->proto, f->generation))) {
 		forget_flow(t, f);
@@ -206,17 +203,18 @@ static __always_inline int known_flow(const struct tuple *t, __u8 flags, const s
 	}
 	if (unlikely(flags & TCP_SYN) &&
 	    (f->flags & (FLOW_CLOSED | FLOW_ADOPTED) ||
-	     (fe && !is_live &&
+	     (fe && !(f->flags & FLOW_LIVE) &&
 	      slot_in_set(outside ? fe->outside : fe->inside, &f->dst, f->dport, 0) < 0))) {
 		forget_flow(t, f);
 		return NOT_OURS;
 	}
-	if (likely(is_live)) {
-		note_live(t, known, flags);
+	if (likely(f->flags & FLOW_LIVE)) {
+		note_live(t, known, f, flags, place);
 		return OK;
 	}
 	mark_flow(&t->src, f); /* the daemon may have cleared it a moment ago */
-	return note_client(t, known, flags);
+	known->seen = now();
+	return note_client(t, f, flags, place);
 }
 
 /* What becomes of a packet to a Service: f. NOT_OURS: it is to none. PASS_ON: the node of
@@ -224,25 +222,25 @@ static __always_inline int known_flow(const struct tuple *t, __u8 flags, const s
  */
 __noinline int service_of(struct packet *p, bool outside, struct flow *f)
 {
+	struct at_hand *h = at_hand_of();
 	struct frontend *fe;
-	struct tuple t;
 	int why;
 
-	if (!p || !f)
+	if (!p || !f || !h)
 		return DROP_INTERNAL;
 	fe = frontend_of(&p->ip.dst, p->l4.dport, p->l4.proto);
 	if (!fe) /* of what others serve the row may be about to come */
 		return !by_netfilter() && frontend_of(&p->ip.dst, 0, 0) ? REJECT_NO_PORT : NOT_OURS;
 	if (unlikely(!fe->inside || (outside && !fe->outside)))
 		return NOT_OURS;
-	tuple_of(&p->ip, &p->l4, &t);
-	why = known_flow(&t, p->l4.flags, fe, outside, f);
+	tuple_of(&p->ip, &p->l4, &h->t);
+	why = known_flow(&h->t, p->l4.flags, fe, outside, f);
 	if (why != NOT_OURS)
 		return why;
-	if (is_left(fe) && (t.proto != IPPROTO_TCP || !(p->l4.flags & TCP_SYN)))
+	if (is_left(fe) && (h->t.proto != IPPROTO_TCP || !(p->l4.flags & TCP_SYN)))
 		return NOT_OURS;
 	f->flags = p->l4.flags & TCP_SYN ? FLOW_BEGUN : 0;
-	return new_flow(fe, &t, outside, NULL, f);
+	return new_flow(fe, &h->t, outside, NULL, f);
 }
 
 /* Whether the flow of a tuple may go on: one to a backend itself always. */
@@ -258,61 +256,49 @@ static __always_inline bool may_go_on(const struct tuple *t, const struct flow *
  */
 __noinline int flow_of(struct packet *p, struct flow *f)
 {
-	struct flow *known, *fresh = NULL;
-	struct tuple t;
+	struct at_hand *h = at_hand_of();
+	struct flow *known;
+	int place;
 
-	if (!p || !f)
+	if (!p || !f || !h)
 		return DROP_INTERNAL;
 	if ((p->l4.flags & (TCP_SYN | TCP_ACK)) == TCP_SYN)
 		return NOT_OURS;
-	tuple_of(&p->ip, &p->l4, &t);
-	known = bpf_map_lookup_elem(&live, &t);
-	if (!known) {
-		if (!is_client(&t.dst) && !may_be_place(&t.dst))
+	tuple_of(&p->ip, &p->l4, &h->t);
+	known = copy_flow(&h->t, f, &place);
+	if (!known)
+		return NOT_OURS;
+	if (f->flags & FLOW_REPLY) {
+		if (unlikely(!(f->flags & FLOW_LIVE))) {
+			known->seen = now();
+			return note_answer(&h->t, f, p->l4.flags, place);
+		}
+		/* The answer to another, of the same tuple, that is not translated: after its
+		 * end, or after one that was not seen either.
+		 */
+		if (unlikely(p->l4.flags & TCP_SYN && f->flags & (FLOW_CLOSED | FLOW_ADOPTED))) {
+			forget_flow(&h->t, f);
 			return NOT_OURS;
-		fresh = find_brief(&t);
-		if (fresh) {
-			*f = *fresh;
-			if (unlikely(find_brief(&t) != fresh)) /* it is another's now */
-				fresh = NULL;
 		}
-		if (!fresh) /* another processor may have moved it in between */
-			known = bpf_map_lookup_elem(&live, &t);
-	}
-	if (known) {
-		*f = *known;
-		if (f->flags & FLOW_REPLY) {
-			/* The answer to another, of the same tuple, that is not translated:
-			 * after its end, or after one that was not seen either.
-			 */
-			if (unlikely(p->l4.flags & TCP_SYN &&
-				     f->flags & (FLOW_CLOSED | FLOW_ADOPTED))) {
-				forget_flow(&t, f);
-				return NOT_OURS;
-			}
-		} else {
-			if (unlikely(p->l4.flags & TCP_SYN) || !may_go_on(&t, f))
-				return NOT_OURS;
-			/* Connections outlive their Service, datagrams do not. */
-			if (t.proto == IPPROTO_UDP && !frontend_of(&t.dst, t.dport, t.proto))
-				return NOT_OURS;
-		}
-		note_live(&t, known, p->l4.flags);
+		note_live(&h->t, known, f, p->l4.flags, place);
 		return OK;
 	}
-	if (!fresh)
+	/* Connections outlive their Service, datagrams do not. */
+	if (unlikely(h->t.proto == IPPROTO_UDP && !frontend_of(&h->t.dst, h->t.dport, h->t.proto)))
 		return NOT_OURS;
-	if (f->flags & FLOW_REPLY)
-		return note_answer(&t, fresh, p->l4.flags);
-	if (unlikely(f->flags & FLOW_PASSED)) {
-		if (t.proto == IPPROTO_UDP && !frontend_of(&t.dst, t.dport, t.proto))
-			return NOT_OURS;
-		return note_passed(&t, fresh, p->l4.flags);
+	if (unlikely(f->flags & FLOW_PASSED))
+		return note_passed(&h->t, known, f, p->l4.flags, place);
+	if (unlikely(p->l4.flags & TCP_SYN) || !may_go_on(&h->t, f))
+		return NOT_OURS;
+	if (likely(f->flags & FLOW_LIVE)) {
+		note_live(&h->t, known, f, p->l4.flags, place);
+		return OK;
 	}
-	if (t.proto == IPPROTO_UDP || p->l4.flags & TCP_SYN || !may_go_on(&t, f))
+	if (h->t.proto == IPPROTO_UDP)
 		return NOT_OURS;
-	mark_flow(&t.src, f); /* the daemon may have cleared it a moment ago */
-	return note_client(&t, fresh, p->l4.flags);
+	mark_flow(&h->t.src, f); /* the daemon may have cleared it a moment ago */
+	known->seen = now();
+	return note_client(&h->t, f, p->l4.flags, place);
 }
 
 /* To where the node's routes lead, past its stack: that would not take a packet with an

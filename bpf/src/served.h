@@ -44,9 +44,7 @@ __noinline int answer_outside(struct __sk_buff *skb, struct packet *p, __u32 mtu
 	x->t.sport = p->l4.dport;
 	x->t.dport = p->l4.sport;
 	x->t.proto = p->l4.proto;
-	back = bpf_map_lookup_elem(&live, &x->t);
-	if (!back)
-		back = find_brief(&x->t);
+	back = find_flow(&x->t);
 	if (!back)
 		return give_up(skb, STACK_TOO_BIG);
 	x->f = (struct flow){
@@ -143,28 +141,32 @@ __noinline int serve_unported(struct __sk_buff *skb, struct packet *p, __u32 why
  */
 static __always_inline int serve(struct __sk_buff *skb, struct packet *p, __u32 way)
 {
-	struct flow f;
+	struct at_hand *h = at_hand_of();
+	struct flow *f;
 	__u32 mtu;
 	int why;
 
-	why = service_of(p, way & WAY_OUTSIDE, &f);
+	if (!h)
+		return give_up(skb, DROP_INTERNAL);
+	f = &h->f;
+	why = service_of(p, way & WAY_OUTSIDE, f);
 	if (likely(why == NOT_OURS))
 		return why;
 	if (unlikely(why == PASS_ON))
-		return pass_on(skb, p, &f, false);
+		return pass_on(skb, p, f, false);
 	if (unlikely(why))
 		return refuse(skb, p, why);
 	if (unlikely(way & WAY_JUDGED)) {
-		why = judge_leaving(skb, p, &f);
+		why = judge_leaving(skb, p, f);
 		if (why)
 			return give_up(skb, why);
 	}
-	mtu = too_big(skb, &p->ip, &f);
+	mtu = too_big(skb, &p->ip, f);
 	if (unlikely(mtu))
 		return answer_too_big(skb, p, mtu);
-	if (unlikely(same_addr(&p->ip.src, &f.dst)))
+	if (unlikely(same_addr(&p->ip.src, &f->dst)))
 		way |= WAY_BACK;
-	why = translate(skb, p, &f);
+	why = translate(skb, p, f);
 	return unlikely(why) ? give_up(skb, why) : go_on(skb, p, way);
 }
 
