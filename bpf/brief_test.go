@@ -181,49 +181,24 @@ func TestNewFlowsOutliveTheOtherTable(t *testing.T) {
 // their set have both rows, of their own, or none.
 func TestFlowsLiveWhole(t *testing.T) {
 	p := newLaneWith(t, false, true, Options{MaxBriefFlows: briefWays})
-	run := func(program Program, frame []byte) ([]byte, error) {
-		o := ebpf.RunOptions{Data: frame, DataOut: make([]byte, 256)}
-		_, err := p.programs[program].Run(&o)
-		return o.DataOut, err
-	}
 	begin := func(client netip.AddrPort) error {
-		packet := func(flags byte) []byte {
-			return ethernet(noMAC, p.clientMAC, ethIPv4, datagram(TCP, client, p.vip, 64, flags, nil))
-		}
-		out, err := run(FromPod, packet(syn))
-		if err != nil || len(out) < 14+50+24 {
+		verdict, out, err := p.give(FromPod, p.fromClient(TCP, client, p.vip, syn))
+		if err != nil || verdict != tcxRedirect {
 			return err // not redirected: its set was busy
 		}
-		src, dst := tupleOf(out[14+50:])
-		frame := ethernet(mac{}, mac{10}, ethIPv4, datagram(TCP, dst, src, 64, syn|ack, nil))
-		outer := header{src: p.other.outer4, dst: p.outer4, proto: protoUDP}
-		_, err = run(FromUplink, ethernet(noMAC, mac{2}, ethIPv4, outer.packet(udp(50000, 8872, vxlan(8, 87, frame)))))
-		if err == nil {
-			_, err = run(FromPod, packet(ack))
+		source, _ := tupleOf(out[14+50:])
+		if _, _, err = p.give(FromUplink, p.fromBackend(TCP, source, syn|ack)); err == nil {
+			_, _, err = p.give(FromPod, p.fromClient(TCP, client, p.vip, ack))
 		}
 		return err
 	}
-	stop, stopped := make(chan bool), make(chan error)
-	go func() { // a flood
-		var err error
-		for i := 0; err == nil; i++ {
-			select {
-			case <-stop:
-				stopped <- err
-				return
-			default:
-				_, err = run(FromPod, ethernet(noMAC, p.clientMAC, ethIPv4, datagram(TCP, p.clientAt(40000+i%20000), p.vip, 64, syn, nil)))
-			}
-		}
-		<-stop
-		stopped <- err
-	}()
+	end := p.floodBeside(t)
 	var err error
 	for i := 0; i < 30000 && err == nil; i++ {
 		err = begin(p.clientAt(2000 + i))
 	}
-	close(stop)
-	must(t, errors.Join(err, <-stopped))
+	end()
+	must(t, err)
 	rows := p.flows(t, weftMapLive)
 	if len(rows) < 1000 {
 		t.Errorf("only %d rows live", len(rows))

@@ -30,6 +30,8 @@ func (p *lane) moveOn(t testing.TB, k weftTuple) {
 // what its client sends to the backend itself.
 func TestRowsOfAFlowMayBeInBothTables(t *testing.T) {
 	for _, v6 := range []bool{false, true} {
+		p := newLane(t, v6, true)
+		port := 40000
 		for where := range 4 {
 			for name, ends := range map[string][]struct {
 				back  bool
@@ -43,38 +45,38 @@ func TestRowsOfAFlowMayBeInBothTables(t *testing.T) {
 				"begins anew":    {{false, rst, "ended"}, {false, syn, "brief"}, {true, syn | ack, "brief"}, {false, ack, "live"}},
 				"direct answer":  {{false, rst, "ended"}, {true, syn | ack, ""}},
 			} {
-				t.Run(fmt.Sprintf("v6=%v where=%d %s", v6, where, name), func(t *testing.T) {
-					p := newLaneWith(t, v6, true, Options{MaxBriefFlows: 64 * briefWays})
-					p.establish(t, p.client)
-					there, back := p.tuples(TCP, p.client)
-					for i, k := range []weftTuple{there, back} {
-						if where&(1<<i) != 0 {
-							p.moveOn(t, k)
+				port++
+				client := p.clientAt(port)
+				p.establish(t, client)
+				there, back := p.tuples(TCP, client)
+				for i, k := range []weftTuple{there, back} {
+					if where&(1<<i) != 0 {
+						p.moveOn(t, k)
+					}
+				}
+				p.tcp(t, client, ack)
+				p.reply(t, p.backend, client, ack)
+				for i, s := range ends {
+					step := fmt.Sprintf("v6=%t where=%d %s, step %d", v6, where, name, i)
+					if s.back {
+						src, _ := p.reply(t, p.backend, client, s.flags)
+						if want := p.vip; s.want != "" && src != want || s.want == "" && src != p.backend {
+							t.Errorf("%s: the client has it from %s", step, src)
 						}
+					} else if _, dst := p.tcp(t, client, s.flags); dst != p.backend {
+						t.Errorf("%s: it came to %s", step, dst)
 					}
-					p.tcp(t, p.client, ack)
-					p.reply(t, p.backend, p.client, ack)
-					for i, s := range ends {
-						if s.back {
-							src, _ := p.reply(t, p.backend, p.client, s.flags)
-							if want := p.vip; s.want != "" && src != want || s.want == "" && src != p.backend {
-								t.Errorf("step %d: the client has it from %s", i, src)
-							}
-						} else if _, dst := p.tcp(t, p.client, s.flags); dst != p.backend {
-							t.Errorf("step %d: it came to %s", i, dst)
-						}
-						if got := p.where(t, p.client); got != s.want {
-							t.Fatalf("step %d: the flow is %q, want %q", i, got, s.want)
-						}
+					if got := p.where(t, client); got != s.want {
+						t.Errorf("%s: the flow is %q, want %q", step, got, s.want)
 					}
-					if _, err := p.Collect(Timeouts{TCP: -1, Ended: -1}, nil); err != nil {
-						t.Error(err)
-					}
-					if got := p.where(t, p.client); got != "" {
-						t.Errorf("after its time the flow is %q", got)
-					}
-				})
+				}
 			}
+		}
+		if _, err := p.Collect(Timeouts{TCP: -1, Ended: -1}, nil); err != nil {
+			t.Error(err)
+		}
+		if left := len(p.flows(t, weftMapLive)); left != 0 {
+			t.Errorf("v6=%t: after their time %d rows are left", v6, left)
 		}
 	}
 }
@@ -108,33 +110,47 @@ func TestDatagramsTakeRowsOfBothTables(t *testing.T) {
 	}
 }
 
-// What has ended makes room before what is new, and what lives leaves it to what is new.
-func TestEndedFlowsMakeRoomFirst(t *testing.T) {
+// In a full set what lives moves out of the way first, then what has ended makes room, the oldest
+// first, then what is new.
+func TestEndedFlowsMakeRoomBeforeNewOnes(t *testing.T) {
 	p := newLaneWith(t, false, true, Options{MaxBriefFlows: briefWays})
 	half, lives := p.clientAt(40000), p.clientAt(40001)
 	p.tcp(t, half, syn)
 	p.establish(t, lives)
-	inLive := func() (rows int) {
-		must(t, scan(p.Datapath, weftMapLive, func(*weftTuple, *weftFlow) { rows++ }))
-		return rows
+	want := func(when string, of map[netip.AddrPort]string) {
+		t.Helper()
+		for client, want := range of {
+			if got := p.where(t, client); got != want {
+				t.Errorf("%s: the flow of %s is %q, want %q", when, client, got, want)
+			}
+		}
 	}
-	for i := range 5 * briefWays {
+	end := func(i int) netip.AddrPort {
 		client := p.clientAt(41000 + i)
 		p.establish(t, client)
 		p.tcp(t, client, rst)
-		if rows := inLive(); rows != 0 {
-			t.Fatalf("after %d flows that ended %d rows are in live", i+1, rows)
-		}
+		return client
 	}
-	p.tcp(t, p.clientAt(42000), syn)
-	p.tcp(t, p.clientAt(42001), syn) // in the places of the last that ended
-	p.tcp(t, p.clientAt(42002), syn)
-	if rows := inLive(); rows != 2 {
-		t.Errorf("%d rows are in live, want those of the flow that lives", rows)
+	first, second := end(0), end(1)
+	want("full", map[netip.AddrPort]string{half: "brief", lives: "live", first: "ended", second: "ended"})
+	if rows := p.rowsOf(t, weftMapLive); rows != 0 {
+		t.Errorf("%d rows have moved, as long as there was room", rows)
 	}
-	for client, want := range map[netip.AddrPort]string{half: "brief", lives: "live", p.clientAt(42000): "brief", p.clientAt(42002): "brief"} {
-		if got := p.where(t, client); got != want {
-			t.Errorf("the flow of %s is %q, want %q", client, got, want)
-		}
+	third := end(2)
+	want("one more", map[netip.AddrPort]string{half: "brief", lives: "live", first: "ended", second: "ended", third: "ended"})
+	if rows := p.rowsOf(t, weftMapLive); rows != 2 {
+		t.Errorf("%d rows have moved, want those of the flow that lives", rows)
 	}
+	fourth := end(3)
+	want("full again", map[netip.AddrPort]string{half: "brief", lives: "live", first: "", second: "ended", third: "ended", fourth: "ended"})
+	if rows := p.rowsOf(t, weftMapLive); rows != 2 {
+		t.Errorf("%d rows have moved, want two as before", rows)
+	}
+}
+
+// rowsOf is how many rows a map has.
+func (d *Datapath) rowsOf(t testing.TB, name string) (rows int) {
+	t.Helper()
+	must(t, scan(d, name, func(*weftTuple, *weftFlow) { rows++ }))
+	return rows
 }

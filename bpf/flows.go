@@ -114,17 +114,22 @@ func (d *Datapath) Collect(timeouts Timeouts, f func(Flow)) (int, error) {
 	var errs []error
 	for _, k := range dead {
 		v, ok := find(&k)
-		if !ok {
-			continue // gone already
+		if !ok || idle(&v) <= timeouts.of(&k, &v) {
+			continue // gone already, or another
 		}
+		gone := []weftTuple{k}
 		other := otherOf(k, v)
-		if back, ok := find(&other); ok && idle(&back) <= timeouts.of(&other, &back) {
-			continue // only this direction is silent
+		if back, ok := find(&other); ok && otherOf(other, back) == k { // else it is another flow's
+			if idle(&back) <= timeouts.of(&other, &back) {
+				continue // only this direction is silent
+			}
+			gone = append(gone, other)
 		}
 		forgotten++
-		b.drop(&other)
-		b.drop(&k)
-		errs = append(errs, drop(live, other), drop(live, k))
+		for _, k := range gone {
+			b.drop(&k)
+			errs = append(errs, drop(live, k))
+		}
 	}
 	return forgotten, errors.Join(errs...)
 }

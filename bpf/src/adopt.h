@@ -24,7 +24,7 @@ __noinline int adopt_flow(struct adopted *a)
 		return why;
 	why = put_brief(&a->there, &a->row, BPF_NOEXIST);
 	if (why)
-		drop_brief(&a->back);
+		drop_brief(&a->back, &a->there);
 	return why;
 }
 

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
 /* Where the rows of flows are. All begin in `brief`, which is written like memory and not like a
  * map of the kernel's: most flows begin and end there, and rows in maps were a third of what a
- * flow's first packet costs, and of a connection a twentieth. In a full set the oldest makes room:
- * one that is new or has ended is forgotten, so a flood pushes out its like; one that lives moves
- * to `live`. It is there before it leaves `brief`, so who looks here first finds it.
+ * flow's first packet costs, and of a connection a twentieth. In a full set one that lives makes
+ * room: it moves to `live`, and is there before it leaves `brief`, so who looks here first finds
+ * it. Else one that has ended is forgotten, or one that is new: a flood pushes out its like. A
+ * version that changes the form of `brief` has to carry its rows over, as nothing else has them.
  */
 #pragma once
 #include "home.h"
@@ -50,6 +51,13 @@ struct {
 	__uint(max_entries, 8192); /* replaced at load by the setting */
 	__uint(map_flags, BPF_F_MMAPABLE);
 } brief SEC(".maps");
+
+/* Whether two rows are of one tuple and of one flow. */
+static __always_inline bool same_flow(const struct flow *a, const struct flow *b)
+{
+	return same_addr(&a->src, &b->src) && same_addr(&a->dst, &b->dst) && a->sport == b->sport &&
+	       a->dport == b->dport;
+}
 
 /* The way of a tuple in its set, or -1. Its row counts as used. */
 static __always_inline int way_in(struct brief_set *set, const struct tuple *t, __u32 tag)
@@ -167,21 +175,38 @@ static __always_inline bool move_on(const struct brief_slot *slot)
 	return !bpf_map_update_elem(&live, &slot->t, &slot->row, BPF_ANY);
 }
 
-/* The way of a set that is free or, the oldest first, of a flow that has ended; or -1. */
-static __always_inline int spare_way(struct brief_set *set)
+/* The oldest free way of a set; or -1. */
+static __always_inline int free_way(const struct brief_set *set)
 {
 	int i, k;
 
+#pragma nounroll
 	for (k = 0; k < BRIEF_WAYS; k++) {
 		i = (set->next + k) & (BRIEF_WAYS - 1);
-		if (!set->tag[i] || set->use[i] == USE_ENDED)
+		if (!set->tag[i])
 			return i;
 	}
 	return -1;
 }
 
-/* Makes room in a full set, the oldest first: by one that lives and has room in `live`, or one that
- * has not been used since it was last passed over. Its way; -1: all live, and there is no room.
+/* The oldest way of such use; or -1. */
+static __always_inline int way_of_use(const struct brief_set *set, __u8 use)
+{
+	int i, k;
+
+#pragma nounroll
+	for (k = 0; k < BRIEF_WAYS; k++) {
+		i = (set->next + k) & (BRIEF_WAYS - 1);
+		if (set->use[i] == use)
+			return i;
+	}
+	return -1;
+}
+
+/* Makes room in a full set, the oldest first: by one that lives and has room in `live`, by one that
+ * has ended, or by one that has not been used since it was last passed over. (What has ended may
+ * still be under way, so it is not pushed out time and again by what comes while others live here.)
+ * Its way; -1: all live, and there is no room.
  */
 __noinline int make_way_in(struct brief_set *set)
 {
@@ -189,29 +214,52 @@ __noinline int make_way_in(struct brief_set *set)
 
 	if (!set)
 		return -1;
-	for (k = 0; k < BRIEF_WAYS; k++) {
-		if (set->use[(set->next + k) & (BRIEF_WAYS - 1)] == USE_LIVES)
-			break;
-	}
-	for (k &= BRIEF_WAYS - 1; k < BRIEF_WAYS; k++) {
-		i = (set->next + k) & (BRIEF_WAYS - 1);
-		if (set->use[i] != USE_NEW)
-			break;
-		set->use[i] = USE_NONE;
-	}
-	i = (set->next + k) & (BRIEF_WAYS - 1);
-	if (likely(!is_kept(&set->slot[i].row)) || move_on(&set->slot[i]))
+	i = way_of_use(set, USE_LIVES);
+	if (i >= 0 && (!is_kept(&set->slot[i].row) || likely(move_on(&set->slot[i]))))
 		return i;
-	for (k = 1; k < BRIEF_WAYS; k++) {
-		i = (i + 1) & (BRIEF_WAYS - 1);
-		if (!is_kept(&set->slot[i].row))
+	i = way_of_use(set, USE_ENDED);
+	if (i >= 0)
+		return i;
+#pragma nounroll
+	for (k = 0; k < 2 * BRIEF_WAYS; k++) {
+		i = (set->next + k) & (BRIEF_WAYS - 1);
+		if (set->use[i] == USE_NONE)
 			return i;
+		if (set->use[i] == USE_NEW)
+			set->use[i] = USE_NONE;
 	}
 	return -1;
 }
 
-/* Makes a flow's row in `brief`; one that is there it overwrites, or, if how is BPF_NOEXIST,
- * leaves: NOT_OURS. If the set is busy for long it makes none, and the packet has to come again.
+/* The way of a set, which is locked, for a new row; or why there is none, negated. */
+static __always_inline int way_for(struct brief_set *set, const struct tuple *t,
+				   const struct flow *row, __u32 how, __u32 tag)
+{
+	const struct flow *had;
+	int i = way_in(set, t, tag);
+
+	if (unlikely(i >= 0)) {
+		had = &set->slot[i].row;
+		if (how == BPF_NOEXIST ||
+		    (how == BPF_EXIST && is_kept(had) && !same_flow(had, row)))
+			return -NOT_OURS;
+		return i;
+	}
+	if (how != BPF_ANY && unlikely(bpf_map_lookup_elem(&live, t)))
+		return -NOT_OURS;
+	i = free_way(set);
+	if (i < 0)
+		i = make_way_in(set);
+	if (unlikely(i < 0))
+		return -DROP_FLOWS_FULL;
+	set->next = i + 1;
+	return i;
+}
+
+/* Makes a flow's row in `brief`. One that is there it overwrites, or leaves (NOT_OURS): if how is
+ * BPF_NOEXIST, or if it is BPF_EXIST and the row is another flow's that lives. With both it leaves
+ * one of `live`, too: none moves there meanwhile, as that takes the lock of the same set. If the
+ * set is busy for long it makes none, and the packet has to come again.
  */
 __noinline int put_brief(const struct tuple *t, const struct flow *row, __u32 how)
 {
@@ -227,20 +275,10 @@ __noinline int put_brief(const struct tuple *t, const struct flow *row, __u32 ho
 		return DROP_INTERNAL;
 	if (!lock_set(set))
 		return DROP_FLOWS_BUSY;
-	i = way_in(set, t, home.tag);
-	if (unlikely(i >= 0) && how == BPF_NOEXIST) {
+	i = way_for(set, t, row, how, home.tag);
+	if (unlikely(i < 0)) {
 		unlock_set(set);
-		return NOT_OURS;
-	}
-	if (likely(i < 0)) {
-		i = spare_way(set);
-		if (i < 0)
-			i = make_way_in(set);
-		if (unlikely(i < 0)) {
-			unlock_set(set);
-			return DROP_FLOWS_FULL;
-		}
-		set->next = i + 1;
+		return -i;
 	}
 	asm volatile("" : "+r"(i)); /* the verifier does not know how far it goes */
 	i &= BRIEF_WAYS - 1;
@@ -251,25 +289,6 @@ __noinline int put_brief(const struct tuple *t, const struct flow *row, __u32 ho
 	__sync_lock_test_and_set(&set->tag[i], home.tag); /* after all before */
 	unlock_set(set);
 	return OK;
-}
-
-/* Forgets a row of `brief`; false if it is not there. */
-__noinline int drop_brief(const struct tuple *t)
-{
-	struct brief_set *set;
-	struct home home;
-	int i;
-
-	if (!t)
-		return false;
-	home_of(t, config.brief_sets, &home);
-	set = bpf_map_lookup_elem(&brief, &home.set);
-	i = set ? way_in(set, t, home.tag) : -1;
-	if (i < 0)
-		return false;
-	asm volatile("" : "+r"(i));
-	__sync_val_compare_and_swap(&set->tag[i & (BRIEF_WAYS - 1)], home.tag, 0);
-	return true;
 }
 
 /* The same two of the set of a place. */
@@ -291,76 +310,36 @@ static __always_inline void unlock_at(int place)
 /* Whether a place is that of tuple t, of the flow whose other row has tuple u. */
 static __always_inline bool holds(int place, const struct tuple *t, const struct tuple *u)
 {
-	struct brief_slot *slot = slot_at(place);
-
-	return slot && same_tuple(&slot->t, t) && leads_to(&slot->row, u);
-}
-
-static __always_inline __u8 use_of(const struct flow *f)
-{
-	if (is_kept(f))
-		return USE_LIVES;
-	if (f->flags & FLOW_CLOSED && !(f->flags & FLOW_PASSED)) /* of which one end only is seen */
-		return USE_ENDED;
-	return USE_NEW;
-}
-
-/* Changes the flags of a row; those that it had, without which end it was. */
-static __always_inline int put_flags(int place, __u32 more, __u32 less)
-{
 	struct brief_set *set = set_at(place);
-	struct flow *f;
-	__u32 had;
 
 	if (!set)
-		return -1;
+		return false;
+	asm volatile("" : "+r"(place));
 	place &= BRIEF_WAYS - 1;
-	f = &set->slot[place].row;
-	had = f->flags;
-	f->flags = (had | more) & ~less;
-	set->use[place] = use_of(f);
-	return had & 0xff;
+	return set->tag[place] && same_tuple(&set->slot[place].t, t) &&
+	       leads_to(&set->slot[place].row, u);
 }
 
-/* Changes the flags of a flow's row in `brief`, at the place of tuple t; u is that of the other
- * row. The flags that it had; -1: it is not there, or its set is busy for long.
+/* Forgets a row of `brief`; u is the tuple of the flow's other row. NOT_OURS: it is not there.
+ * DROP_FLOWS_BUSY: its set is busy for long, it may be about to move.
  */
-__noinline int flag_brief(int place, const struct tuple *t, const struct tuple *u, __u32 more,
-			  __u32 less)
+__noinline int drop_brief(const struct tuple *t, const struct tuple *u)
 {
-	int had = -1;
+	struct brief_set *set;
+	int place, why = NOT_OURS;
 
-	if (!t || !u || !lock_at(place))
-		return -1;
-	if (likely(holds(place, t, u)))
-		had = put_flags(place, more, less);
-	unlock_at(place);
-	return had;
-}
-
-/* Sets flags of both rows of a flow in `brief`, which are here and there, or of none: those up to
- * 0xff of the first, and from bit 8 on those for both. When both have FLOW_FIN, the flow has ended.
- * The flags that the first one had; -1: they are not both there, or a set is busy for long.
- */
-__noinline int flag_both(int here, int there, const struct tuple *t, const struct tuple *u,
-			 __u32 flags)
-{
-	__u32 both = flags >> 8;
-	int had = -1;
-
-	if (!t || !u || there < 0 || !lock_at(here))
-		return -1;
-	if ((here ^ there) < BRIEF_WAYS || lock_at(there)) {
-		if (likely(holds(here, t, u) && holds(there, u, t))) {
-			if (put_flags(there, both, 0) & flags & FLOW_FIN) {
-				both |= FLOW_CLOSED;
-				put_flags(there, both, 0);
-			}
-			had = put_flags(here, (flags & 0xff) | both, 0);
-		}
-		if ((here ^ there) >= BRIEF_WAYS)
-			unlock_at(there);
+	if (!t || !u)
+		return DROP_INTERNAL;
+	place = place_of(t);
+	set = set_at(place);
+	if (!set)
+		return NOT_OURS;
+	if (!lock_set(set))
+		return DROP_FLOWS_BUSY;
+	if (likely(holds(place, t, u))) {
+		*(volatile __u32 *)&set->tag[place & (BRIEF_WAYS - 1)] = 0;
+		why = OK;
 	}
-	unlock_at(here);
-	return had;
+	unlock_set(set);
+	return why;
 }

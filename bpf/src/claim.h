@@ -27,13 +27,31 @@ static __always_inline bool may_follow(const struct flow *g, const struct tuple 
 	return !is_kept(g);
 }
 
-/* Claims the tuple of the replies, with another source port if it is taken. First in `brief`, then
- * it looks in `live`: what moves there meanwhile is found in one of them.
+/* Whether a new flow, of tuple t, may have the tuple u of replies that another one has or had a
+ * moment ago. In `live` that one is forgotten.
  */
+__noinline int may_take(const struct tuple *u, const struct tuple *t, int i)
+{
+	struct flow *g;
+
+	if (!u || !t)
+		return false;
+	g = find_brief(u);
+	if (g)
+		return may_follow(g, t, i);
+	g = bpf_map_lookup_elem(&live, u);
+	if (!g)
+		return true;
+	if (!(g->flags & FLOW_CLOSED) || !may_follow(g, t, i))
+		return false;
+	forget_ended(u, g->flags >> FLOW_ENDED);
+	return true;
+}
+
+/* Claims the tuple of the replies, with another source port if it is taken. */
 static __always_inline int claim(const struct tuple *t, struct flow *f)
 {
 	struct at_hand *h = at_hand_of();
-	struct flow *g;
 	int i, why;
 
 	if (!h)
@@ -41,24 +59,12 @@ static __always_inline int claim(const struct tuple *t, struct flow *f)
 	back_of(t, f, &h->making);
 	other_of(f, t->proto, &h->other);
 	for (i = 0; i < PORT_TRIES; i++) {
+		asm volatile("" : "+r"(h)); /* so that i has a register, and the verifier counts */
 		why = put_brief(&h->other, &h->making, BPF_NOEXIST);
-		if (unlikely(why == NOT_OURS)) {
-			g = find_brief(&h->other);
-			if (!g || may_follow(g, t, i))
-				why = put_brief(&h->other, &h->making, BPF_ANY);
-		}
-		if (likely(!why)) {
-			g = bpf_map_lookup_elem(&live, &h->other);
-			if (likely(!g))
-				return OK;
-			if (g->flags & FLOW_CLOSED && may_follow(g, t, i)) {
-				forget_ended(&h->other, g->flags >> FLOW_ENDED);
-				return OK;
-			}
-			drop_brief(&h->other);
-		} else if (why != NOT_OURS) {
+		if (unlikely(why == NOT_OURS) && may_take(&h->other, t, i))
+			why = put_brief(&h->other, &h->making, BPF_EXIST);
+		if (likely(why != NOT_OURS))
 			return why;
-		}
 		f->sport = PORT_FIRST + bpf_get_prandom_u32() % PORTS;
 		h->other.dport = f->sport;
 	}

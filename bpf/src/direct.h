@@ -18,12 +18,19 @@ static __always_inline int part(const struct tuple *u, const struct flow *g)
 	struct at_hand *h = at_hand_of();
 	struct tuple t;
 	struct flow *f;
-	int why;
+	int why = OK;
 
 	if (!h)
 		return DROP_INTERNAL;
 	other_of(g, u->proto, &t);
-	f = bpf_map_lookup_elem(&live, &t);
+	f = find_brief(&t);
+	if (f && leads_to(f, u)) {
+		if (f->flags & FLOW_CLOSED)
+			drop_brief(&t, u);
+		else if (flag_brief(place_of(&t), &t, u, 0, FLOW_LIVE) < 0)
+			why = DROP_FLOWS_BUSY;
+	}
+	f = bpf_map_lookup_elem(&live, &t); /* it may have moved by now */
 	if (f && leads_to(f, u)) {
 		h->making = *f;
 		h->making.flags &= ~FLOW_LIVE;
@@ -31,18 +38,11 @@ static __always_inline int part(const struct tuple *u, const struct flow *g)
 		if (unlikely(why))
 			return why;
 		bpf_map_delete_elem(&live, &t);
-	} else {
-		f = find_brief(&t);
-		if (f && leads_to(f, u)) {
-			if (f->flags & FLOW_CLOSED)
-				drop_brief(&t);
-			else if (flag_brief(place_of(&t), &t, u, 0, FLOW_LIVE) < 0)
-				return DROP_FLOWS_BUSY;
-		}
 	}
-	drop_brief(u);
-	bpf_map_delete_elem(&live, u);
-	return NOT_OURS;
+	if (unlikely(why))
+		return why;
+	why = forget_row(u, &t);
+	return unlikely(why) ? why : NOT_OURS;
 }
 
 /* Gives a connection of tuple t another source port, as g is the row of replies of one that
@@ -78,7 +78,7 @@ __noinline int direct_flow(struct packet *p, struct flow *f)
 	struct at_hand *h = at_hand_of();
 	struct flow *g;
 	struct tuple u;
-	int why;
+	int why, place;
 
 	if (!p || !f || !h || likely(!is_pair(&p->ip.src, &p->ip.dst)) || p->l4.unported)
 		return NOT_OURS;
@@ -98,7 +98,7 @@ __noinline int direct_flow(struct packet *p, struct flow *f)
 	u.sport = h->t.dport;
 	u.dport = h->t.sport;
 	u.proto = h->t.proto;
-	g = find_flow(&u);
+	g = copy_flow(&u, &h->making, &place) ? &h->making : NULL;
 	if (!g || !(g->flags & FLOW_REPLY))
 		return NOT_OURS;
 	if (h->t.proto != IPPROTO_UDP && !(g->flags & FLOW_CLOSED))

@@ -8,6 +8,7 @@
 #pragma once
 #include "brief.h"
 #include "choose.h"
+#include "flags.h"
 #include "kernel.h"
 #include "l4.h"
 #include "live.h"
@@ -147,28 +148,34 @@ static __always_inline bool is_diverted(const struct tuple *t, const struct flow
 	return same_addr(&t->dst, &f->dst) && t->dport == f->dport;
 }
 
-/* Forgets both rows of a flow, f one of them and t its tuple, wherever they are. The other
- * row's place may be another flow's by now.
+/* Forgets a flow's row, wherever it is; u is the tuple of the other one. Its place may be another
+ * flow's by now. DROP_FLOWS_BUSY: it may be there still.
+ */
+static __always_inline int forget_row(const struct tuple *t, const struct tuple *u)
+{
+	int why = drop_brief(t, u);
+	struct flow *f;
+
+	if (why != NOT_OURS)
+		return why;
+	f = bpf_map_lookup_elem(&live, t);
+	if (f && leads_to(f, u))
+		bpf_map_delete_elem(&live, t);
+	return OK;
+}
+
+/* Forgets both rows of a flow, f one of them and t its tuple. What stays, as its set is busy, is
+ * written over when its tuple begins anew, or silent until its time is over.
  */
 __noinline int forget_flow(const struct tuple *t, const struct flow *f)
 {
-	struct flow *g;
 	struct tuple u;
 
 	if (!t || !f)
 		return 0;
 	other_of(f, t->proto, &u);
-	g = find_brief(&u);
-	if (g) {
-		if (leads_to(g, t))
-			drop_brief(&u);
-	} else {
-		g = bpf_map_lookup_elem(&live, &u);
-		if (g && leads_to(g, t))
-			bpf_map_delete_elem(&live, &u);
-	}
-	if (!drop_brief(t))
-		bpf_map_delete_elem(&live, t);
+	forget_row(&u, t);
+	forget_row(t, &u);
 	return 0;
 }
 
@@ -196,18 +203,19 @@ __noinline int close_live(const struct tuple *t, const struct tuple *u)
 
 	if (!t || !u)
 		return 0;
+	/* What has ended does not move any more. */
+	flag_brief(place_of(t), t, u, FLOW_CLOSED, 0);
+	flag_brief(place_of(u), u, t, FLOW_CLOSED, 0);
 	f = bpf_map_lookup_elem(&live, t);
 	if (f && leads_to(f, u) && !(f->flags & FLOW_CLOSED)) {
 		flags = end_of_live(t);
 		f->flags = (f->flags & 0xff) | flags;
-		flag_brief(place_of(u), u, t, FLOW_CLOSED, 0);
 	}
 	g = bpf_map_lookup_elem(&live, u);
 	if (g && leads_to(g, t) && !(g->flags & FLOW_CLOSED)) {
 		if (!flags)
 			flags = end_of_live(u);
 		g->flags = (g->flags & 0xff) | flags;
-		flag_brief(place_of(t), t, u, FLOW_CLOSED, 0);
 	}
 	return 0;
 }

@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/* What becomes of a flow, as flags of its rows in `brief`. They change under the locks of the sets,
+ * as its rows may move.
+ */
+#pragma once
+#include "brief.h"
+
+static __always_inline __u8 use_of(const struct flow *f)
+{
+	if (is_kept(f))
+		return USE_LIVES;
+	if (f->flags & FLOW_CLOSED && !(f->flags & FLOW_PASSED)) /* of which one end only is seen */
+		return USE_ENDED;
+	return USE_NEW;
+}
+
+/* Changes the flags of a row; those that it had, without which end it was. */
+static __always_inline int put_flags(int place, __u32 more, __u32 less)
+{
+	struct brief_set *set = set_at(place);
+	struct flow *f;
+	__u32 had;
+
+	if (!set)
+		return -1;
+	place &= BRIEF_WAYS - 1;
+	f = &set->slot[place].row;
+	had = f->flags;
+	f->flags = (had | more) & ~less;
+	set->use[place] = use_of(f);
+	return had & 0xff;
+}
+
+/* Changes the flags of a flow's row in `brief`, at the place of tuple t; u is that of the other
+ * row. The flags that it had; -1: it is not there, or its set is busy for long.
+ */
+__noinline int flag_brief(int place, const struct tuple *t, const struct tuple *u, __u32 more,
+			  __u32 less)
+{
+	bool locked;
+	int had = -1;
+
+	if (!t || !u)
+		return -1;
+	locked = lock_at(place);
+	if (unlikely(!locked && less))
+		return -1;
+	if (likely(holds(place, t, u)))
+		had = put_flags(place, more, less);
+	if (likely(locked))
+		unlock_at(place);
+	return had;
+}
+
+/* Sets flags of both rows of a flow in `brief`, which are here and there, or of none: those up to
+ * 0xff of the first, and from bit 8 on those for both. When both have FLOW_FIN, the flow has ended.
+ * The flags that the first one had; -1: they are not both there, or a set is busy for long.
+ */
+__noinline int flag_both(int here, int there, const struct tuple *t, const struct tuple *u,
+			 __u32 flags)
+{
+	__u32 both = flags >> 8;
+	int had = -1;
+
+	if (!t || !u || there < 0 || !lock_at(here))
+		return -1;
+	if ((here ^ there) < BRIEF_WAYS || lock_at(there)) {
+		if (likely(holds(here, t, u) && holds(there, u, t))) {
+			if (put_flags(there, both, 0) & flags & FLOW_FIN) {
+				both |= FLOW_CLOSED;
+				put_flags(there, both, 0);
+			}
+			had = put_flags(here, (flags & 0xff) | both, 0);
+		}
+		if ((here ^ there) >= BRIEF_WAYS)
+			unlock_at(there);
+	}
+	unlock_at(here);
+	return had;
+}
