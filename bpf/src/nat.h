@@ -103,6 +103,36 @@ static __always_inline enum reason set_addrs(struct __sk_buff *skb, struct ip *i
 	return OK;
 }
 
+/* The place of the checksum of TCP or UDP, or NULL. */
+static __always_inline __u16 *sum_of(struct __sk_buff *skb, const struct l4 *l4)
+{
+	__u16 *sum = data_of(skb) + start_of(l4) + (l4->proto == IPPROTO_UDP ? 6 : 16);
+
+	return likely((void *)(sum + 1) <= end_of(skb)) ? sum : NULL;
+}
+
+/* Makes the checksum right for other ports. It had been `was`, and then the kernel added what the
+ * addresses change by, diff: in another way where a device is to complete the sum, which has no
+ * ports then. So that tells whether they are to be added; a second call of the kernel would take
+ * as long as all of this several times. False: it does not tell.
+ */
+static __always_inline bool add_ports(struct __sk_buff *skb, const struct l4 *l4, __u16 was,
+				      __u32 diff, __u32 old, __u32 new)
+{
+	__u16 partial = fold((__u64)was + diff), whole = ~fold((__u64)(__u32)~was + diff);
+	__u16 *sum = sum_of(skb, l4);
+
+	if (unlikely(!sum) || unlikely(partial == whole))
+		return false;
+	if (likely(*sum == partial))
+		return true;
+	if (unlikely(*sum != whole))
+		return false;
+	whole = ~fold((__u64)(__u16)~whole + (__u32)~old + new); /* RFC 1624 */
+	*sum = unlikely(!whole) && l4->proto == IPPROTO_UDP ? 0xffff : whole;
+	return true;
+}
+
 /* Makes the packet, whose Ethernet header is followed by its IP header, one of the
  * tuple that the flow's row says.
  */
@@ -111,18 +141,13 @@ __noinline int translate(struct __sk_buff *skb, struct packet *p, struct flow *f
 	struct ip *ip = &p->ip;
 	struct l4 *l4 = &p->l4;
 	__u32 old, new, diff, at;
-	__u64 flags = 0;
+	__u16 *ports, *sum, was;
 	enum reason why;
-	__u16 *ports;
+	__u64 flags;
 	long bad = 0;
 
 	if (!p || !f)
 		return DROP_INTERNAL;
-	at = l4->off + 16;
-	if (l4->proto == IPPROTO_UDP) {
-		at = l4->off + 6;
-		flags = BPF_F_MARK_MANGLED_0;
-	}
 	why = set_addrs(skb, ip, &f->src, &f->dst, &diff);
 	l4->sport = f->sport;
 	l4->dport = f->dport;
@@ -140,13 +165,14 @@ __noinline int translate(struct __sk_buff *skb, struct packet *p, struct flow *f
 			return OK;
 		return l4->more ? DROP_FRAGMENT : sctp_sum(skb, ip, l4, old, new);
 	}
-	/* Addresses are in the sum that a device completes, ports are not. */
-	flags |= BPF_F_PSEUDO_HDR;
+	sum = sum_of(skb, l4);
+	was = likely(sum) ? *sum : 0;
+	at = l4->off + (l4->proto == IPPROTO_UDP ? 6 : 16);
+	flags = l4->proto == IPPROTO_UDP ? BPF_F_MARK_MANGLED_0 : 0;
 	/* Linux 6.16 knows that IPv6 has no header checksum to make up for the change. */
-	if (!ip->v6 || bpf_l4_csum_replace(skb, at, 0, diff, flags | BPF_F_IPV6))
-		bad = bpf_l4_csum_replace(skb, at, 0, diff, flags);
-	flags &= ~BPF_F_PSEUDO_HDR;
-	if (old != new)
+	if (!ip->v6 || bpf_l4_csum_replace(skb, at, 0, diff, flags | BPF_F_PSEUDO_HDR | BPF_F_IPV6))
+		bad = bpf_l4_csum_replace(skb, at, 0, diff, flags | BPF_F_PSEUDO_HDR);
+	if (old != new && unlikely(!add_ports(skb, l4, was, diff, old, new)))
 		bad |= bpf_l4_csum_replace(skb, at, old, new, flags | sizeof(old));
 	return unlikely(bad) ? DROP_INTERNAL : OK;
 }

@@ -1,0 +1,45 @@
+package bpf
+
+import (
+	"bytes"
+	"testing"
+)
+
+// Whatever checksum a packet has, the translated one has that of what it is then; a UDP datagram
+// without one has none afterwards.
+func TestChecksumsOfTranslatedPackets(t *testing.T) {
+	for _, v6 := range []bool{false, true} {
+		p := newLane(t, v6, true)
+		at := 20
+		if v6 {
+			at = 40
+		}
+		p.tcp(t, p.client, syn)
+		p.ask(t, UDP, p.client, p.vip, 0, load)
+		for proto, field := range map[Protocol]int{TCP: at + 16, UDP: at + 6} {
+			bad := 0
+			for i := range 1 << 16 {
+				payload := be16(i)
+				_, got := p.send(t, datagram(proto, p.client, p.vip, 64, ack, payload))
+				if got == nil {
+					t.Fatalf("v6=%t %s: %d does not pass", v6, proto, i)
+				}
+				want := datagram(proto, p.client, p.backend, 63, ack, payload)
+				if !bytes.Equal(got, want) {
+					if bad++; bad < 4 {
+						t.Errorf("v6=%t %s, payload %#x:\n%x, want\n%x", v6, proto, i, got, want)
+					}
+				}
+			}
+			if bad > 0 {
+				t.Errorf("v6=%t %s: %d of 65536 are wrong", v6, proto, bad)
+			}
+			if proto == UDP && !v6 {
+				_, got := p.send(t, edit(datagram(proto, p.client, p.vip, 64, 0, load), field, 0, 0))
+				if want := edit(datagram(proto, p.client, p.backend, 63, 0, load), field, 0, 0); !bytes.Equal(got, want) {
+					t.Errorf("without a checksum: %x, want %x", got, want)
+				}
+			}
+		}
+	}
+}
