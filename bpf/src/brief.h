@@ -17,6 +17,12 @@ enum {
 	BRIEF_PATIENCE = 256, /* tries; a set is busy for some 50 ns, unless a row moves on */
 };
 
+/* Over what put_brief writes, besides BPF_ANY and BPF_NOEXIST. */
+enum {
+	FOLLOW_OWN = 2,
+	FOLLOW_NEW = 3,
+};
+
 /* What is to be known of a row to make room; its flags have the last word. */
 enum {
 	USE_NONE,  /* of a new flow, not used since it was made or passed over */
@@ -51,13 +57,6 @@ struct {
 	__uint(max_entries, 8192); /* replaced at load by the setting */
 	__uint(map_flags, BPF_F_MMAPABLE);
 } brief SEC(".maps");
-
-/* Whether two rows are of one tuple and of one flow. */
-static __always_inline bool same_flow(const struct flow *a, const struct flow *b)
-{
-	return same_addr(&a->src, &b->src) && same_addr(&a->dst, &b->dst) && a->sport == b->sport &&
-	       a->dport == b->dport;
-}
 
 /* The way of a tuple in its set, or -1. Its row counts as used. */
 static __always_inline int way_in(struct brief_set *set, const struct tuple *t, __u32 tag)
@@ -231,20 +230,32 @@ __noinline int make_way_in(struct brief_set *set)
 	return -1;
 }
 
+/* Whether a new row may have the place of another one that is new or has ended: if it is of the
+ * same flow, or of a former one of that port of the client. Another's may not be known as ended to
+ * its backend. When most ports are taken (FOLLOW_NEW), a flood of half-open flows does not keep
+ * them to itself: the other one, if it goes on, gets another port.
+ */
+static __always_inline bool may_follow(const struct flow *had, const struct flow *row, __u32 how)
+{
+	bool own = had->dport == row->dport && same_addr(&had->dst, &row->dst);
+
+	if (how == BPF_ANY)
+		return true;
+	if (how == BPF_NOEXIST)
+		return false;
+	if (own && had->sport == row->sport && same_addr(&had->src, &row->src))
+		return true;
+	return how == FOLLOW_NEW ? !is_kept(had) : own && had->flags & FLOW_CLOSED;
+}
+
 /* The way of a set, which is locked, for a new row; or why there is none, negated. */
 static __always_inline int way_for(struct brief_set *set, const struct tuple *t,
 				   const struct flow *row, __u32 how, __u32 tag)
 {
-	const struct flow *had;
 	int i = way_in(set, t, tag);
 
-	if (unlikely(i >= 0)) {
-		had = &set->slot[i].row;
-		if (how == BPF_NOEXIST ||
-		    (how == BPF_EXIST && is_kept(had) && !same_flow(had, row)))
-			return -NOT_OURS;
-		return i;
-	}
+	if (unlikely(i >= 0))
+		return may_follow(&set->slot[i].row, row, how) ? i : -NOT_OURS;
 	if (how != BPF_ANY && unlikely(bpf_map_lookup_elem(&live, t)))
 		return -NOT_OURS;
 	i = free_way(set);
@@ -256,10 +267,10 @@ static __always_inline int way_for(struct brief_set *set, const struct tuple *t,
 	return i;
 }
 
-/* Makes a flow's row in `brief`. One that is there it overwrites, or leaves (NOT_OURS): if how is
- * BPF_NOEXIST, or if it is BPF_EXIST and the row is another flow's that lives. With both it leaves
- * one of `live`, too: none moves there meanwhile, as that takes the lock of the same set. If the
- * set is busy for long it makes none, and the packet has to come again.
+/* Makes a flow's row in `brief`, over one that is there and that it may follow; NOT_OURS if it may
+ * not. Unless how is BPF_ANY, it leaves one of `live`, too: none moves there meanwhile, as that
+ * takes the lock of the same set. If the set is busy for long it makes none, and the packet has to
+ * come again.
  */
 __noinline int put_brief(const struct tuple *t, const struct flow *row, __u32 how)
 {

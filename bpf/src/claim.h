@@ -12,37 +12,15 @@ enum {
 	PORT_TRIES = 16,
 };
 
-/* Whether a new flow, at try i, may have the place of another one that is new or has ended: if it
- * is the same, or a former one of that port of the client. Another's may not be known as ended to
- * its backend. When most ports are taken, a flood of half-open flows does not keep them to itself:
- * the other one, if it goes on, gets another port.
- */
-static __always_inline bool may_follow(const struct flow *g, const struct tuple *t, int i)
-{
-	if (leads_to(g, t))
-		return true;
-	if (i < PORT_TRIES / 2)
-		return g->flags & FLOW_CLOSED && g->dport == t->sport &&
-		       same_addr(&g->dst, &t->src);
-	return !is_kept(g);
-}
-
-/* Whether a new flow, of tuple t, may have the tuple u of replies that another one has or had a
- * moment ago. In `live` that one is forgotten.
- */
-__noinline int may_take(const struct tuple *u, const struct tuple *t, int i)
+/* Forgets a flow of `live` that has tuple u of replies, if it has ended and a row may follow it. */
+__noinline int make_way_for(const struct tuple *u, const struct flow *row, __u32 how)
 {
 	struct flow *g;
 
-	if (!u || !t)
+	if (!u || !row)
 		return false;
-	g = find_brief(u);
-	if (g)
-		return may_follow(g, t, i);
 	g = bpf_map_lookup_elem(&live, u);
-	if (!g)
-		return true;
-	if (!(g->flags & FLOW_CLOSED) || !may_follow(g, t, i))
+	if (!g || !(g->flags & FLOW_CLOSED) || !may_follow(g, row, how))
 		return false;
 	forget_ended(u, g->flags >> FLOW_ENDED);
 	return true;
@@ -52,6 +30,7 @@ __noinline int may_take(const struct tuple *u, const struct tuple *t, int i)
 static __always_inline int claim(const struct tuple *t, struct flow *f)
 {
 	struct at_hand *h = at_hand_of();
+	__u32 how;
 	int i, why;
 
 	if (!h)
@@ -60,11 +39,12 @@ static __always_inline int claim(const struct tuple *t, struct flow *f)
 	other_of(f, t->proto, &h->other);
 	for (i = 0; i < PORT_TRIES; i++) {
 		asm volatile("" : "+r"(h)); /* so that i has a register, and the verifier counts */
-		why = put_brief(&h->other, &h->making, BPF_NOEXIST);
-		if (unlikely(why == NOT_OURS) && may_take(&h->other, t, i))
-			why = put_brief(&h->other, &h->making, BPF_EXIST);
+		how = i < PORT_TRIES / 2 ? FOLLOW_OWN : FOLLOW_NEW;
+		why = put_brief(&h->other, &h->making, how);
 		if (likely(why != NOT_OURS))
 			return why;
+		if (make_way_for(&h->other, &h->making, how))
+			continue;
 		f->sport = PORT_FIRST + bpf_get_prandom_u32() % PORTS;
 		h->other.dport = f->sport;
 	}

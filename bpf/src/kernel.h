@@ -190,7 +190,6 @@ enum {
 enum {
 	BPF_ANY = 0,
 	BPF_NOEXIST = 1,
-	BPF_EXIST = 2,
 };
 
 /* The context of the programs at connect, sendmsg, recvmsg and getpeername. Addresses
