@@ -56,7 +56,7 @@ type weftAllowed struct {
 	Revision uint32
 	Seen     uint32
 	Flags    uint32
-	Pad      uint32
+	Both     uint32
 }
 
 type weftAllowedSet struct {
@@ -281,7 +281,7 @@ type weftJudged struct {
 	Index    uint32
 	Revision uint32
 	IsEgress uint32
-	Pad      uint32
+	Lasting  uint32
 	Walk     struct {
 		_     structs.HostLayout
 		Key   weftRulesKey
@@ -291,11 +291,13 @@ type weftJudged struct {
 		Found uint32
 	}
 	Home struct {
-		_   structs.HostLayout
-		Set uint32
-		Tag uint32
+		_    structs.HostLayout
+		Set  uint32
+		Tag  uint32
+		Twin uint32
 	}
 	Row weftAllowed
+	_   [4]byte
 }
 
 type weftMaglev struct {

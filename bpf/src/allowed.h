@@ -24,7 +24,7 @@ struct judged {
 	__u32 index;	 /* the rule of it that did, or RULE_NONE */
 	__u32 revision;	 /* read before the sets: what came after will be judged again */
 	__u32 is_egress; /* the set is one of egress */
-	__u32 pad;
+	__u32 lasting;	 /* LASTS, and so on */
 	struct walk walk;
 	struct home home;   /* of t */
 	struct allowed row; /* to be made */
@@ -56,6 +56,12 @@ __noinline int tell_judgement(struct judgement *by)
 	by->ingress = !j->is_egress;
 	return 0;
 }
+
+/* What is known of the row that let the packet at hand pass. */
+enum {
+	LASTS = 1,	/* nothing but time and another policy changes what it says */
+	LASTS_BOTH = 2, /* nor what that of the other end says, which would let it in */
+};
 
 /* How a packet is asked about; in the low byte there are its TCP flags. */
 enum {
@@ -154,6 +160,27 @@ static __always_inline void note_allowed(struct judged *j, struct allowed *row, 
 		row->flags |= ALLOWED_LIVE;
 }
 
+/* Until when a flow of two pods of this node needs no look at both its rows: the rest of this
+ * second, while policies are the same.
+ */
+static __always_inline __u32 moment_of(const struct judged *j)
+{
+	return j->revision << 17 | (now() & 0xffff) << 1 | 1;
+}
+
+/* Says in the row of what the sender sends that it is let in: j is of the other end. */
+__noinline int vouch(struct judged *j)
+{
+	struct allowed *row;
+
+	if (!j)
+		return 0;
+	row = find_twin(&j->t, &j->home);
+	if (row)
+		row->both = moment_of(j);
+	return 0;
+}
+
 /* A flow that is judged as one that the packet begins; settled is the row that has its
  * place in `allowed`. What always passes begins one only if it surely does: what the node
  * answers must not open the way for a pod that may not ask.
@@ -176,7 +203,7 @@ static __always_inline enum reason admit_new(struct judged *j, struct allowed *s
 	row->revision = j->revision;
 	row->seen = now();
 	row->flags = how & ASK_OUT ? ALLOWED_BY_POD : 0;
-	row->pad = 0;
+	row->both = 0;
 	if (how & ASK_ALWAYS)
 		row->flags |= ALLOWED_ALWAYS;
 	if (unlikely(settled)) {
@@ -189,6 +216,7 @@ static __always_inline enum reason admit_new(struct judged *j, struct allowed *s
 /* Whether a packet may pass the pod's policies. */
 __noinline int admit(struct judged *j, __u32 how)
 {
+	const __u32 passing = TCP_FIN | TCP_SYN | TCP_RST | ASK_BEGINS | ASK_ALWAYS | ASK_ERROR;
 	struct allowed *row, *settled = NULL;
 	enum reason why;
 
@@ -206,6 +234,9 @@ __noinline int admit(struct judged *j, __u32 how)
 	if (unlikely(why))
 		return how & ASK_ALWAYS ? OK : why;
 	note_allowed(j, row, settled != NULL, how);
+	if (!settled && !(how & passing) &&
+	    (row->flags & (ALLOWED_LIVE | ALLOWED_CLOSED)) == ALLOWED_LIVE)
+		j->lasting = how & ASK_OUT && row->both == moment_of(j) ? LASTS_BOTH : LASTS;
 	return OK;
 }
 

@@ -27,7 +27,7 @@ struct allowed {
 	__u32 revision; /* of policies, by which it was judged */
 	__u32 seen;	/* when a packet passed, in units of 2^30 ns of uptime */
 	__u32 flags;
-	__u32 pad;
+	__u32 both; /* of what the pod sends: until when the other end's row lets it in, too */
 };
 
 /* Written by the programs; the daemon removes what has been silent too long. */
@@ -130,6 +130,23 @@ static __always_inline bool is_twin(const struct tuple *a, const struct tuple *b
 {
 	return same_addr(&a->src, &b->dst) && same_addr(&a->dst, &b->src) && a->sport == b->dport &&
 	       a->dport == b->sport && a->proto == b->proto;
+}
+
+/* The row of a tuple's flow at its other end, if that is in `allowed_new`. */
+static __always_inline struct allowed *find_twin(const struct tuple *t, const struct home *home)
+{
+	struct allowed_set *set = bpf_map_lookup_elem(&allowed_new, &home->set);
+	const volatile __u32 *tags = set ? set->tag : NULL;
+	__u32 i;
+
+	if (!tags)
+		return NULL;
+#pragma unroll
+	for (i = 0; i < ALLOWED_WAYS; i++) {
+		if (unlikely(tags[i] == home->twin) && is_twin(&set->slot[i].t, t))
+			return &set->slot[i].row;
+	}
+	return NULL;
 }
 
 /* The way of a set that is to be another flow's: that of the oldest which need not live on

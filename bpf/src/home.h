@@ -36,6 +36,7 @@ static __always_inline bool same_tuple(const struct tuple *a, const struct tuple
 struct home {
 	__u32 set;
 	__u32 tag;
+	__u32 twin; /* the tag of the other direction's tuple, in the same set */
 };
 
 static __always_inline __u64 hash_of_end(const union addr *addr, __u16 port)
@@ -53,8 +54,10 @@ static __always_inline __u64 hash_of_end(const union addr *addr, __u16 port)
 static __always_inline void home_of(const struct tuple *t, __u32 sets, struct home *home)
 {
 	__u64 src = hash_of_end(&t->src, t->sport);
-	__u64 h = mix(src + hash_of_end(&t->dst, t->dport), t->proto);
+	__u64 dst = hash_of_end(&t->dst, t->dport);
+	__u64 h = mix(src + dst, t->proto);
 
 	home->set = (h >> 32) * sets >> 32;
 	home->tag = (__u32)(h + src) | 1;
+	home->twin = (__u32)(h + dst) | 1;
 }

@@ -76,8 +76,10 @@ static __always_inline struct judged *ask(void)
 	__u32 key = 0;
 	struct judged *j = bpf_map_lookup_elem(&judging, &key);
 
-	if (j)
-		j->revision = *revision;
+	if (!j)
+		return NULL;
+	j->revision = *revision;
+	j->lasting = 0;
 	return j;
 }
 
@@ -206,17 +208,28 @@ __noinline int judge_arriving(struct __sk_buff *skb, struct packet *p, bool alwa
 	return admit(j, how);
 }
 
-/* Between pods, not translated, and read as far as the IP header, which is at `at`. */
+/* Between pods, not translated, and read as far as the IP header, which is at `at`. If both are
+ * of this node, one look a second at the other end's row is enough.
+ */
 __noinline int judge_plain(struct __sk_buff *skb, struct packet *p, __u32 at, bool leaving)
 {
+	__u32 key = 0, lasting = 0;
+	struct judged *j = bpf_map_lookup_elem(&judging, &key);
 	int why;
 
-	if (!p)
+	if (!p || !j)
 		return DROP_INTERNAL;
 	why = read_asked(skb, at, p);
-	if (!why && leaving)
+	if (!why && leaving) {
 		why = judge_leaving(skb, p, NULL);
-	return why ? why : judge_arriving(skb, p, false);
+		lasting = j->lasting;
+	}
+	if (why || lasting == LASTS_BOTH)
+		return why;
+	why = judge_arriving(skb, p, false);
+	if (!why && lasting && j->lasting)
+		vouch(j);
+	return why;
 }
 
 /* A frame of a pod that is not to its node's MAC: a broadcast, mostly. */
