@@ -77,9 +77,9 @@ func (b brief) find(k *weftTuple) (row weftFlow, at *uint32, tag uint32) {
 	return weftFlow{}, nil, 0
 }
 
-// drop removes the row of a tuple, if it is there.
-func (b brief) drop(k *weftTuple) {
-	if _, at, tag := b.find(k); at != nil {
+// drop removes the row of a tuple, if it is that one, and not of a flow that has begun since.
+func (b brief) drop(k *weftTuple, was *weftFlow) {
+	if v, at, tag := b.find(k); at != nil && v == *was {
 		atomic.CompareAndSwapUint32(at, tag, 0)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/netip"
 	"testing"
+	"time"
 
 	"github.com/cilium/ebpf"
 )
@@ -145,57 +146,6 @@ func TestFlowsOfOnePortBeginAtOnce(t *testing.T) {
 	}
 }
 
-// A flow one of whose sets is busy when its SYN-ACK comes lives all the same.
-func TestAnswerWhileItsSetIsBusy(t *testing.T) {
-	p := newLane(t, false, true)
-	source, backend := p.tcp(t, p.client, syn)
-	_, back := p.tuples(TCP, p.client)
-	p.busy(t, back, 1)
-	_, out := p.answer(t, datagram(TCP, backend, source, 64, syn|ack, nil))
-	p.busy(t, back, 0)
-	if out == nil { // it comes again
-		p.reply(t, backend, source, syn|ack)
-	}
-	p.tcp(t, p.client, ack)
-	if from, _ := p.reply(t, backend, source, ack); from != p.vip {
-		t.Errorf("the next answer comes from %s, want %s", from, p.vip)
-	}
-	if got := p.where(t, p.client); got != weftMapLive {
-		t.Errorf("the flow is %q, want live", got)
-	}
-}
-
-// A flow one of whose sets is busy when it ends has ended, if what ends it passed.
-func TestEndWhileItsSetIsBusy(t *testing.T) {
-	p := newLane(t, false, true)
-	port := 40000
-	for where := range 4 {
-		for _, flags := range []byte{rst, fin | ack} {
-			for busy := range 2 {
-				port++
-				client := p.clientAt(port)
-				p.establish(t, client)
-				there, back := p.tuples(TCP, client)
-				if flags != rst {
-					p.reply(t, p.backend, client, fin|ack)
-				}
-				rows := []weftTuple{there, back}
-				for i, k := range rows {
-					if where&(1<<i) != 0 {
-						p.moveOn(t, k)
-					}
-				}
-				p.busy(t, rows[busy], 1)
-				_, out := p.send(t, datagram(TCP, client, p.vip, 64, flags, nil))
-				p.busy(t, rows[busy], 0)
-				if got := p.where(t, client); out == nil || got != "ended" {
-					t.Errorf("flags %#x, where=%d, busy=%d: passed %t; the flow is %q, want ended", flags, where, busy, out != nil, got)
-				}
-			}
-		}
-	}
-}
-
 // Both ends end a flow at once, on two processors: it has ended.
 func TestBothEndsEndAtOnce(t *testing.T) {
 	p := newLane(t, false, true)
@@ -266,6 +216,37 @@ func TestDatagramsWhileRowsMove(t *testing.T) {
 	}
 	if many < len(passed)/2 {
 		t.Errorf("of %d datagrams to the backend itself %d passed", len(passed), many)
+	}
+}
+
+// Flows that begin anew while the daemon forgets what has ended have both rows.
+func TestFlowsBeginAnewWhileTheyAreCollected(t *testing.T) {
+	p := newLane(t, false, true)
+	end := again(t, func(int) error {
+		_, err := p.Collect(Timeouts{TCP: time.Hour, Ended: -1}, nil)
+		return err
+	})
+	begin, goOn, over := p.fromClient(TCP, p.client, p.vip, syn), p.fromClient(TCP, p.client, p.vip, ack), p.fromClient(TCP, p.client, p.vip, rst)
+	accepted, answer := p.fromBackend(TCP, p.client, syn|ack), p.fromBackend(TCP, p.client, ack)
+	bad := 0
+	for range 30000 {
+		for i, frame := range [][]byte{begin, accepted, goOn, answer, over} {
+			program := FromPod
+			if i == 1 || i == 3 {
+				program = FromUplink
+			}
+			verdict, out, err := p.give(program, frame)
+			must(t, err)
+			if program == FromUplink {
+				if src, _ := tupleOf(out[14:]); verdict != tcxRedirect || src != p.vip {
+					bad++
+				}
+			}
+		}
+	}
+	end()
+	if bad > 0 {
+		t.Errorf("%d of 60000 answers were not translated", bad)
 	}
 }
 

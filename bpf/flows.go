@@ -117,17 +117,17 @@ func (d *Datapath) Collect(timeouts Timeouts, f func(Flow)) (int, error) {
 		if !ok || idle(&v) <= timeouts.of(&k, &v) {
 			continue // gone already, or another
 		}
-		gone := []weftTuple{k}
+		gone := map[weftTuple]weftFlow{k: v}
 		other := otherOf(k, v)
 		if back, ok := find(&other); ok && otherOf(other, back) == k { // else it is another flow's
 			if idle(&back) <= timeouts.of(&other, &back) {
 				continue // only this direction is silent
 			}
-			gone = append(gone, other)
+			gone[other] = back
 		}
 		forgotten++
-		for _, k := range gone {
-			b.drop(&k)
+		for k, v := range gone {
+			b.drop(&k, &v)
 			errs = append(errs, drop(live, k))
 		}
 	}

@@ -88,6 +88,7 @@ type weftAtHand struct {
 	T      weftTuple
 	Other  weftTuple
 	Ended  weftTuple
+	Former weftTuple
 	F      weftFlow
 	Making weftFlow
 }

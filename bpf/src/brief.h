@@ -116,19 +116,23 @@ static __always_inline struct flow *find_brief(const struct tuple *t)
 }
 
 /* The same, a copy of it, f, and its place. What is copied is of this tuple, as who makes the place
- * another's writes the tuple first.
+ * another's writes the tuple first, and the tag before that.
  */
 static __always_inline struct flow *copy_brief(const struct tuple *t, struct flow *f, int *place)
 {
-	struct brief_slot *slot;
+	struct brief_set *set;
+	int i;
 
 	*place = place_of(t);
-	slot = slot_at(*place);
-	if (!slot)
+	set = set_at(*place);
+	if (!set)
 		return NULL;
-	*f = slot->row;
+	i = *place;
+	asm volatile("" : "+r"(i)); /* nothing is added to set before it is looked at */
+	i &= BRIEF_WAYS - 1;
+	*f = set->slot[i].row;
 	asm volatile("" ::: "memory");
-	return likely(same_tuple(&slot->t, t)) ? &slot->row : NULL;
+	return likely(set->tag[i] && same_tuple(&set->slot[i].t, t)) ? &set->slot[i].row : NULL;
 }
 
 /* Waits for who writes to a set, to write there; false if that takes long. */
@@ -204,8 +208,8 @@ static __always_inline int way_of_use(const struct brief_set *set, __u8 use)
 
 /* Makes room in a full set, the oldest first: by one that lives and has room in `live`, by one that
  * has ended, or by one that has not been used since it was last passed over. (What has ended may
- * still be under way, so it is not pushed out time and again by what comes while others live here.)
- * Its way; -1: all live, and there is no room.
+ * still be under way, so others that live here do not have it pushed out.) Its way; -1: all live,
+ * and there is no room.
  */
 __noinline int make_way_in(struct brief_set *set)
 {
@@ -222,30 +226,39 @@ __noinline int make_way_in(struct brief_set *set)
 #pragma nounroll
 	for (k = 0; k < 2 * BRIEF_WAYS; k++) {
 		i = (set->next + k) & (BRIEF_WAYS - 1);
-		if (set->use[i] == USE_NONE)
+		if (unlikely(is_kept(&set->slot[i].row))) { /* a packet has just been seen */
+			set->use[i] = USE_LIVES;
+			continue;
+		}
+		if (set->use[i] != USE_NEW)
 			return i;
-		if (set->use[i] == USE_NEW)
-			set->use[i] = USE_NONE;
+		set->use[i] = USE_NONE;
 	}
 	return -1;
 }
 
-/* Whether a new row may have the place of another one that is new or has ended: if it is of the
- * same flow, or of a former one of that port of the client. Another's may not be known as ended to
- * its backend. When most ports are taken (FOLLOW_NEW), a flood of half-open flows does not keep
- * them to itself: the other one, if it goes on, gets another port.
+/* Whether a new row of tuple t may have the place of another one that is new or has ended: if it is
+ * of the same flow, or of a former one of that port of the client. Another's may not be known as
+ * ended to its backend. When most ports are taken (FOLLOW_NEW), a flood of half-open flows does not
+ * keep them to itself: the other one, if it goes on, gets another port. What is to be forgotten of
+ * one that has ended is at hand then.
  */
-static __always_inline bool may_follow(const struct flow *had, const struct flow *row, __u32 how)
+__noinline int may_follow(const struct tuple *t, const struct flow *had, const struct flow *row,
+			  __u32 how)
 {
-	bool own = had->dport == row->dport && same_addr(&had->dst, &row->dst);
+	struct at_hand *h = at_hand_of();
+	bool own;
 
-	if (how == BPF_ANY)
-		return true;
-	if (how == BPF_NOEXIST)
+	if (!t || !had || !row || !h || how == BPF_NOEXIST)
 		return false;
+	own = had->dport == row->dport && same_addr(&had->dst, &row->dst);
 	if (own && had->sport == row->sport && same_addr(&had->src, &row->src))
 		return true;
-	return how == FOLLOW_NEW ? !is_kept(had) : own && had->flags & FLOW_CLOSED;
+	if (how == FOLLOW_OWN ? !own || !(had->flags & FLOW_CLOSED) : is_kept(had))
+		return false;
+	if (had->flags & FLOW_CLOSED)
+		other_of(had, t->proto, &h->former);
+	return true;
 }
 
 /* The way of a set, which is locked, for a new row; or why there is none, negated. */
@@ -254,8 +267,11 @@ static __always_inline int way_for(struct brief_set *set, const struct tuple *t,
 {
 	int i = way_in(set, t, tag);
 
-	if (unlikely(i >= 0))
-		return may_follow(&set->slot[i].row, row, how) ? i : -NOT_OURS;
+	if (unlikely(i >= 0)) {
+		if (may_follow(t, &set->slot[i].row, row, how))
+			return i;
+		return how == BPF_ANY ? -DROP_FLOWS_BUSY : -NOT_OURS;
+	}
 	if (how != BPF_ANY && unlikely(bpf_map_lookup_elem(&live, t)))
 		return -NOT_OURS;
 	i = free_way(set);
@@ -295,6 +311,7 @@ __noinline int put_brief(const struct tuple *t, const struct flow *row, __u32 ho
 	i &= BRIEF_WAYS - 1;
 	*(volatile __u32 *)&set->tag[i] = 0;
 	set->slot[i].t = *t;
+	asm volatile("" ::: "memory"); /* see copy_brief */
 	set->slot[i].row = *row;
 	set->use[i] = USE_NONE;
 	__sync_lock_test_and_set(&set->tag[i], home.tag); /* after all before */

@@ -20,7 +20,7 @@ __noinline int make_way_for(const struct tuple *u, const struct flow *row, __u32
 	if (!u || !row)
 		return false;
 	g = bpf_map_lookup_elem(&live, u);
-	if (!g || !(g->flags & FLOW_CLOSED) || !may_follow(g, row, how))
+	if (!g || !(g->flags & FLOW_CLOSED) || !may_follow(u, g, row, how))
 		return false;
 	forget_ended(u, g->flags >> FLOW_ENDED);
 	return true;
@@ -51,14 +51,28 @@ static __always_inline int claim(const struct tuple *t, struct flow *f)
 	return DROP_PORTS_FULL;
 }
 
+/* Forgets what is left of a flow whose tuple of replies another has now. */
+__noinline int forget_former(void)
+{
+	struct at_hand *h = at_hand_of();
+
+	return h ? forget_row(&h->former, &h->other) : DROP_INTERNAL;
+}
+
 /* Makes both rows of a new flow: f; it is to be marked after that. */
 __noinline int make_flow(const struct tuple *t, struct flow *f)
 {
+	struct at_hand *h = at_hand_of();
 	int why;
 
-	if (!t || !f)
+	if (!t || !f || !h)
 		return DROP_INTERNAL;
+	h->former.proto = 0;
 	why = claim(t, f);
+	if (unlikely(why))
+		return why;
+	if (unlikely(h->former.proto))
+		forget_former();
 	/* If there is none of f, the packet comes again, and takes its tuple back. */
-	return unlikely(why) ? why : put_brief(t, f, BPF_ANY);
+	return put_brief(t, f, BPF_ANY);
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
 /* What becomes of a flow, as flags of its rows in `brief`. They change under the locks of the sets,
- * as its rows may move.
+ * as its rows may move. Who cannot have a lock has the packet sent again: what ends a flow, too,
+ * comes again, an RST with what the other end sends next.
  */
 #pragma once
 #include "brief.h"
@@ -22,7 +23,7 @@ static __always_inline int put_flags(int place, __u32 more, __u32 less)
 	__u32 had;
 
 	if (!set)
-		return -1;
+		return -NOT_OURS;
 	place &= BRIEF_WAYS - 1;
 	f = &set->slot[place].row;
 	had = f->flags;
@@ -32,39 +33,41 @@ static __always_inline int put_flags(int place, __u32 more, __u32 less)
 }
 
 /* Changes the flags of a flow's row in `brief`, at the place of tuple t; u is that of the other
- * row. The flags that it had; -1: it is not there, or its set is busy for long.
+ * row. The flags that it had, or why not, negated: NOT_OURS, it is not there; DROP_FLOWS_BUSY.
  */
 __noinline int flag_brief(int place, const struct tuple *t, const struct tuple *u, __u32 more,
 			  __u32 less)
 {
-	bool locked;
-	int had = -1;
+	int had = -NOT_OURS;
 
-	if (!t || !u)
-		return -1;
-	locked = lock_at(place);
-	if (unlikely(!locked && less))
-		return -1;
+	if (!t || !u || place < 0)
+		return -NOT_OURS;
+	if (!lock_at(place))
+		return -DROP_FLOWS_BUSY;
 	if (likely(holds(place, t, u)))
 		had = put_flags(place, more, less);
-	if (likely(locked))
-		unlock_at(place);
+	unlock_at(place);
 	return had;
 }
 
 /* Sets flags of both rows of a flow in `brief`, which are here and there, or of none: those up to
  * 0xff of the first, and from bit 8 on those for both. When both have FLOW_FIN, the flow has ended.
- * The flags that the first one had; -1: they are not both there, or a set is busy for long.
+ * The flags that the first one had, or why not, negated: NOT_OURS, they are not both there;
+ * DROP_FLOWS_BUSY.
  */
 __noinline int flag_both(int here, int there, const struct tuple *t, const struct tuple *u,
 			 __u32 flags)
 {
 	__u32 both = flags >> 8;
-	int had = -1;
+	int had = -NOT_OURS;
 
-	if (!t || !u || there < 0 || !lock_at(here))
-		return -1;
-	if ((here ^ there) < BRIEF_WAYS || lock_at(there)) {
+	if (!t || !u || here < 0 || there < 0)
+		return -NOT_OURS;
+	if (!lock_at(here))
+		return -DROP_FLOWS_BUSY;
+	if ((here ^ there) >= BRIEF_WAYS && !lock_at(there)) {
+		had = -DROP_FLOWS_BUSY;
+	} else {
 		if (likely(holds(here, t, u) && holds(there, u, t))) {
 			if (put_flags(there, both, 0) & flags & FLOW_FIN) {
 				both |= FLOW_CLOSED;

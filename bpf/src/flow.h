@@ -164,60 +164,63 @@ static __always_inline int forget_row(const struct tuple *t, const struct tuple 
 	return OK;
 }
 
-/* Forgets both rows of a flow, f one of them and t its tuple. What stays, as its set is busy, is
- * written over when its tuple begins anew, or silent until its time is over.
+/* Forgets both rows of a flow, f one of them and t its tuple. DROP_FLOWS_BUSY: the packet has to
+ * come again.
  */
 __noinline int forget_flow(const struct tuple *t, const struct flow *f)
 {
 	struct tuple u;
+	int why;
 
 	if (!t || !f)
-		return 0;
+		return DROP_INTERNAL;
 	other_of(f, t->proto, &u);
-	forget_row(&u, t);
-	forget_row(t, &u);
-	return 0;
+	why = forget_row(&u, t);
+	return why ? why : forget_row(t, &u);
 }
 
 /* Sets flags of a flow's row, wherever it is; u is the tuple of the other one. The flags that it
- * had, or -1.
+ * had, or why not, negated.
  */
 static __always_inline int set_flags(const struct tuple *t, const struct tuple *u, __u32 flags)
 {
 	int had = flag_brief(place_of(t), t, u, flags, 0);
 	struct flow *f;
 
-	if (likely(had >= 0))
+	if (likely(had != -NOT_OURS))
 		return had;
 	f = bpf_map_lookup_elem(&live, t);
 	if (!f || !leads_to(f, u))
-		return -1;
+		return -NOT_OURS;
 	return __sync_fetch_and_or(&f->flags, flags) & 0xff;
 }
 
-/* Closes what `live` has of a flow that has ended; what is in `brief`, too. */
-__noinline int close_live(const struct tuple *t, const struct tuple *u)
+/* Closes what `live` has of a flow that has ended, and what is in `brief`: the row of the packet's
+ * own tuple, t, last, as it says whether this is done.
+ */
+__noinline int close_rows(const struct tuple *t, const struct tuple *u)
 {
 	struct flow *f, *g;
 	__u32 flags = 0;
 
 	if (!t || !u)
-		return 0;
+		return DROP_INTERNAL;
 	/* What has ended does not move any more. */
-	flag_brief(place_of(t), t, u, FLOW_CLOSED, 0);
-	flag_brief(place_of(u), u, t, FLOW_CLOSED, 0);
-	f = bpf_map_lookup_elem(&live, t);
-	if (f && leads_to(f, u) && !(f->flags & FLOW_CLOSED)) {
-		flags = end_of_live(t);
-		f->flags = (f->flags & 0xff) | flags;
-	}
+	if (flag_brief(place_of(u), u, t, FLOW_CLOSED, 0) == -DROP_FLOWS_BUSY ||
+	    flag_brief(place_of(t), t, u, FLOW_CLOSED, 0) == -DROP_FLOWS_BUSY)
+		return DROP_FLOWS_BUSY;
 	g = bpf_map_lookup_elem(&live, u);
 	if (g && leads_to(g, t) && !(g->flags & FLOW_CLOSED)) {
-		if (!flags)
-			flags = end_of_live(u);
+		flags = end_of_live(u);
 		g->flags = (g->flags & 0xff) | flags;
 	}
-	return 0;
+	f = bpf_map_lookup_elem(&live, t);
+	if (f && leads_to(f, u) && !(f->flags & FLOW_CLOSED)) {
+		if (!flags)
+			flags = end_of_live(t);
+		f->flags = (f->flags & 0xff) | flags;
+	}
+	return OK;
 }
 
 /* Takes note of a FIN or RST of a live flow; place is that of its row in `brief`, or -1. */
@@ -228,25 +231,41 @@ __noinline int note_end(const struct tuple *t, const struct flow *f, __u32 flags
 	int had;
 
 	if (!t || !f || !h)
-		return 0;
+		return DROP_INTERNAL;
 	other_of(f, t->proto, &h->other);
-	if (likely(flag_both(place, place_of(&h->other), t, &h->other, end) >= 0))
-		return 0;
-	set_flags(t, &h->other, FLOW_FIN);
-	had = set_flags(&h->other, t, 0);
-	if (had >= 0 && (flags & TCP_RST || had & FLOW_FIN))
-		close_live(t, &h->other);
-	return 0;
+	had = flag_both(place, place_of(&h->other), t, &h->other, end);
+	if (unlikely(had == -NOT_OURS)) { /* they are not both in `brief` */
+		had = set_flags(t, &h->other, FLOW_FIN);
+		if (had >= 0)
+			had = set_flags(&h->other, t, 0);
+		if (flags & TCP_RST || (had >= 0 && had & FLOW_FIN))
+			return close_rows(t, &h->other);
+	}
+	return unlikely(had == -DROP_FLOWS_BUSY) ? DROP_FLOWS_BUSY : OK;
 }
 
 /* Takes note of a packet of a live flow; f is a copy of its row. */
-static __always_inline void note_live(const struct tuple *t, struct flow *known,
-				      const struct flow *f, __u8 flags, int place)
+static __always_inline int note_live(const struct tuple *t, struct flow *known,
+				     const struct flow *f, __u8 flags, int place)
 {
 	if (f->seen != now())
 		known->seen = now();
 	if (unlikely(flags & (TCP_FIN | TCP_RST)) && !(f->flags & FLOW_CLOSED))
-		note_end(t, f, flags, place);
+		return note_end(t, f, flags, place);
+	return OK;
+}
+
+/* Whether a flow has one row only, f: answers would not be translated. */
+__noinline int is_half(const struct tuple *t, const struct flow *f)
+{
+	struct at_hand *h = at_hand_of();
+	struct flow *g;
+
+	if (!t || !f || !h)
+		return true;
+	other_of(f, t->proto, &h->other);
+	g = find_flow(&h->other);
+	return !g || !leads_to(g, t);
 }
 
 /* Takes note of what a client sends in a new flow, of which f is a copy of its row: when it goes
@@ -258,7 +277,7 @@ __noinline int note_client(const struct tuple *t, const struct flow *f, __u32 fl
 	struct at_hand *h = at_hand_of();
 	struct brief_slot *slot;
 	struct flow *g;
-	int there;
+	int there, had;
 
 	if (!t || !f || !h)
 		return DROP_INTERNAL;
@@ -275,14 +294,16 @@ __noinline int note_client(const struct tuple *t, const struct flow *f, __u32 fl
 	if (unlikely(!leads_to(g, t)))
 		return NOT_OURS;
 	if (unlikely(flags & TCP_RST)) {
-		flag_brief(place, t, &h->other, FLOW_CLOSED, 0);
-		return OK;
+		had = flag_brief(place, t, &h->other, FLOW_CLOSED, 0);
+		return unlikely(had == -DROP_FLOWS_BUSY) ? DROP_FLOWS_BUSY : OK;
 	}
 	if (!(g->flags & FLOW_ANSWERED) || (f->flags | g->flags) & FLOW_CLOSED || flags & TCP_SYN)
 		return OK;
 	flags = FLOW_LIVE << 8 | (flags & TCP_FIN ? FLOW_FIN : 0);
-	flag_both(place, there, t, &h->other, flags);
-	return OK;
+	had = flag_both(place, there, t, &h->other, flags);
+	if (unlikely(there < 0)) /* it was live before: see part */
+		had = flag_brief(place, t, &h->other, FLOW_LIVE | (flags & FLOW_FIN), 0);
+	return unlikely(had == -DROP_FLOWS_BUSY) ? DROP_FLOWS_BUSY : OK;
 }
 
 /* Takes note of what a backend answers, by a packet of tuple t, in a new flow, of which f is a copy
@@ -294,18 +315,22 @@ static __always_inline enum reason note_answer(const struct tuple *t, const stru
 					       __u8 flags, int place)
 {
 	struct at_hand *h = at_hand_of();
+	int had;
 
 	if (unlikely(f->flags & FLOW_CLOSED && flags & TCP_SYN) ||
 	    unlikely((f->flags & (FLOW_BEGUN | FLOW_ANSWERED)) == FLOW_BEGUN &&
-		     !(flags & (TCP_SYN | TCP_RST)))) {
-		forget_flow(t, f);
-		return NOT_OURS;
-	}
-	if (!h || (f->flags & FLOW_ANSWERED && !(flags & TCP_RST)))
+		     !(flags & (TCP_SYN | TCP_RST))))
+		return forget_flow(t, f) ? DROP_FLOWS_BUSY : NOT_OURS;
+	if (!h || (f->flags & FLOW_ANSWERED && !(flags & (TCP_FIN | TCP_RST))))
 		return OK;
 	other_of(f, t->proto, &h->other);
-	flag_brief(place, t, &h->other, FLOW_ANSWERED | (flags & TCP_RST ? FLOW_CLOSED : 0), 0);
+	had = 0;
 	if (unlikely(flags & TCP_RST))
-		flag_brief(place_of(&h->other), &h->other, t, FLOW_CLOSED, 0);
-	return OK;
+		had = flag_brief(place_of(&h->other), &h->other, t, FLOW_CLOSED, 0);
+	if (likely(had != -DROP_FLOWS_BUSY))
+		had = flag_brief(place, t, &h->other,
+				 FLOW_ANSWERED | (flags & TCP_FIN ? FLOW_FIN : 0) |
+					 (flags & TCP_RST ? FLOW_CLOSED : 0),
+				 0);
+	return unlikely(had == -DROP_FLOWS_BUSY) ? DROP_FLOWS_BUSY : OK;
 }

@@ -109,7 +109,8 @@ static __always_inline int note_passed(const struct tuple *t, struct flow *known
 		known->seen = now();
 	if (unlikely(flags & (TCP_FIN | TCP_RST)) && h) {
 		other_of(f, t->proto, &h->other);
-		flag_brief(place, t, &h->other, FLOW_CLOSED, 0);
+		if (flag_brief(place, t, &h->other, FLOW_CLOSED, 0) == -DROP_FLOWS_BUSY)
+			return DROP_FLOWS_BUSY;
 	}
 	return PASS_ON;
 }

@@ -32,11 +32,12 @@ struct flow {
 
 /* What a program has at hand, kept here because the stack is short. */
 struct at_hand {
-	struct tuple t;	    /* the packet's */
-	struct tuple other; /* of the other direction */
-	struct tuple ended; /* of a flow that is to be forgotten */
-	struct flow f;	    /* what the packet becomes */
-	struct flow making; /* a row that is being made */
+	struct tuple t;	     /* the packet's */
+	struct tuple other;  /* of the other direction */
+	struct tuple ended;  /* of a flow that is to be forgotten */
+	struct tuple former; /* the same, as a new one has the tuple of its replies */
+	struct flow f;	     /* what the packet becomes */
+	struct flow making;  /* a row that is being made */
 };
 
 struct {

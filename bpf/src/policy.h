@@ -94,14 +94,14 @@ static __always_inline void ask_about(struct judged *j, const struct endpoint *e
 /* A pod that asked a Service knows its answers by that: their row is of the backend. */
 static __always_inline void see_backend(struct tuple *t)
 {
-	struct flow *f;
+	struct at_hand *h = at_hand_of();
+	int place;
 
-	if (likely(!is_client(&t->src)))
+	if (likely(!is_client(&t->src)) || !h)
 		return;
-	f = find_flow(t);
-	if (f && !(f->flags & FLOW_REPLY)) {
-		t->dst = f->dst;
-		t->dport = f->dport;
+	if (copy_flow(t, &h->making, &place) && !(h->making.flags & FLOW_REPLY)) {
+		t->dst = h->making.dst;
+		t->dport = h->making.dport;
 	}
 }
 

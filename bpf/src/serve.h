@@ -185,7 +185,7 @@ static __always_inline int new_flow(const struct frontend *fe, const struct tupl
 static __always_inline int known_flow(const struct tuple *t, __u8 flags, const struct frontend *fe,
 				      bool outside, struct flow *f)
 {
-	int place;
+	int place, why;
 	struct flow *known = copy_flow(t, f, &place);
 
 	if (!known || f->flags & FLOW_REPLY)
@@ -197,21 +197,21 @@ static __always_inline int known_flow(const struct tuple *t, __u8 flags, const s
 		return note_passed(t, known, f, flags, place);
 	}
 	if (unlikely(!is_alive(&f->dst, f->dport, t->proto, f->generation))) {
-		forget_flow(t, f);
+		why = forget_flow(t, f);
+		if (unlikely(why))
+			return why;
 		return t->proto == IPPROTO_TCP && !(flags & TCP_SYN) ? REJECT_BACKEND_GONE
 								     : NOT_OURS;
 	}
 	if (unlikely(flags & TCP_SYN) &&
-	    (f->flags & (FLOW_CLOSED | FLOW_ADOPTED) ||
+	    (f->flags & (FLOW_CLOSED | FLOW_ADOPTED) || (f->flags & FLOW_LIVE && is_half(t, f)) ||
 	     (fe && !(f->flags & FLOW_LIVE) &&
 	      slot_in_set(outside ? fe->outside : fe->inside, &f->dst, f->dport, 0) < 0))) {
-		forget_flow(t, f);
-		return NOT_OURS;
+		why = forget_flow(t, f);
+		return unlikely(why) ? why : NOT_OURS;
 	}
-	if (likely(f->flags & FLOW_LIVE)) {
-		note_live(t, known, f, flags, place);
-		return OK;
-	}
+	if (likely(f->flags & FLOW_LIVE))
+		return note_live(t, known, f, flags, place);
 	mark_flow(&t->src, f); /* the daemon may have cleared it a moment ago */
 	known->seen = now();
 	return note_client(t, f, flags, place);
@@ -258,7 +258,7 @@ __noinline int flow_of(struct packet *p, struct flow *f)
 {
 	struct at_hand *h = at_hand_of();
 	struct flow *known;
-	int place;
+	int place, why;
 
 	if (!p || !f || !h)
 		return DROP_INTERNAL;
@@ -277,11 +277,10 @@ __noinline int flow_of(struct packet *p, struct flow *f)
 		 * end, or after one that was not seen either.
 		 */
 		if (unlikely(p->l4.flags & TCP_SYN && f->flags & (FLOW_CLOSED | FLOW_ADOPTED))) {
-			forget_flow(&h->t, f);
-			return NOT_OURS;
+			why = forget_flow(&h->t, f);
+			return unlikely(why) ? why : NOT_OURS;
 		}
-		note_live(&h->t, known, f, p->l4.flags, place);
-		return OK;
+		return note_live(&h->t, known, f, p->l4.flags, place);
 	}
 	/* Connections outlive their Service, datagrams do not. */
 	if (unlikely(h->t.proto == IPPROTO_UDP && !frontend_of(&h->t.dst, h->t.dport, h->t.proto)))
@@ -290,10 +289,8 @@ __noinline int flow_of(struct packet *p, struct flow *f)
 		return note_passed(&h->t, known, f, p->l4.flags, place);
 	if (unlikely(p->l4.flags & TCP_SYN) || !may_go_on(&h->t, f))
 		return NOT_OURS;
-	if (likely(f->flags & FLOW_LIVE)) {
-		note_live(&h->t, known, f, p->l4.flags, place);
-		return OK;
-	}
+	if (likely(f->flags & FLOW_LIVE))
+		return note_live(&h->t, known, f, p->l4.flags, place);
 	if (h->t.proto == IPPROTO_UDP)
 		return NOT_OURS;
 	mark_flow(&h->t.src, f); /* the daemon may have cleared it a moment ago */

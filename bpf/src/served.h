@@ -33,8 +33,8 @@ enum {
 __noinline int answer_outside(struct __sk_buff *skb, struct packet *p, __u32 mtu)
 {
 	struct passing *x = passing_of();
-	struct flow *back;
-	int why;
+	struct flow back;
+	int why, place;
 
 	if (!p || !x)
 		return give_up(skb, DROP_INTERNAL);
@@ -44,11 +44,10 @@ __noinline int answer_outside(struct __sk_buff *skb, struct packet *p, __u32 mtu
 	x->t.sport = p->l4.dport;
 	x->t.dport = p->l4.sport;
 	x->t.proto = p->l4.proto;
-	back = find_flow(&x->t);
-	if (!back)
+	if (!copy_flow(&x->t, &back, &place))
 		return give_up(skb, STACK_TOO_BIG);
 	x->f = (struct flow){
-		.src = back->dst, .dst = back->src, .sport = back->dport, .dport = back->sport};
+		.src = back.dst, .dst = back.src, .sport = back.dport, .dport = back.sport};
 	why = translate(skb, p, &x->f);
 	return unlikely(why) ? give_up(skb, why) : answer_too_big(skb, p, mtu);
 }
