@@ -1,6 +1,9 @@
 package bpf
 
-import "testing"
+import (
+	"net/netip"
+	"testing"
+)
 
 // A flow one of whose sets is busy when its SYN-ACK comes lives all the same.
 func TestAnswerWhileItsSetIsBusy(t *testing.T) {
@@ -97,6 +100,42 @@ func TestBackendEndsBeforeTheFlowLives(t *testing.T) {
 	p.reply(t, p.backend, p.client, ack)
 	if got := p.where(t, p.client); got != "ended" {
 		t.Errorf("the flow is %q, want ended", got)
+	}
+}
+
+// The FIN of a try before, which the backend ended before the flow lived, is not of the next one.
+func TestFINOfATryBefore(t *testing.T) {
+	p := newLane(t, false, true)
+	p.tcp(t, p.client, syn)
+	p.reply(t, p.backend, p.client, syn|ack)
+	p.reply(t, p.backend, p.client, fin|ack)
+	p.tcp(t, p.client, syn)
+	p.reply(t, p.backend, p.client, syn|ack)
+	p.tcp(t, p.client, ack)
+	p.tcp(t, p.client, fin|ack)
+	p.reply(t, p.backend, p.client, ack)
+	if got := p.where(t, p.client); got != weftMapLive {
+		t.Errorf("half closed, the flow is %q, want live", got)
+	}
+}
+
+// Where the tuple of a new connection is that of another flow's answers, it has it: who sends it
+// is not that flow's backend any more.
+func TestConnectionOnATupleOfAnswers(t *testing.T) {
+	p := newLane(t, false, false)
+	other := netip.MustParseAddrPort("10.96.0.3:80")
+	must(t, p.Services().Frontends.Set(Place{Addr: other.Addr()}, Frontend{}))
+	p.serve(t, 9, other, p.client.Addr())
+	a, b := p.clientAt(servePort), p.backend
+	p.establish(t, a)
+	for _, flags := range []byte{syn, ack} { // from the backend's port to the client's, through a Service
+		if _, out := p.from(t, p.backendMAC, datagram(TCP, b, other, 64, flags, nil), false); out != nil && flags == syn {
+			source, _ := tupleOf(out)
+			p.from(t, p.clientMAC, datagram(TCP, a, source, 64, syn|ack, nil), false)
+		}
+	}
+	if verdict, out := p.from(t, p.backendMAC, datagram(TCP, b, a, 64, syn, nil), false); out == nil {
+		t.Errorf("it does not pass: verdict %d, counters %v", int32(verdict), p.counts(t))
 	}
 }
 

@@ -2,6 +2,7 @@ package bpf
 
 import (
 	"bytes"
+	"net/netip"
 	"testing"
 )
 
@@ -39,6 +40,41 @@ func TestChecksumsOfTranslatedPackets(t *testing.T) {
 				if want := edit(datagram(proto, p.client, p.backend, 63, 0, load), field, 0, 0); !bytes.Equal(got, want) {
 					t.Errorf("without a checksum: %x, want %x", got, want)
 				}
+			}
+		}
+	}
+}
+
+// The same where the backend is in the node's own network, and ports alone change.
+func TestChecksumsWhereAddressesStay(t *testing.T) {
+	for _, v6 := range []bool{false, true} {
+		p := newLane(t, v6, false)
+		host, client, at := p.outer4, netip.MustParseAddrPort("203.0.113.7:20000"), 20
+		if v6 {
+			host, client, at = p.outer6, netip.MustParseAddrPort("[2001:db8:7::7]:20000"), 40
+		}
+		node, backend := netip.AddrPortFrom(host, 30080), netip.AddrPortFrom(host, servePort)
+		p.serve(t, 8, node, host)
+		for proto, field := range map[Protocol]int{TCP: at + 16, UDP: at + 6} {
+			bad := 0
+			check := func(what string, in, want []byte) {
+				verdict, got := p.run(t, FromUplink, ethernet(noMAC, mac{2}, ethType(in), in), 0)
+				if verdict != tcxNext || !bytes.Equal(got[14:], want) {
+					if bad++; bad < 4 {
+						t.Errorf("v6=%t %s %s: verdict %d\n%x, want\n%x", v6, proto, what, int32(verdict), got[14:], want)
+					}
+				}
+			}
+			check("first", datagram(proto, client, node, 64, syn, nil), datagram(proto, client, backend, 64, syn, nil))
+			for i := range 1 << 16 {
+				payload := be16(i)
+				check("sum", datagram(proto, client, node, 64, ack, payload), datagram(proto, client, backend, 64, ack, payload))
+			}
+			if proto == UDP {
+				check("no sum", edit(datagram(proto, client, node, 64, ack, load), field, 0, 0), edit(datagram(proto, client, backend, 64, ack, load), field, 0, 0))
+			}
+			if bad > 0 {
+				t.Errorf("v6=%t %s: %d are wrong", v6, proto, bad)
 			}
 		}
 	}

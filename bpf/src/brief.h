@@ -254,6 +254,9 @@ __noinline int may_follow(const struct tuple *t, const struct flow *had, const s
 	own = had->dport == row->dport && same_addr(&had->dst, &row->dst);
 	if (own && had->sport == row->sport && same_addr(&had->src, &row->src))
 		return true;
+	if (how == BPF_ANY &&
+	    had->flags & FLOW_REPLY) /* who sends this is not the backend any more */
+		return true;
 	if (how == FOLLOW_OWN ? !own || !(had->flags & FLOW_CLOSED) : is_kept(had))
 		return false;
 	if (had->flags & FLOW_CLOSED)

@@ -58,26 +58,27 @@ __noinline int flag_brief(int place, const struct tuple *t, const struct tuple *
 __noinline int flag_both(int here, int there, const struct tuple *t, const struct tuple *u,
 			 __u32 flags)
 {
+	const int first = here < there ? here : there, second = here ^ there ^ first;
 	__u32 both = flags >> 8;
 	int had = -NOT_OURS;
 
-	if (!t || !u || here < 0 || there < 0)
+	if (!t || !u || first < 0)
 		return -NOT_OURS;
-	if (!lock_at(here))
+	if (!lock_at(first))
 		return -DROP_FLOWS_BUSY;
-	if ((here ^ there) >= BRIEF_WAYS && !lock_at(there)) {
-		had = -DROP_FLOWS_BUSY;
-	} else {
-		if (likely(holds(here, t, u) && holds(there, u, t))) {
-			if (put_flags(there, both, 0) & flags & FLOW_FIN) {
-				both |= FLOW_CLOSED;
-				put_flags(there, both, 0);
-			}
-			had = put_flags(here, (flags & 0xff) | both, 0);
-		}
-		if ((here ^ there) >= BRIEF_WAYS)
-			unlock_at(there);
+	if ((first ^ second) >= BRIEF_WAYS && !lock_at(second)) {
+		unlock_at(first);
+		return -DROP_FLOWS_BUSY;
 	}
-	unlock_at(here);
+	if (likely(holds(here, t, u) && holds(there, u, t))) {
+		if (put_flags(there, both, 0) & flags & FLOW_FIN) {
+			both |= FLOW_CLOSED;
+			put_flags(there, both, 0);
+		}
+		had = put_flags(here, (flags & 0xff) | both, 0);
+	}
+	if ((first ^ second) >= BRIEF_WAYS)
+		unlock_at(second);
+	unlock_at(first);
 	return had;
 }

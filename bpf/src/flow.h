@@ -315,13 +315,14 @@ static __always_inline enum reason note_answer(const struct tuple *t, const stru
 					       __u8 flags, int place)
 {
 	struct at_hand *h = at_hand_of();
+	bool anew = flags & TCP_SYN && f->flags & FLOW_FIN; /* its FIN was of a try before */
 	int had;
 
 	if (unlikely(f->flags & FLOW_CLOSED && flags & TCP_SYN) ||
 	    unlikely((f->flags & (FLOW_BEGUN | FLOW_ANSWERED)) == FLOW_BEGUN &&
 		     !(flags & (TCP_SYN | TCP_RST))))
 		return forget_flow(t, f) ? DROP_FLOWS_BUSY : NOT_OURS;
-	if (!h || (f->flags & FLOW_ANSWERED && !(flags & (TCP_FIN | TCP_RST))))
+	if (!h || (f->flags & FLOW_ANSWERED && !(flags & (TCP_FIN | TCP_RST)) && !anew))
 		return OK;
 	other_of(f, t->proto, &h->other);
 	had = 0;
@@ -331,6 +332,6 @@ static __always_inline enum reason note_answer(const struct tuple *t, const stru
 		had = flag_brief(place, t, &h->other,
 				 FLOW_ANSWERED | (flags & TCP_FIN ? FLOW_FIN : 0) |
 					 (flags & TCP_RST ? FLOW_CLOSED : 0),
-				 0);
+				 anew ? FLOW_FIN : 0);
 	return unlikely(had == -DROP_FLOWS_BUSY) ? DROP_FLOWS_BUSY : OK;
 }

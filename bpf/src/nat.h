@@ -122,7 +122,8 @@ static __always_inline bool add_ports(struct __sk_buff *skb, const struct l4 *l4
 	__u16 partial = fold((__u64)was + diff), whole = ~fold((__u64)(__u32)~was + diff);
 	__u16 *sum = sum_of(skb, l4);
 
-	if (unlikely(!sum) || unlikely(partial == whole))
+	/* Where addresses change nothing, 0xffff could be either, and 0 none. */
+	if (unlikely(!sum) || unlikely(partial == whole) || unlikely(fold(diff) == 0xffff))
 		return false;
 	if (likely(*sum == partial))
 		return true;
