@@ -33,6 +33,7 @@ type peer struct {
 	well   time.Time // alive since
 	life   int       // counts its lives: what it said in a former one is void
 	missed int       // probes in a row
+	seen   int       // those of them beside which another peer answered; see round.seen
 	rounds []round   // whose answers may still come
 	next   time.Time
 	turn   int // which address is next
@@ -51,6 +52,7 @@ type round struct {
 	at       time.Time
 	open     map[uint64]netip.Addr // by nonce
 	answered bool
+	seen     *bool // another peer has answered what was asked at the same time; nil: nobody wants to know
 }
 
 // expire counts what was not answered in time. It says whether the peer died of it.
@@ -61,6 +63,9 @@ func (p *peer) expire(now time.Time) (died bool) {
 		}
 		if !r.answered {
 			p.missed++
+			if r.seen != nil && *r.seen {
+				p.seen++
+			}
 		}
 		return true
 	})
@@ -85,7 +90,7 @@ func (p *peer) answered(d Datagram) (*round, bool) {
 
 // hear takes up that a round was answered.
 func (p *peer) hear(now time.Time, r *round) {
-	r.answered, p.missed = true, 0
+	r.answered, p.missed, p.seen = true, 0, 0
 	if p.state != alive {
 		p.state, p.well = alive, now
 		p.life++
