@@ -33,7 +33,7 @@ type peer struct {
 	well   time.Time // alive since
 	life   int       // counts its lives: what it said in a former one is void
 	missed int       // probes in a row
-	seen   int       // those of them beside which another peer answered; see round.seen
+	seen   int       // those of them beside which another peer answered
 	rounds []round   // whose answers may still come
 	next   time.Time
 	turn   int // which address is next
@@ -52,7 +52,19 @@ type round struct {
 	at       time.Time
 	open     map[uint64]netip.Addr // by nonce
 	answered bool
-	seen     *bool // another peer has answered what was asked at the same time; nil: nobody wants to know
+	batch    *batch // nil: nobody wants to know
+	witness  bool   // only asked to see whether it is this node that is cut off
+}
+
+// batch is the rounds of many peers that were asked at the same time.
+type batch struct {
+	asked, answered int
+}
+
+// excused says that it means nothing that a witness has not answered, as enough others have.
+// Otherwise, where datagrams are lost by chance, each that is lost would have more nodes asked.
+func (r *round) excused() bool {
+	return r.witness && r.batch.answered*fewAnswer >= r.batch.asked
 }
 
 // expire counts what was not answered in time. It says whether the peer died of it.
@@ -61,9 +73,9 @@ func (p *peer) expire(now time.Time) (died bool) {
 		if now.Sub(r.at) < answerWait {
 			return false
 		}
-		if !r.answered {
+		if !r.answered && !r.excused() {
 			p.missed++
-			if r.seen != nil && *r.seen {
+			if r.batch != nil && r.batch.answered > 0 {
 				p.seen++
 			}
 		}

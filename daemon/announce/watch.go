@@ -133,7 +133,7 @@ func (w *Watch) Hear(now time.Time, from netip.Addr, d Datagram) (soon bool) {
 			n := w.nodes[name]
 			if r, ok := n.answered(d); ok {
 				n.hear(now, r)
-				*r.seen = true
+				r.batch.answered++
 				n.heard, n.told = true, time.Time{}
 				delete(w.fresh, name)
 			}
@@ -193,7 +193,7 @@ func (w *Watch) Step(now time.Time) (send []Message, changed bool) {
 			send = append(send, w.tell(name, n)...)
 		}
 	}
-	seen, unproven := new(bool), 0
+	b, unproven := &batch{}, 0
 	for _, name := range names {
 		n := w.nodes[name]
 		every := w.every(now, n, near[name], greeted[name])
@@ -213,26 +213,26 @@ func (w *Watch) Step(now time.Time) (send []Message, changed bool) {
 		if n.next.IsZero() && !n.heard {
 			send = append(send, Message{n.addr, hello})
 		}
-		send = w.ask(send, now, n, every, seen)
+		n.next = now.Add(every)
+		send = w.ask(send, now, n, b)
 		if n.unproven() {
 			unproven++
 		}
 	}
-	send = w.witness(send, now, unproven, seen)
+	send = w.witness(send, now, unproven, b)
 	if changed {
 		w.count(now)
 	}
 	return send, changed
 }
 
-// ask sends a node a question, and says when the next one is due. seen is that of all that are
-// asked now.
-func (w *Watch) ask(send []Message, now time.Time, n *other, every time.Duration, seen *bool) []Message {
-	n.next = now.Add(every)
+// ask sends a node a question, as one of those that are asked now.
+func (w *Watch) ask(send []Message, now time.Time, n *other, b *batch) []Message {
 	for _, d := range n.peer.ask(now, []netip.Addr{n.addr}, w.nonce) {
 		send = append(send, Message{n.addr, d})
 	}
-	n.rounds[len(n.rounds)-1].seen = seen
+	n.rounds[len(n.rounds)-1].batch = b
+	b.asked++
 	return send
 }
 

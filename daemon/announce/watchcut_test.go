@@ -111,6 +111,34 @@ func TestARackIsLostSoon(t *testing.T) {
 	}
 }
 
+// Where datagrams are lost by chance, a witness that misses one must not have more asked, which
+// miss some too: all would ask all, and each would take some for lost.
+func TestLostDatagramsDoNotHaveAllAskAll(t *testing.T) {
+	const nodes = 50
+	for _, one := range []bool{true, false} {
+		r := newRing(t, nodes, 11).knowing()
+		bad := r.names[0]
+		r.cut = func(from, to string) bool {
+			return (!one || from == bad || to == bad) && r.random.IntN(100) < 20
+		}
+		r.nodes[bad].sent = 0
+		some, steps := 0, 0
+		start := r.now
+		for ; r.now.Sub(start) < 3*time.Minute; r.run(50 * time.Millisecond) {
+			if steps++; len(r.nodes[bad].watch.Lost()) > 0 {
+				some++
+			}
+		}
+		sent := float64(r.nodes[bad].sent) / r.now.Sub(start).Seconds()
+		t.Logf("on one link only %v: it sends %.1f datagrams a second, some are lost to it for %d %%", one, sent, 100*some/steps)
+		if sent > 45 || some > steps/5 {
+			t.Errorf("on one link only %v: want at most 45 datagrams a second, and 20 %%", one)
+		}
+		r.cut = nil
+		r.within("nothing is lost any more", 4*time.Second)
+	}
+}
+
 // A lost node is asked once a second, and more seldom if many are. It is back sooner where
 // anything else comes from it; but what comes may be forged, and is not believed.
 func TestASignOfALostNodeHasItAskedAtOnce(t *testing.T) {

@@ -16,6 +16,9 @@ const (
 	witnesses       = 2
 	witnessesAtOnce = 100
 	silentBudget    = 1000
+	// fewAnswer: a witness that misses counts where fewer than one of so many that were asked with
+	// it answered. A few that are cut off together answer each other.
+	fewAnswer = 8
 	// proof is how many questions somebody has missed while another answered who is believed lost
 	// without another's word.
 	proof = 2
@@ -69,7 +72,7 @@ func (w *Watch) turn(now time.Time, asked []string) (turned []string) {
 
 // witness asks others beside those of whom is to be proven that it is they that do not answer: those
 // that are furthest on the ring, as the next ones may be what is silent.
-func (w *Watch) witness(send []Message, now time.Time, unproven int, seen *bool) []Message {
+func (w *Watch) witness(send []Message, now time.Time, unproven int, b *batch) []Message {
 	many := min(unproven*witnesses, witnessesAtOnce)
 	for _, name := range slices.Backward(w.ring) {
 		if many == 0 {
@@ -80,9 +83,10 @@ func (w *Watch) witness(send []Message, now time.Time, unproven int, seen *bool)
 			continue
 		}
 		many--
-		if k := len(n.rounds); k == 0 || n.rounds[k-1].seen != seen {
+		if k := len(n.rounds); k == 0 || n.rounds[k-1].batch != b {
 			w.asked[name] = struct{}{}
-			send = w.ask(send, now, n, calm, seen)
+			send = w.ask(send, now, n, b)
+			n.rounds[len(n.rounds)-1].witness = true
 		}
 	}
 	return send
