@@ -253,7 +253,9 @@ func (a *announcer) step(now time.Time) (busy bool) {
 	a.mu.Lock()
 	a.sockets.receive(func(from netip.Addr, d announce.Datagram) {
 		a.machine.Hear(now, from, d)
-		a.watch.Hear(now, from, d)
+		if a.watch.Hear(now, from, d) && !a.watchAt.IsZero() {
+			a.watchAt = now
+		}
 	})
 	do := a.machine.Step(now)
 	busy = len(a.places) > 0

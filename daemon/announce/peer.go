@@ -33,6 +33,7 @@ type peer struct {
 	well   time.Time // alive since
 	life   int       // counts its lives: what it said in a former one is void
 	missed int       // probes in a row
+	seen   int       // those of them beside which another peer answered
 	rounds []round   // whose answers may still come
 	next   time.Time
 	turn   int // which address is next
@@ -51,6 +52,19 @@ type round struct {
 	at       time.Time
 	open     map[uint64]netip.Addr // by nonce
 	answered bool
+	batch    *batch // nil: nobody wants to know
+	witness  bool   // only asked to see whether it is this node that is cut off
+}
+
+// batch is the rounds of many peers that were asked at the same time.
+type batch struct {
+	asked, answered int
+}
+
+// excused says that it means nothing that a witness has not answered, as enough others have.
+// Otherwise, where datagrams are lost by chance, each that is lost would have more nodes asked.
+func (r *round) excused() bool {
+	return r.witness && r.batch.answered*fewAnswer >= r.batch.asked
 }
 
 // expire counts what was not answered in time. It says whether the peer died of it.
@@ -59,8 +73,11 @@ func (p *peer) expire(now time.Time) (died bool) {
 		if now.Sub(r.at) < answerWait {
 			return false
 		}
-		if !r.answered {
+		if !r.answered && !r.excused() {
 			p.missed++
+			if r.batch != nil && r.batch.answered > 0 {
+				p.seen++
+			}
 		}
 		return true
 	})
@@ -85,7 +102,7 @@ func (p *peer) answered(d Datagram) (*round, bool) {
 
 // hear takes up that a round was answered.
 func (p *peer) hear(now time.Time, r *round) {
-	r.answered, p.missed = true, 0
+	r.answered, p.missed, p.seen = true, 0, 0
 	if p.state != alive {
 		p.state, p.well = alive, now
 		p.life++

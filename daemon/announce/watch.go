@@ -24,9 +24,6 @@ const (
 	greetSeldom = time.Second
 	// helloFor is how long one is asked every second that has greeted this node.
 	helloFor = 10 * time.Second
-	// suspected is how many more nodes are asked when one is lost of which nobody has told: it
-	// may be this node that is cut off, which has to find out about all others by itself.
-	suspected = 2
 	// wordFor is how long another's word counts that a node is lost which has never
 	// answered this one. The cluster knows by then.
 	wordFor = 2 * time.Minute
@@ -49,6 +46,8 @@ type Watch struct {
 	asked  map[string]struct{}     // those that are, or that may still answer
 	lost   map[string]bool         // replaced when it changes
 	stale  bool                    // some of lost are not there any more
+	silent int                     // those that are dead and not lost
+	blind  time.Time               // when this node seemed to be cut off last
 	cutOff bool                    // all who have answered are lost, and more than one has
 	wait   time.Duration           // until the next Step; 0: there is nobody to watch
 }
@@ -59,13 +58,9 @@ type other struct {
 	heard bool      // it has answered once
 	hello time.Time // when it greeted this one
 	told  time.Time // when another said that it is lost; zero: nobody did, or it was wrong
+	sign  time.Time // when anything came from it while it was dead
 	lost  bool
 	mine  bool // this node watched it when it was lost, so it tells when it is back
-}
-
-// gone says that the node is lost.
-func (n *other) gone(now time.Time) bool {
-	return n.state == dead && (n.heard || !n.told.IsZero() && now.Sub(n.told) < wordFor)
 }
 
 // NewWatch returns what a node knows at its daemon's start: nobody is lost. nonce returns
@@ -121,10 +116,16 @@ func (w *Watch) CutOff() bool { return w.cutOff }
 // Wait is how long it may take until the next Step; 0: for ever.
 func (w *Watch) Wait() time.Duration { return w.wait }
 
-// Hear takes up a datagram that came from an address at a time.
-func (w *Watch) Hear(now time.Time, from netip.Addr, d Datagram) {
+// Hear takes up a datagram that came from an address at a time; soon says that the next Step
+// need not wait.
+func (w *Watch) Hear(now time.Time, from netip.Addr, d Datagram) (soon bool) {
 	if len(w.byIP[from]) == 0 {
-		return
+		return false
+	}
+	for _, name := range w.byIP[from] {
+		if n := w.nodes[name]; n.lost || n.heard && n.state == dead { // whatever it sends, it may be back
+			n.sign, soon = now, true
+		}
 	}
 	switch d.Kind {
 	case kindAnswer:
@@ -132,6 +133,7 @@ func (w *Watch) Hear(now time.Time, from netip.Addr, d Datagram) {
 			n := w.nodes[name]
 			if r, ok := n.answered(d); ok {
 				n.hear(now, r)
+				r.batch.answered++
 				n.heard, n.told = true, time.Time{}
 				delete(w.fresh, name)
 			}
@@ -141,11 +143,11 @@ func (w *Watch) Hear(now time.Time, from netip.Addr, d Datagram) {
 		if hello {
 			d.Addr = from
 		} else if d.Addr == from {
-			return
+			return soon
 		}
 		for _, about := range w.byIP[d.Addr] {
 			n := w.nodes[about]
-			w.asked[about], n.next = struct{}{}, now
+			w.asked[about], n.next, soon = struct{}{}, now, true
 			if hello {
 				n.hello = now
 				continue
@@ -157,6 +159,7 @@ func (w *Watch) Hear(now time.Time, from netip.Addr, d Datagram) {
 			}
 		}
 	}
+	return soon
 }
 
 // hello asks a node to ask the sender: it has just come.
@@ -180,26 +183,25 @@ func (w *Watch) Step(now time.Time) (send []Message, changed bool) {
 		w.wait = 0
 	}
 	changed, w.stale = w.stale, false
-	untold := 0
-	for _, name := range slices.Sorted(maps.Keys(w.asked)) {
+	names := slices.Sorted(maps.Keys(w.asked))
+	w.expire(now, names)
+	turned := w.turn(now, names)
+	changed = changed || len(turned) > 0
+	for _, name := range turned {
 		n := w.nodes[name]
-		n.expire(now)
-		if gone := n.gone(now); gone != n.lost {
-			n.lost, changed = gone, true
-			if gone && n.told.IsZero() {
-				untold++
-			}
-			n.mine = n.mine && !gone || near[name]
-			if n.mine {
-				send = append(send, w.tell(name, n)...)
-			}
+		if n.mine = n.mine && !n.lost || near[name]; n.mine {
+			send = append(send, w.tell(name, n)...)
 		}
+	}
+	b, unproven := &batch{}, 0
+	for _, name := range names {
+		n := w.nodes[name]
 		every := w.every(now, n, near[name], greeted[name])
 		switch {
 		case every == 0 && len(n.rounds) == 0:
 			delete(w.asked, name)
 			continue
-		case every == Every, every == calm && !n.heard:
+		case every == Every, every == calm && !n.heard, n.unproven():
 			w.wait = Every / 2
 		}
 		if n.next.After(now.Add(every)) { // it was asked less often
@@ -212,62 +214,69 @@ func (w *Watch) Step(now time.Time) (send []Message, changed bool) {
 			send = append(send, Message{n.addr, hello})
 		}
 		n.next = now.Add(every)
-		for _, d := range n.ask(now, []netip.Addr{n.addr}, w.nonce) {
-			send = append(send, Message{n.addr, d})
+		send = w.ask(send, now, n, b)
+		if n.unproven() {
+			unproven++
 		}
 	}
-	w.suspect(now, untold*suspected)
+	send = w.witness(send, now, unproven, b)
 	if changed {
 		w.count(now)
 	}
 	return send, changed
 }
 
+// ask sends a node a question, as one of those that are asked now.
+func (w *Watch) ask(send []Message, now time.Time, n *other, b *batch) []Message {
+	for _, d := range n.peer.ask(now, []netip.Addr{n.addr}, w.nonce) {
+		send = append(send, Message{n.addr, d})
+	}
+	n.rounds[len(n.rounds)-1].batch = b
+	b.asked++
+	return send
+}
+
 // count makes lost anew.
 func (w *Watch) count(now time.Time) {
-	lost, heard := map[string]bool{}, 0
+	lost, heard, gone := map[string]bool{}, 0, 0
 	for name, n := range w.nodes {
 		if n.heard {
 			heard++
 		}
 		if n.lost {
 			lost[name] = true
+			if n.heard {
+				gone++
+			}
 		}
 	}
-	if w.cutOff && len(lost) < heard { // it is back: the others are taken for having missed one question
+	if w.cutOff && gone < heard { // it is back: the others are taken for having missed one question
+		w.blind = now
 		for name := range lost {
 			n := w.nodes[name]
-			n.lost, n.mine, n.state, n.missed, n.rounds, n.told = false, false, alive, 1, nil, time.Time{}
+			n.lost, n.mine, n.state, n.missed, n.seen, n.rounds, n.told = false, false, alive, 1, 0, nil, time.Time{}
 			n.next, w.wait = now, Every/2
 			w.asked[name] = struct{}{}
 		}
 		lost = map[string]bool{}
 	}
-	w.lost, w.cutOff = lost, heard > 1 && len(lost) == heard
+	w.lost, w.cutOff = lost, heard > 1 && gone == heard
 }
 
-// suspect has so many of the next nodes asked as if they had missed a question.
-func (w *Watch) suspect(now time.Time, many int) {
-	for _, name := range w.ring {
-		if many == 0 {
-			return
-		}
-		if n := w.nodes[name]; n.heard && !n.lost && n.missed == 0 {
-			n.missed, n.next, w.wait = 1, now, Every/2
-			w.asked[name] = struct{}{}
-			many--
-		}
-	}
-}
-
-// near is the nodes that this one watches.
+// near is the nodes that this one watches: the next ones that miss nothing, and those before them
+// that do.
 func (w *Watch) near() map[string]bool {
-	near := make(map[string]bool, watched)
+	near, well := make(map[string]bool, watched), 0
 	for _, name := range w.ring {
-		if n := w.nodes[name]; n.heard && !n.lost {
-			near[name] = true
+		n := w.nodes[name]
+		if !n.heard || n.lost {
+			continue
 		}
-		if len(near) == watched {
+		near[name] = true
+		if n.missed == 0 {
+			well++
+		}
+		if well == watched {
 			break
 		}
 	}
@@ -296,8 +305,12 @@ func (w *Watch) greeted(now time.Time) map[string]bool {
 // every is how often a node is asked; 0: it is not.
 func (w *Watch) every(now time.Time, n *other, near, greeted bool) time.Duration {
 	switch {
+	case n.state == dead && now.Sub(n.sign) < calm: // zero is long ago
+		return Every
 	case n.lost:
 		return max(calm, time.Duration(len(w.lost))*time.Second/seldomBudget)
+	case n.state == dead && n.heard:
+		return max(Every, time.Duration(w.silent)*time.Second/silentBudget)
 	case n.state != dead && n.missed > 0 && (n.heard || !n.told.IsZero()):
 		return Every
 	case near, !n.heard && now.Sub(n.hello) < helloFor:
@@ -316,7 +329,7 @@ func (w *Watch) tell(about string, n *other) []Message {
 	}
 	var out []Message
 	for _, name := range w.ring {
-		if o := w.nodes[name]; name != about && !o.lost {
+		if o := w.nodes[name]; name != about && !(o.heard && o.state == dead) {
 			out = append(out, Message{o.addr, d})
 		}
 	}
