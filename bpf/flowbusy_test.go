@@ -145,12 +145,7 @@ func TestLatePacketsOfAFormerFlow(t *testing.T) {
 	for _, moved := range []bool{false, true} {
 		p := newLane(t, false, true)
 		second := p.secondService(t)
-		p.establish(t, p.client)
-		if moved {
-			there, back := p.tuples(TCP, p.client)
-			p.moveOn(t, there)
-			p.moveOn(t, back)
-		}
+		p.live(t, moved)
 		p.tcp(t, p.client, rst)
 		seen, _ := p.ask(t, TCP, p.client, second, syn, nil)
 		p.answers(t, TCP, seen, p.client, second, syn|ack, nil)

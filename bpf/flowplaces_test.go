@@ -26,6 +26,17 @@ func (p *lane) moveOn(t testing.TB, k weftTuple) {
 	p.pushOut(t, k)
 }
 
+// live establishes the flow of the lane's client, and moves both its rows to `live`, or neither.
+func (p *lane) live(t testing.TB, moved bool) {
+	t.Helper()
+	p.establish(t, p.client)
+	if moved {
+		there, back := p.tuples(TCP, p.client)
+		p.moveOn(t, there)
+		p.moveOn(t, back)
+	}
+}
+
 // Wherever the two rows of a living flow are, it goes on, ends, begins anew, and makes way for
 // what its client sends to the backend itself.
 func TestRowsOfAFlowMayBeInBothTables(t *testing.T) {

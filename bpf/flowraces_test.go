@@ -74,12 +74,7 @@ func TestLivingFlowsKeepTheirTuple(t *testing.T) {
 	for _, moved := range []bool{false, true} {
 		p := newLane(t, false, true)
 		second := p.secondService(t)
-		p.establish(t, p.client)
-		if moved {
-			there, back := p.tuples(TCP, p.client)
-			p.moveOn(t, there)
-			p.moveOn(t, back)
-		}
+		p.live(t, moved)
 		end := again(t, func(i int) error {
 			_, _, err := p.give(FromPod, p.fromClient(TCP, p.client, second, []byte{syn, rst}[i%2]))
 			return err

@@ -17,10 +17,10 @@ enum {
 	BRIEF_PATIENCE = 256, /* tries; a set is busy for some 50 ns, unless a row moves on */
 };
 
-/* Over what put_brief writes, besides BPF_ANY and BPF_NOEXIST. */
+/* Over what put_brief writes, besides BPF_ANY and BPF_NOEXIST: see may_follow. */
 enum {
-	FOLLOW_OWN = 2,
-	FOLLOW_NEW = 3,
+	FOLLOW_OWN = 2, /* what has ended, of the same port of the client */
+	FOLLOW_NEW = 3, /* whatever does not live */
 };
 
 /* What is to be known of a row to make room; its flags have the last word. */
@@ -37,8 +37,8 @@ struct brief_slot {
 };
 
 /* The tags are a part of the hash, and 0 where there is nothing, also while a slot is
- * written: who reads looks at the tag before and after the tuple. Who writes has `busy`; but for
- * when a row was seen.
+ * written: who reads looks at the tag before and after the tuple. Who writes has `busy`, but for
+ * that a row was seen or used, and for the daemon, which only empties slots.
  */
 struct brief_set {
 	__u32 tag[BRIEF_WAYS];
@@ -254,8 +254,7 @@ __noinline int may_follow(const struct tuple *t, const struct flow *had, const s
 	own = had->dport == row->dport && same_addr(&had->dst, &row->dst);
 	if (own && had->sport == row->sport && same_addr(&had->src, &row->src))
 		return true;
-	if (how == BPF_ANY &&
-	    had->flags & FLOW_REPLY) /* who sends this is not the backend any more */
+	if (how == BPF_ANY && had->flags & FLOW_REPLY) /* its backend is who sends this */
 		return true;
 	if (how == FOLLOW_OWN ? !own || !(had->flags & FLOW_CLOSED) : is_kept(had))
 		return false;
@@ -322,7 +321,7 @@ __noinline int put_brief(const struct tuple *t, const struct flow *row, __u32 ho
 	return OK;
 }
 
-/* The same two of the set of a place. */
+/* lock_set and unlock_set of the set of a place. */
 static __always_inline bool lock_at(int place)
 {
 	struct brief_set *set = set_at(place);
