@@ -32,7 +32,8 @@ func (f AdoptedFlow) flags(done bool) (flags uint32) {
 
 // Adopt makes a flow one of ours that others have translated so far: from now on the
 // programs give its packets these addresses. A flow that is known already, or whose place
-// is another's, stays as it is; so it can be repeated.
+// is another's, stays as it is; so it can be repeated. One whose Backend is its Service, and
+// whose Source its Client, the programs leave to those others.
 func (d *Datapath) Adopt(f AdoptedFlow) error {
 	seen := uint32(uptime() / flowTick)
 	there := weftTuple{Src: toAddr(f.Client.Addr()), Dst: toAddr(f.Service.Addr()), Sport: f.Client.Port(), Dport: f.Service.Port(), Proto: uint8(f.Protocol)}
@@ -50,9 +51,12 @@ func (d *Datapath) Adopt(f AdoptedFlow) error {
 	a.Back = otherOf(there, a.Row)
 	write := d.adoptNew
 	if f.Answered {
-		a.Row.Flags |= flowAdopted
-		a.Reply.Flags |= flowAnswered | flowAdopted
+		a.Reply.Flags |= flowAnswered
 		write = d.adoptLive
+		if !diverted(&a.There, &a.Row) {
+			a.Row.Flags |= flowAdopted
+			a.Reply.Flags |= flowAdopted
+		}
 	}
 	known, err := d.known(&a.There, &a.Back)
 	if err == nil && !known {

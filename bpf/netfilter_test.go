@@ -1,6 +1,7 @@
 package bpf
 
 import (
+	"bytes"
 	"net/netip"
 	"testing"
 
@@ -299,6 +300,51 @@ func TestReservedTuples(t *testing.T) {
 		}
 		if n, err := p.Collect(Timeouts{TCP: -1}, nil); n != 1 || err != nil || len(p.flows(t, weftMapLive)) != 0 {
 			t.Errorf("v6=%v: after its time: forgot %d, %v", v6, n, err)
+		}
+	}
+}
+
+// A flow that others go on to translate passes as it is, both ways, until its end or until
+// another begins, whatever becomes of the Service.
+func TestFlowsLeftToOthers(t *testing.T) {
+	for _, v6 := range []bool{false, true} {
+		client, other := netip.MustParseAddrPort("198.51.100.7:40000"), netip.MustParseAddrPort("198.51.100.7:40001")
+		if v6 {
+			client, other = netip.MustParseAddrPort("[2001:db8:7::7]:40000"), netip.MustParseAddrPort("[2001:db8:7::7]:40001")
+		}
+		p := newLane(t, v6, true)
+		passes := func(program Program, src, dst netip.AddrPort, flags byte) {
+			t.Helper()
+			packet := datagram(TCP, src, dst, 64, flags, load)
+			verdict, out := p.run(t, program, ethernet(noMAC, mac{2}, ethType(packet), packet), 0)
+			if verdict != tcxNext || !bytes.Equal(out[14:], packet) {
+				t.Errorf("flags %#x of %s to %s: verdict %d, counters %v\n% x, want it as it was:\n% x",
+					flags, src, dst, int32(verdict), p.counts(t), out[14:], packet)
+			}
+		}
+		for _, c := range []netip.AddrPort{client, other} {
+			f := AdoptedFlow{Flow: Flow{Protocol: TCP, Client: c, Source: c, Service: p.vip, Backend: p.vip}, Answered: true}
+			for range 2 {
+				must(t, p.Adopt(f))
+			}
+			for range 2 {
+				passes(FromUplink, c, p.vip, ack)
+				passes(ToUplink, p.vip, c, ack)
+			}
+		}
+		if n, err := p.Collect(DefaultTimeouts, func(f Flow) { t.Errorf("told as ours: %+v", f) }); n != 0 || err != nil {
+			t.Errorf("forgot %d, %v", n, err)
+		}
+		if _, dst := p.enter(t, other, p.vip, syn); dst != p.backend {
+			t.Errorf("another connection of %s goes to %s, want %s", other, dst, p.backend)
+		}
+		must(t, p.Services().Alive.Delete(Place{p.backend.Addr(), servePort, TCP}))
+		must(t, p.Services().Frontends.Delete(Place{p.vip.Addr(), p.vip.Port(), TCP}))
+		passes(FromUplink, client, p.vip, ack)
+		passes(FromUplink, client, p.vip, fin|ack)
+		passes(ToUplink, p.vip, client, fin|ack)
+		if got := p.where(t, client); got != "ended" {
+			t.Errorf("after its end it is in %q", got)
 		}
 	}
 }

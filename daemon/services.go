@@ -168,7 +168,7 @@ func (s *services) setNode(self overlay.Node, nodes []*source.Node) bool {
 	s.self, s.nodes = self, nodes
 	was := s.node.NodePortAddrs
 	n := service.Node{
-		Name: s.name, Own: s.node.Own, Addrs: map[netip.Addr]struct{}{},
+		Name: s.name, Own: s.node.Own, Addrs: map[netip.Addr]struct{}{}, OverlayPort: s.cfg.Port,
 		NodePortAddrs: nodePortAddrs(s.prefixes, self.Addrs), Pass: s.cfg.Forwarding == service.DSR,
 		Classless: s.cfg.LoadBalancerDefault, Left: !s.enabled,
 		Others: make(map[string][]netip.Addr, len(nodes)), Lost: lost, LostAddrs: map[netip.Addr]struct{}{}, CutOff: cutOff,

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
@@ -12,25 +13,35 @@ import (
 	"github.com/weftnet/weft/overlay"
 )
 
-// lenient lets netfilter translate what does not fit to the segments that it has seen:
-// when a connection becomes ours, it misses some.
-const lenient = "net/netfilter/nf_conntrack_tcp_be_liberal"
+// While connections become ours, netfilter is to translate also what does not fit to the
+// segments that it has seen, as it misses some; and it is to take up none from the middle: one
+// to the node itself, which becomes ours, has the tuple of the one that it was, until that is
+// forgotten, and would get another port.
+var whileTaking = map[string]string{
+	"net/netfilter/nf_conntrack_tcp_be_liberal": "1",
+	"net/netfilter/nf_conntrack_tcp_loose":      "0",
+}
 
 const ownerTakeover = "takeover"
 
 // takeFlowsOver makes flows ours that netfilter has translated so far, by rules of
 // kube-proxy: those to places that are served here, whose backend is alive. They go on as
-// they are, and netfilter sees no more of them. What the node itself has begun stays
-// netfilter's, as its packets pass there anyway.
+// they are, and netfilter sees no more of them, or, of those to the node itself, what they
+// have become. What the node itself has begun stays netfilter's, as its packets pass there
+// anyway; and so do connections from elsewhere that the node itself gets as its own, as its
+// stack takes no such packet from outside.
 //
 // It is for a node where no daemon of ours served Services before. Elsewhere netfilter may
 // remember connections that have ended long ago.
 func takeFlowsOver(t *tables, dp *bpf.Datapath, log *slog.Logger) {
-	if _, err := os.Stat("/proc/sys/" + lenient); err == nil {
-		t.sysctl.Put(ownerTakeover, map[string]string{lenient: "1"})
-		if err := t.sysctl.WriteOwner(ownerTakeover); err != nil {
-			log.Warn("connections through another program's Services may end", "err", err)
-		}
+	settings := maps.Clone(whileTaking)
+	maps.DeleteFunc(settings, func(key, _ string) bool {
+		_, err := os.Stat("/proc/sys/" + key)
+		return err != nil
+	})
+	t.sysctl.Put(ownerTakeover, settings)
+	if err := t.sysctl.WriteOwner(ownerTakeover); err != nil {
+		log.Warn("connections through another program's Services may end", "err", err)
 	}
 	taken, err := takeFlows(t, dp)
 	if err != nil {
@@ -51,6 +62,7 @@ func takeFlows(t *tables, dp *bpf.Datapath) (taken int, err error) {
 		return 0, err
 	}
 	var errs []error
+	var over []overlay.Translation
 	err = overlay.Translations(func(f overlay.Translation) {
 		place := func(a netip.AddrPort) bpf.Place {
 			return bpf.Place{Addr: a.Addr(), Port: a.Port(), Protocol: bpf.Protocol(f.Protocol)}
@@ -59,23 +71,38 @@ func takeFlows(t *tables, dp *bpf.Datapath) (taken int, err error) {
 		if _, served := t.frontends.Wanted(place(f.To)); !served || !alive {
 			return
 		}
-		var err error
-		if own[f.Client.Addr()] {
-			err = dp.Reserve(bpf.Protocol(f.Protocol), f.Backend, f.Source)
-		} else {
+		if !own[f.Client.Addr()] {
 			taken++
-			err = dp.Adopt(bpf.AdoptedFlow{
-				Flow: bpf.Flow{
-					Protocol: bpf.Protocol(f.Protocol), Client: f.Client, Service: f.To, Source: f.Source, Backend: f.Backend,
-				},
-				Generation: generation, Answered: f.Answered, ClientDone: f.ClientDone, BackendDone: f.BackendDone,
-			})
+		}
+		forget, err := takeFlow(dp, f, own, generation)
+		if forget {
+			over = append(over, f)
 		}
 		if err != nil && len(errs) < 8 {
 			errs = append(errs, err)
 		}
 	})
-	return taken, errors.Join(append(errs, err)...)
+	errs = append(errs, err, overlay.ForgetTranslations(over))
+	return taken, errors.Join(errs...)
+}
+
+// takeFlow says whether netfilter is to forget what was a flow to the node itself: its packets
+// still pass there, and would get another port if their tuple were that of another.
+func takeFlow(dp *bpf.Datapath, f overlay.Translation, own map[netip.Addr]bool, generation uint32) (forget bool, err error) {
+	flow := bpf.Flow{Protocol: bpf.Protocol(f.Protocol), Client: f.Client, Service: f.To, Source: f.Source, Backend: f.Backend}
+	here := own[f.Backend.Addr()]
+	switch {
+	case own[f.Client.Addr()]:
+		return false, dp.Reserve(flow.Protocol, f.Backend, f.Source)
+	case here && own[f.Source.Addr()] && flow.Protocol == bpf.UDP:
+		return true, nil // what comes next begins another
+	case here && own[f.Source.Addr()]:
+		flow.Source, flow.Backend = f.Client, f.To // by netfilter, as before
+	}
+	err = dp.Adopt(bpf.AdoptedFlow{
+		Flow: flow, Generation: generation, Answered: f.Answered, ClientDone: f.ClientDone, BackendDone: f.BackendDone,
+	})
+	return here && flow.Backend == f.Backend, err
 }
 
 // leavePods leaves connections that pods begin to the packets' programs as long as

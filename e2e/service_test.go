@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"testing"
 	"time"
 
@@ -26,6 +27,12 @@ spec: {nodeName: %s}
 // waitBackends waits until a node serves each port of a Service by so many backends.
 func waitBackends(t *testing.T, n *cluster.Node, name string, want int) {
 	t.Helper()
+	waitAddrs(t, n, name, 2*want)
+}
+
+// waitAddrs waits until they have so many addresses, of both families together.
+func waitAddrs(t *testing.T, n *cluster.Node, name string, want int) {
+	t.Helper()
 	testnet.Until(t, 10*time.Second, func() error {
 		list, err := n.Client().Services(t.Context(), name)
 		if err != nil {
@@ -38,8 +45,8 @@ func waitBackends(t *testing.T, n *cluster.Node, name string, want int) {
 		for _, b := range list[0].Backends {
 			addrs[b.Addr] = true
 		}
-		if len(addrs) != 2*want {
-			return fmt.Errorf("%s: %s has backends %v, want %d of each family", n.Name, name, list[0].Backends, want)
+		if len(addrs) != want {
+			return fmt.Errorf("%s: %s has backends %v, want %d addresses", n.Name, name, list[0].Backends, want)
 		}
 		return nil
 	})
@@ -55,9 +62,14 @@ type named struct {
 
 func serveNamed(t *testing.T, p *cluster.Pod) *named {
 	t.Helper()
-	s := &named{name: p.Name}
-	for _, a := range p.Addrs() {
-		err := p.NS.Do(func() error {
+	return serveAs(t, p.Name, p.NS, p.Addrs()...)
+}
+
+func serveAs(t *testing.T, name string, ns *testnet.NS, addrs ...netip.Addr) *named {
+	t.Helper()
+	s := &named{name: name}
+	for _, a := range addrs {
+		err := ns.Do(func() error {
 			tcp, err := net.ListenTCP("tcp", &net.TCPAddr{IP: a.AsSlice(), Port: 8080})
 			if err != nil {
 				return err

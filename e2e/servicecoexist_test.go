@@ -14,16 +14,20 @@ import (
 )
 
 // proxyServices is a Service of serviceYAML or of the table as kube-proxy's rules have it.
-func proxyServices(name string, number, nodePort int, backends ...*cluster.Pod) (out []rival.Service) {
+func proxyServices(name string, number, nodePort int, backends ...*cluster.Pod) []rival.Service {
+	var places []netip.AddrPort
+	for _, b := range backends {
+		places = append(places, netip.AddrPortFrom(b.IP4, 8080))
+	}
+	return proxyTo(name, number, nodePort, places)
+}
+
+func proxyTo(name string, number, nodePort int, places []netip.AddrPort) (out []rival.Service) {
 	for _, protocol := range []string{"tcp", "udp"} {
-		s := rival.Service{
+		out = append(out, rival.Service{
 			Name: name, Protocol: protocol, Port: 80, NodePort: uint16(nodePort),
-			IP: netip.MustParseAddr(fmt.Sprint("10.96.0.", number)), Endpoint: netip.AddrPortFrom(backends[0].IP4, 8080),
-		}
-		for _, b := range backends[1:] {
-			s.More = append(s.More, netip.AddrPortFrom(b.IP4, 8080))
-		}
-		out = append(out, s)
+			IP: netip.MustParseAddr(fmt.Sprint("10.96.0.", number)), Endpoint: places[0], More: places[1:],
+		})
 	}
 	return out
 }
@@ -93,12 +97,21 @@ func changeOver(t *testing.T, mode rival.ProxyMode, flags []string) {
 	for _, b := range backends {
 		serveNamed(t, b)
 	}
-	rules := proxyOn(t, c, mode, proxyServices("web", 20, 30090, backends...))
+	var apart []netip.AddrPort
+	for _, a := range serveApart(t, c, true) {
+		apart = append(apart, netip.AddrPortFrom(a, 8080))
+	}
+	if err := c.WriteObject("apart", apartYAML("apart", "10.96.0.21", "type: NodePort", 30091, "IPv4", apart[0].Addr(), apart[1].Addr())); err != nil {
+		t.Fatal(err)
+	}
+	rules := proxyOn(t, c, mode, append(proxyServices("web", 20, 30090, backends...), proxyTo("apart", 21, 30091, apart)...))
 	var ways []proxyWay
 	for i, n := range c.Nodes {
 		client := addPod(t, n, fmt.Sprint("client-", i+1))
 		ways = append(ways, proxyWay{client.NS, n, "10.96.0.20:80"}, proxyWay{n.NS, n, "10.96.0.20:80"},
-			proxyWay{c.Outside, nil, fmt.Sprintf("172.18.0.%d:30090", i+1)}, proxyWay{client.NS, n, fmt.Sprintf("172.18.0.%d:30090", 2-i)})
+			proxyWay{client.NS, n, "10.96.0.21:80"}, proxyWay{n.NS, n, "10.96.0.21:80"},
+			proxyWay{c.Outside, nil, fmt.Sprintf("172.18.0.%d:30090", i+1)}, proxyWay{client.NS, n, fmt.Sprintf("172.18.0.%d:30090", 2-i)},
+			proxyWay{c.Outside, nil, fmt.Sprintf("172.18.0.%d:30091", i+1)}, proxyWay{client.NS, n, fmt.Sprintf("172.18.0.%d:30091", 2-i)})
 	}
 
 	h := &held{stop: make(chan struct{})}

@@ -4,8 +4,10 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 
+	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
@@ -61,6 +63,41 @@ func Translations(f func(Translation)) error {
 		}
 	}
 	return nil
+}
+
+// ForgetTranslations has netfilter forget flows of the calling thread's network namespace.
+func ForgetTranslations(flows []Translation) error {
+	if len(flows) == 0 {
+		return nil
+	}
+	gone := translations{}
+	for _, f := range flows {
+		gone[way{f.Protocol, f.Client, f.To}] = true
+	}
+	for _, family := range []netlink.InetFamily{unix.AF_INET, unix.AF_INET6} {
+		if _, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, family, gone); err != nil {
+			return fmt.Errorf("forget netfilter's connections: %w", err)
+		}
+	}
+	return nil
+}
+
+// way is what a client sends.
+type way struct {
+	protocol   uint8
+	client, to netip.AddrPort
+}
+
+// translations chooses flows: a [netlink.CustomConntrackFilter].
+type translations map[way]bool
+
+// MatchConntrackFlow says whether a flow is one of them.
+func (t translations) MatchConntrackFlow(f *netlink.ConntrackFlow) bool {
+	at := func(ip net.IP, port uint16) netip.AddrPort {
+		a, _ := netip.AddrFromSlice(ip)
+		return netip.AddrPortFrom(a.Unmap(), port)
+	}
+	return t[way{f.Forward.Protocol, at(f.Forward.SrcIP, f.Forward.SrcPort), at(f.Forward.DstIP, f.Forward.DstPort)}]
 }
 
 // noConntrack: the subsystem is not there (net/netfilter/nfnetlink.c).

@@ -78,7 +78,7 @@ __noinline int go_on(struct __sk_buff *skb, struct packet *p, __u32 way)
 	if (peer)
 		return way & WAY_LIMITED ? give_up(skb, STACK_LIMITED) : to_peer(skb, peer, &p->ip);
 	if (!(way & WAY_AROUND))
-		return TCX_NEXT;
+		return to_outside(skb, &p->ip);
 	why = leave(skb, &p->ip, !!(way & WAY_TUNNEL));
 	return unlikely(why > TCX_REDIRECT) ? answer_outside(skb, p, why) : why;
 }
@@ -193,6 +193,11 @@ static __always_inline int turn(struct __sk_buff *skb, struct packet *p, __u32 *
 	}
 	if (unlikely(same_addr(&p->ip.src, &f.dst)))
 		*way |= WAY_BACK;
+	/* The stack does not take what has another's source, which may be the node's own. The
+	 * rest it is to have, as it masquerades it; but of an adopted flow it knows nothing.
+	 */
+	if (likely(!same_addr(&p->ip.src, &f.src)) || f.flags & FLOW_ADOPTED)
+		*way |= WAY_AROUND;
 	return unlikely(p->l4.unported) ? translate_error(skb, p, &f) : translate(skb, p, &f);
 }
 
@@ -261,7 +266,7 @@ __noinline int from_pod_served(struct __sk_buff *skb, struct packet *p, __u32 wa
 	why = read_l4(skb, ETH_HLEN, p);
 	did = likely(!why) ? turn(skb, p, &way) : NOT_OURS;
 	if (!did)
-		return go_on(skb, p, way | WAY_AROUND);
+		return go_on(skb, p, way);
 	if (unlikely(did != NOT_OURS))
 		return give_up(skb, did);
 	if (way & WAY_UNKNOWN) {
@@ -285,7 +290,7 @@ __noinline int from_pod_served(struct __sk_buff *skb, struct packet *p, __u32 wa
 /* From a device of the node: what is not of the overlay. */
 __noinline int from_outside_served(struct __sk_buff *skb)
 {
-	__u32 way = WAY_AROUND | WAY_OUTSIDE;
+	__u32 way = WAY_OUTSIDE;
 	struct passing *x = passing_of();
 	struct packet *p;
 	int why;
@@ -308,7 +313,7 @@ __noinline int from_outside_served(struct __sk_buff *skb)
 		return give_up(skb, why);
 	if (unlikely(p->l4.unported))
 		return pass_error(skb, p);
-	why = serve(skb, p, way);
+	why = serve(skb, p, WAY_OUTSIDE | WAY_AROUND);
 	if (likely(why != NOT_OURS))
 		return why;
 	why = go_direct(skb, p);

@@ -42,6 +42,9 @@ type Node struct {
 	// If a Service has one of them as load balancer's address, its other ports belong to
 	// that node and are not rejected.
 	Addrs map[netip.Addr]struct{}
+	// OverlayPort is the UDP port of the overlay on each of these. No Service leads there:
+	// what a node sends in its clients' stead would be taken for its own.
+	OverlayPort uint16
 	// Lost are the other nodes that do not answer any more, and LostAddrs their addresses;
 	// both may be nil. Their endpoints get nothing new as long as there are others.
 	Lost      map[string]bool
@@ -100,6 +103,7 @@ type compiler struct {
 	svc    *source.Service
 	slices []*source.EndpointSlice
 	pass   bool       // what comes from outside goes by [DSR]
+	barred bool       // an endpoint is a node's overlay
 	ends   []endpoint // of the port at hand
 	chosen []endpoint // of the set at hand
 	whole  []endpoint // that would be, but for those on lost nodes; nil: the same, or not all of it
@@ -137,6 +141,9 @@ func Compile(node Node, svc *source.Service, ss []*source.EndpointSlice) Rows {
 	}
 	c.otherFamilies()
 	c.health()
+	if c.barred {
+		c.problem("port %d/UDP of a node is the overlay's; such endpoints are not used", node.OverlayPort)
+	}
 	return c.Rows
 }
 

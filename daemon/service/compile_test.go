@@ -88,6 +88,14 @@ func TestPlaces(t *testing.T) {
 			10.96.0.1:80/TCP inside [10.1.0.5:8080 10.1.1.5:8080]
 			alive 10.1.0.5:8080/TCP 10.1.1.5:8080/TCP
 			problem port http: the node has no IPv4 address for its nodePort 30080`},
+		{name: "no way to another node's overlay", with: func(s *source.Service) { s.Ports[0].Protocol = source.UDP }, node: func(n *Node) {
+			n.OverlayPort, n.Addrs = 8872, map[netip.Addr]struct{}{ip("192.0.2.9"): {}}
+		}, slices: []*source.EndpointSlice{
+			slice(t, "http UDP 8872", "192.0.2.9 -", "10.1.1.5 there"), slice(t, "http UDP 8873", "192.0.2.9 -")}, want: `
+			10.96.0.1 rejects other ports
+			10.96.0.1:80/UDP inside [10.1.1.5:8872 192.0.2.9:8873]
+			alive 10.1.1.5:8872/UDP 192.0.2.9:8873/UDP
+			problem port 8872/UDP of a node is the overlay's; such endpoints are not used`},
 		{name: "outer addresses; those of ipMode Proxy are not ours", with: func(s *source.Service) {
 			s.Type, s.ExternalIPs = "LoadBalancer", ips("203.0.113.1", "2001:db8::f")
 			s.LoadBalancerIPs = []source.LoadBalancerIP{{IP: ip("198.51.100.1")}, {IP: ip("198.51.100.2"), Proxy: true}, {IP: ip("2001:db8::e")}}

@@ -27,6 +27,15 @@ func (e endpoint) leaving() bool { return e.Serving && e.Terminating }
 
 func (c *compiler) local(e *source.SliceEndpoint) bool { return e.Node != "" && e.Node == c.node.Name }
 
+// isOverlay: what came there would be taken for another node's pods'.
+func (c *compiler) isOverlay(e *source.SliceEndpoint, p source.SlicePort) bool {
+	if p.Protocol != source.UDP || p.Port != c.node.OverlayPort {
+		return false
+	}
+	_, node := c.node.Addrs[e.IP]
+	return node
+}
+
 // collect puts all endpoints of a port and family into c.ends, by address and port.
 func (c *compiler) collect(p source.ServicePort, ipv6 bool) {
 	c.ends = c.ends[:0]
@@ -41,6 +50,10 @@ func (c *compiler) collect(p source.ServicePort, ipv6 bool) {
 			c.ends = slices.Grow(c.ends, len(s.Endpoints))
 			for i := range s.Endpoints {
 				e := &s.Endpoints[i]
+				if c.isOverlay(e, sp) {
+					c.barred = true
+					continue
+				}
 				c.ends = append(c.ends, endpoint{
 					at: netip.AddrPortFrom(e.IP, sp.Port), SliceEndpoint: e,
 					local: c.local(e), lost: c.node.IsLost(e), generation: generation(e.TargetUID, e.IP),
