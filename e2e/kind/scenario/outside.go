@@ -120,7 +120,7 @@ func fromOutside(ctx context.Context, c *cluster.Cluster) error {
 		if err := proc.Run(c.Weft(ctx, "install")); err != nil {
 			return err
 		}
-		return restartPods(ctx, c, dns)
+		return restartDNS(ctx, c)
 	})
 	if err != nil {
 		return err

@@ -142,7 +142,7 @@ func another(ctx context.Context, c *cluster.Cluster, ns string) (err error) {
 		if err := reference.Install(ctx, c); err != nil {
 			return err
 		}
-		return errors.Join(restartPods(ctx, c, []string{"--namespace=" + ns, "--all"}), restartPods(ctx, c, dns))
+		return errors.Join(restartPods(ctx, c, []string{"--namespace=" + ns, "--all"}), restartDNS(ctx, c))
 	})
 	if err != nil {
 		return err
@@ -178,6 +178,17 @@ var dns = []string{"--namespace=" + system, "--selector=k8s-app=kube-dns"}
 // restartPods lets pods that have lost their network start anew.
 func restartPods(ctx context.Context, c *cluster.Cluster, of []string) error {
 	return kubectl(ctx, c, append([]string{"delete", "pods", "--timeout=1m"}, of...)...)
+}
+
+// restartDNS lets the name servers start anew, all on one worker: its pods have connections to
+// the API server on another node then, through a Service of whichever network there is.
+func restartDNS(ctx context.Context, c *cluster.Cluster) error {
+	others := c.Nodes[:len(c.Nodes)-1]
+	err := kubectl(ctx, c, append([]string{"cordon"}, others...)...)
+	if err == nil {
+		err = restartPods(ctx, c, dns)
+	}
+	return errors.Join(err, kubectl(context.WithoutCancel(ctx), c, append([]string{"uncordon"}, others...)...))
 }
 
 // removeReference takes the reference network and kube-proxy away.
