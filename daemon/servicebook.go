@@ -186,7 +186,7 @@ func (b *serviceBook) concerned(node service.Node) func(*serviceEntry) bool {
 		return slices.ContainsFunc(e.svc.ClusterIPs, func(a netip.Addr) bool { return changed[a] }) ||
 			slices.ContainsFunc(e.svc.ExternalIPs, func(a netip.Addr) bool { return changed[a] }) ||
 			slices.ContainsFunc(e.svc.LoadBalancerIPs, func(l source.LoadBalancerIP) bool { return changed[l.IP] }) ||
-			e.asksNodes() && e.hasEndpoint(func(s *source.SliceEndpoint) bool { return moved[s.Node] || changed[s.IP] }) ||
+			(e.asksNodes() || e.leadsTo(source.UDP, node.OverlayPort)) && e.hasEndpoint(func(s *source.SliceEndpoint) bool { return moved[s.Node] || changed[s.IP] }) ||
 			len(lost)+len(lostAddrs) > 0 && e.hasEndpoint(func(s *source.SliceEndpoint) bool { return lost[s.Node] || lostAddrs[s.IP] })
 	}
 }
@@ -210,6 +210,13 @@ func differ[K comparable, V any](a, b map[K]V) map[K]bool {
 // asksNodes says that a node's own sockets may be served by other nodes' node ports.
 func (e *serviceEntry) asksNodes() bool {
 	return e.svc.ExternalLocal && slices.ContainsFunc(e.svc.Ports, func(p source.ServicePort) bool { return p.NodePort != 0 })
+}
+
+// leadsTo says whether endpoints have this port.
+func (e *serviceEntry) leadsTo(protocol source.Protocol, port uint16) bool {
+	return slices.ContainsFunc(e.slices, func(s *source.EndpointSlice) bool {
+		return slices.ContainsFunc(s.Ports, func(p source.SlicePort) bool { return p.Protocol == protocol && p.Port == port })
+	})
 }
 
 // hasEndpoint says whether there is an endpoint of that kind.

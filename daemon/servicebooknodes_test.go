@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/weftnet/weft/bpf"
 	"github.com/weftnet/weft/daemon/service"
 	"github.com/weftnet/weft/daemon/source"
 )
@@ -82,6 +83,31 @@ func TestServiceBookFollowsOtherNodes(t *testing.T) {
 		other.update(node, svcs, source.ListOf(sls))
 		if d := cmp.Diff(fresh.rows, f.rows, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); d != "" {
 			t.Errorf("%s: rows, if all were compiled (-want +got):\n%s", tc.name, d)
+		}
+	}
+}
+
+// An endpoint at the overlay's port is used until there is a node, and again when that is gone.
+func TestServiceBookFollowsOverlays(t *testing.T) {
+	f, b := newFakeServices()
+	svc := mkService("default", "tunnel", "10.96.0.1")
+	svc.Ports[0].Protocol = source.UDP
+	slice := mkSlice("default", "tunnel-1", "tunnel", "192.0.2.9")
+	slice.Ports[0].Protocol, slice.Ports[0].Port = source.UDP, 8872
+	at := bpf.Place{Addr: addr("192.0.2.9"), Port: 8872, Protocol: bpf.UDP}
+	node := service.Node{Name: "a", OverlayPort: 8872}
+	for i, here := range []bool{false, true, false, true} {
+		node.Addrs = map[netip.Addr]struct{}{addr("192.0.2.1"): {}}
+		if here {
+			node.Addrs[at.Addr] = struct{}{}
+		}
+		b.update(node, []*source.Service{svc}, source.ListOf([]*source.EndpointSlice{slice}))
+		rows := f.rows["default/tunnel"]
+		if _, used := rows.Alive[at]; used == here {
+			t.Errorf("step %d: a node is there: %t; its overlay is used: %t", i, here, used)
+		}
+		if said := len(b.troubled) > 0; said != here {
+			t.Errorf("step %d: a node is there: %t; problems %v", i, here, b.troubled)
 		}
 	}
 }

@@ -28,8 +28,8 @@ const ownerTakeover = "takeover"
 // kube-proxy: those to places that are served here, whose backend is alive. They go on as
 // they are, and netfilter sees no more of them, or, of those to the node itself, what they
 // have become. What the node itself has begun stays netfilter's, as its packets pass there
-// anyway; and so do connections from elsewhere that the node itself gets as its own, as its
-// stack takes no such packet from outside.
+// anyway; and so do connections from elsewhere to addresses of the node that the programs do not
+// know, or that it gets as its own, as its stack takes no such packet from outside.
 //
 // It is for a node where no daemon of ours served Services before. Elsewhere netfilter may
 // remember connections that have ended long ago.
@@ -74,7 +74,8 @@ func takeFlows(t *tables, dp *bpf.Datapath) (taken int, err error) {
 		if !own[f.Client.Addr()] {
 			taken++
 		}
-		forget, err := takeFlow(dp, f, own, generation)
+		_, known := t.rows.Wanted(f.Backend.Addr())
+		forget, err := takeFlow(dp, f, own, known, generation)
 		if forget {
 			over = append(over, f)
 		}
@@ -87,22 +88,24 @@ func takeFlows(t *tables, dp *bpf.Datapath) (taken int, err error) {
 }
 
 // takeFlow says whether netfilter is to forget what was a flow to the node itself: its packets
-// still pass there, and would get another port if their tuple were that of another.
-func takeFlow(dp *bpf.Datapath, f overlay.Translation, own map[netip.Addr]bool, generation uint32) (forget bool, err error) {
+// still pass there, and would get another port if their tuple were that of another. known: the
+// programs know where its backend is.
+func takeFlow(dp *bpf.Datapath, f overlay.Translation, own map[netip.Addr]bool, known bool, generation uint32) (forget bool, err error) {
 	flow := bpf.Flow{Protocol: bpf.Protocol(f.Protocol), Client: f.Client, Service: f.To, Source: f.Source, Backend: f.Backend}
 	here := own[f.Backend.Addr()]
+	stays := here && (own[f.Source.Addr()] || !known)
 	switch {
 	case own[f.Client.Addr()]:
 		return false, dp.Reserve(flow.Protocol, f.Backend, f.Source)
-	case here && own[f.Source.Addr()] && flow.Protocol == bpf.UDP:
-		return true, nil // what comes next begins another
-	case here && own[f.Source.Addr()]:
-		flow.Source, flow.Backend = f.Client, f.To // by netfilter, as before
+	case stays && flow.Protocol == bpf.UDP:
+		return false, nil // what comes next begins another
+	case stays:
+		flow.Source, flow.Backend = f.Client, f.To
 	}
 	err = dp.Adopt(bpf.AdoptedFlow{
 		Flow: flow, Generation: generation, Answered: f.Answered, ClientDone: f.ClientDone, BackendDone: f.BackendDone,
 	})
-	return here && flow.Backend == f.Backend, err
+	return here && !stays && err == nil, err
 }
 
 // leavePods leaves connections that pods begin to the packets' programs as long as

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -101,10 +102,19 @@ func changeOver(t *testing.T, mode rival.ProxyMode, flags []string) {
 	for _, a := range serveApart(t, c, true) {
 		apart = append(apart, netip.AddrPortFrom(a, 8080))
 	}
-	if err := c.WriteObject("apart", apartYAML("apart", "10.96.0.21", "type: NodePort", 30091, "IPv4", apart[0].Addr(), apart[1].Addr())); err != nil {
+	// And at an address of the second node that its Node object does not have.
+	lone := netip.MustParseAddrPort("192.0.2.77:8080")
+	if err := c.Nodes[1].NS.IP("addr", "add", lone.Addr().String()+"/32", "dev", "lo"); err != nil {
 		t.Fatal(err)
 	}
-	rules := proxyOn(t, c, mode, append(proxyServices("web", 20, 30090, backends...), proxyTo("apart", 21, 30091, apart)...))
+	serveAs(t, "backlon", c.Nodes[1].NS, lone.Addr())
+	text = apartYAML("apart", "10.96.0.21", "type: NodePort", 30091, "IPv4", apart[0].Addr(), apart[1].Addr()) +
+		apartYAML("lone", "10.96.0.22", "", 0, "IPv4", lone.Addr())
+	if err := c.WriteObject("apart", text); err != nil {
+		t.Fatal(err)
+	}
+	rules := proxyOn(t, c, mode, slices.Concat(proxyServices("web", 20, 30090, backends...),
+		proxyTo("apart", 21, 30091, apart), proxyTo("lone", 22, 0, []netip.AddrPort{lone})))
 	var ways []proxyWay
 	for i, n := range c.Nodes {
 		client := addPod(t, n, fmt.Sprint("client-", i+1))
@@ -113,6 +123,8 @@ func changeOver(t *testing.T, mode rival.ProxyMode, flags []string) {
 			proxyWay{c.Outside, nil, fmt.Sprintf("172.18.0.%d:30090", i+1)}, proxyWay{client.NS, n, fmt.Sprintf("172.18.0.%d:30090", 2-i)},
 			proxyWay{c.Outside, nil, fmt.Sprintf("172.18.0.%d:30091", i+1)}, proxyWay{client.NS, n, fmt.Sprintf("172.18.0.%d:30091", 2-i)})
 	}
+	last := ways[len(ways)-1]
+	ways = append(ways, proxyWay{last.ns, last.node, "10.96.0.22:80"}, proxyWay{c.Nodes[1].NS, c.Nodes[1], "10.96.0.22:80"})
 
 	h := &held{stop: make(chan struct{})}
 	ctx, cancel := context.WithCancel(t.Context())

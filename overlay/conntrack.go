@@ -74,12 +74,17 @@ func ForgetTranslations(flows []Translation) error {
 	for _, f := range flows {
 		gone[way{f.Protocol, f.Client, f.To}] = true
 	}
+	var errs []error
 	for _, family := range []netlink.InetFamily{unix.AF_INET, unix.AF_INET6} {
-		if _, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, family, gone); err != nil {
-			return fmt.Errorf("forget netfilter's connections: %w", err)
+		var err error = netlink.ErrDumpInterrupted
+		for i := 0; i < 3 && errors.Is(err, netlink.ErrDumpInterrupted); i++ {
+			_, err = netlink.ConntrackDeleteFilters(netlink.ConntrackTable, family, gone)
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("forget netfilter's connections: %w", err))
 		}
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // way is what a client sends.
@@ -97,7 +102,7 @@ func (t translations) MatchConntrackFlow(f *netlink.ConntrackFlow) bool {
 		a, _ := netip.AddrFromSlice(ip)
 		return netip.AddrPortFrom(a.Unmap(), port)
 	}
-	return t[way{f.Forward.Protocol, at(f.Forward.SrcIP, f.Forward.SrcPort), at(f.Forward.DstIP, f.Forward.DstPort)}]
+	return f.Zone == 0 && t[way{f.Forward.Protocol, at(f.Forward.SrcIP, f.Forward.SrcPort), at(f.Forward.DstIP, f.Forward.DstPort)}]
 }
 
 // noConntrack: the subsystem is not there (net/netfilter/nfnetlink.c).
