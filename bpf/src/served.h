@@ -186,10 +186,6 @@ static __always_inline int turn(struct __sk_buff *skb, struct packet *p, __u32 *
 	}
 	if (unlikely(why))
 		return why;
-	/* The stack has what a pod sent there as itself, and gets the answer, too: see to_pod. */
-	if (*way & WAY_OUTSIDE && (f.flags & (FLOW_REPLY | FLOW_ADOPTED)) == FLOW_REPLY &&
-	    unlikely(same_addr(&p->ip.dst, &f.dst)))
-		return NOT_OURS;
 	if (unlikely(*way & WAY_JUDGED)) {
 		why = judge_leaving(skb, p, &f);
 		if (why)
