@@ -54,6 +54,33 @@ func TestHomesOfAllowedFlows(t *testing.T) {
 	}
 }
 
+// Flows from ports that follow each other, to one port, are near each other: four ports in a set,
+// which are two of what Linux gives a client at first, and the next four in the next. Those to
+// another port, or address, are elsewhere.
+func TestHomesOfNearPorts(t *testing.T) {
+	const sets = 16384
+	seed := rand.Uint64()
+	keys := tupleKeys(seed)
+	at := func(client, server string, sport, dport int) uint32 {
+		k := weftTuple{Src: toAddr(addr(client)), Dst: toAddr(addr(server)), Sport: uint16(sport), Dport: uint16(dport), Proto: uint8(TCP)}
+		set, _ := homeOf(&keys, &k, sets)
+		return set
+	}
+	for _, pair := range [][2]string{{"10.0.0.1", "10.0.0.2"}, {"fd00::1", "fd00::2"}} {
+		first := at(pair[0], pair[1], 32768, 443)
+		for port := 32768; port < 60999; port++ {
+			here, want := at(pair[0], pair[1], port, 443), (first+uint32(port-32768)/4)%sets
+			if here != want {
+				t.Fatalf("seed %#x: port %d is in set %d, want %d", seed, port, here, want)
+			}
+		}
+		port, address := at(pair[0], pair[1], 32768, 444), at(pair[0], addr(pair[1]).Next().String(), 32768, 443)
+		if port-first < 16 && address-first < 16 { // by lot one in a million
+			t.Errorf("seed %#x: what is to other places is in the sets %d and %d, too, beside %d", seed, port, address, first)
+		}
+	}
+}
+
 // A new flow between two pods of the node, both isolated, does not push out its own row where
 // all others of the set live.
 func TestNewFlowAmongLiveOnesWithoutRoom(t *testing.T) {
