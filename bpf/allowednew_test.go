@@ -54,9 +54,9 @@ func TestHomesOfAllowedFlows(t *testing.T) {
 	}
 }
 
-// Flows from ports that follow each other, to one port, are near each other: four ports in a set,
-// which are two of what Linux gives a client at first, and the next four in the next. Those to
-// another port, or address, are elsewhere.
+// Flows from ports that follow each other, to one port, are near each other: 32 ports are in eight
+// sets, four in each, and the next in the next eight. Eight in a row, or eight that are even, are
+// in eight. Those to another port, or address, are elsewhere.
 func TestHomesOfNearPorts(t *testing.T) {
 	const sets = 16384
 	seed := rand.Uint64()
@@ -68,10 +68,24 @@ func TestHomesOfNearPorts(t *testing.T) {
 	}
 	for _, pair := range [][2]string{{"10.0.0.1", "10.0.0.2"}, {"fd00::1", "fd00::2"}} {
 		first := at(pair[0], pair[1], 32768, 443)
-		for port := 32768; port < 60999; port++ {
-			here, want := at(pair[0], pair[1], port, 443), (first+uint32(port-32768)/4)%sets
-			if here != want {
-				t.Fatalf("seed %#x: port %d is in set %d, want %d", seed, port, here, want)
+		for port := 32768; port < 60992; port += 32 {
+			load := map[uint32]int{}
+			for i := range 32 {
+				load[(at(pair[0], pair[1], port+i, 443)-first)%sets]++
+			}
+			for i := range uint32(8) {
+				if n := load[uint32(port-32768)/4+i]; n != 4 || len(load) != 8 {
+					t.Fatalf("seed %#x: ports %d to %d are in the sets %v behind %d", seed, port, port+31, load, first)
+				}
+			}
+			for _, step := range []int{1, 2} {
+				load := map[uint32]bool{}
+				for i := range 8 {
+					load[at(pair[0], pair[1], port+i*step, 443)] = true
+				}
+				if len(load) != 8 {
+					t.Fatalf("seed %#x: eight ports from %d, each %d further, are in %d sets", seed, port, step, len(load))
+				}
 			}
 		}
 		port, address := at(pair[0], pair[1], 32768, 444), at(pair[0], addr(pair[1]).Next().String(), 32768, 443)

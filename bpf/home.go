@@ -60,11 +60,9 @@ func homeOf(keys *weftTupleKeys, k *weftTuple, sets uint32) (set, tag uint32) {
 	}
 	fold := func(h uint64) uint64 { return h ^ h>>32 }
 	src, dst := addr(k.Src), addr(k.Dst)
-	low, high := min(k.Sport, k.Dport), max(k.Sport, k.Dport)
-	h := mix(fold(src)+fold(dst), uint64(low)<<8|uint64(k.Proto))
-	at := uint32(h>>32) + uint32(high>>nearPorts)*(math.MaxUint32/sets)
+	low, high := min(k.Sport, k.Dport), uint32(max(k.Sport, k.Dport))
+	h := mix(fold(src)+fold(dst)+fold(uint64(low)*keys.Port), uint64(k.Proto))
+	step := high>>5<<3 | (high+high>>3)&7
+	at := uint32(h>>32) + step*(math.MaxUint32/sets+1)
 	return uint32(uint64(at) * uint64(sets) >> 32), uint32(h+fold(src+uint64(k.Sport)*keys.Port)) | 1
 }
-
-// nearPorts is NEAR_PORTS there.
-const nearPorts = 2
