@@ -54,6 +54,47 @@ func TestHomesOfAllowedFlows(t *testing.T) {
 	}
 }
 
+// Flows from ports that follow each other, to one port, are near each other: 32 ports are in eight
+// sets, four in each, and the next in the next eight. Eight in a row, or eight that are even, are
+// in eight. Those to another port, or address, are elsewhere.
+func TestHomesOfNearPorts(t *testing.T) {
+	const sets = 16384
+	seed := rand.Uint64()
+	keys := tupleKeys(seed)
+	at := func(client, server string, sport, dport int) uint32 {
+		k := weftTuple{Src: toAddr(addr(client)), Dst: toAddr(addr(server)), Sport: uint16(sport), Dport: uint16(dport), Proto: uint8(TCP)}
+		set, _ := homeOf(&keys, &k, sets)
+		return set
+	}
+	for _, pair := range [][2]string{{"10.0.0.1", "10.0.0.2"}, {"fd00::1", "fd00::2"}} {
+		first := at(pair[0], pair[1], 32768, 443)
+		for port := 32768; port < 60992; port += 32 {
+			load := map[uint32]int{}
+			for i := range 32 {
+				load[(at(pair[0], pair[1], port+i, 443)-first)%sets]++
+			}
+			for i := range uint32(8) {
+				if n := load[uint32(port-32768)/4+i]; n != 4 || len(load) != 8 {
+					t.Fatalf("seed %#x: ports %d to %d are in the sets %v behind %d", seed, port, port+31, load, first)
+				}
+			}
+			for _, step := range []int{1, 2} {
+				load := map[uint32]bool{}
+				for i := range 8 {
+					load[at(pair[0], pair[1], port+i*step, 443)] = true
+				}
+				if len(load) != 8 {
+					t.Fatalf("seed %#x: eight ports from %d, each %d further, are in %d sets", seed, port, step, len(load))
+				}
+			}
+		}
+		port, address := at(pair[0], pair[1], 32768, 444), at(pair[0], addr(pair[1]).Next().String(), 32768, 443)
+		if port-first < 16 && address-first < 16 { // by lot one in a million
+			t.Errorf("seed %#x: what is to other places is in the sets %d and %d, too, beside %d", seed, port, address, first)
+		}
+	}
+}
+
 // A new flow between two pods of the node, both isolated, does not push out its own row where
 // all others of the set live.
 func TestNewFlowAmongLiveOnesWithoutRoom(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"math"
 
 	"github.com/cilium/ebpf"
 )
@@ -51,14 +52,17 @@ func tupleKeys(seed uint64) (k weftTupleKeys) {
 
 // homeOf is home_of in src/home.h: the set of a flow and its tag there, of so many sets.
 func homeOf(keys *weftTupleKeys, k *weftTuple, sets uint32) (set, tag uint32) {
-	end := func(a weftAddr, port uint16) uint64 {
-		h := uint64(port) * keys.Port
+	addr := func(a weftAddr) (h uint64) {
 		for i, key := range keys.Addr {
 			h += uint64(native.Uint32(a.B[4*i:])) * key
 		}
-		return h ^ h>>32
+		return h
 	}
-	src := end(k.Src, k.Sport)
-	h := mix(src+end(k.Dst, k.Dport), uint64(k.Proto))
-	return uint32((h >> 32) * uint64(sets) >> 32), uint32(h+src) | 1
+	fold := func(h uint64) uint64 { return h ^ h>>32 }
+	src, dst := addr(k.Src), addr(k.Dst)
+	low, high := min(k.Sport, k.Dport), uint32(max(k.Sport, k.Dport))
+	h := mix(fold(src)+fold(dst)+fold(uint64(low)*keys.Port), uint64(k.Proto))
+	step := high>>5<<3 | (high+high>>3)&7
+	at := uint32(h>>32) + step*(math.MaxUint32/sets+1)
+	return uint32(uint64(at) * uint64(sets) >> 32), uint32(h+fold(src+uint64(k.Sport)*keys.Port)) | 1
 }

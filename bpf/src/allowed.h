@@ -146,12 +146,12 @@ static __always_inline void note_segment(struct judged *j, struct allowed *row, 
 
 /* Takes note of a packet of a flow. */
 static __always_inline void note_allowed(struct judged *j, struct allowed *row, bool settled,
-					 __u32 how)
+					 __u32 how, __u32 seen)
 {
 	bool opener = !(row->flags & ALLOWED_BY_POD) == !(how & ASK_OUT);
 
-	if (row->seen != now())
-		row->seen = now();
+	if (row->seen != seen)
+		row->seen = seen;
 	if (unlikely(!opener && !(row->flags & ALLOWED_ANSWERED)))
 		row->flags |= ALLOWED_ANSWERED;
 	if (unlikely(how & (TCP_FIN | TCP_SYN | TCP_RST)))
@@ -163,9 +163,9 @@ static __always_inline void note_allowed(struct judged *j, struct allowed *row, 
 /* Until when a flow of two pods of this node needs no look at both its rows: the rest of this
  * second, while policies are the same.
  */
-static __always_inline __u32 moment_of(const struct judged *j)
+static __always_inline __u32 moment_of(const struct judged *j, __u32 seen)
 {
-	return j->revision << 17 | (now() & 0xffff) << 1 | 1;
+	return j->revision << 17 | (seen & 0xffff) << 1 | 1;
 }
 
 /* Says in the row of what the sender sends that it is let in: j is of the other end. */
@@ -177,7 +177,7 @@ __noinline int vouch(struct judged *j)
 		return 0;
 	row = find_twin(&j->t, &j->home);
 	if (row)
-		row->both = moment_of(j);
+		row->both = moment_of(j, now());
 	return 0;
 }
 
@@ -219,6 +219,7 @@ __noinline int admit(struct judged *j, __u32 how)
 	const __u32 passing = TCP_FIN | TCP_SYN | TCP_RST | ASK_BEGINS | ASK_ALWAYS | ASK_ERROR;
 	struct allowed *row, *settled = NULL;
 	enum reason why;
+	__u32 seen;
 
 	if (!j)
 		return DROP_INTERNAL;
@@ -233,10 +234,11 @@ __noinline int admit(struct judged *j, __u32 how)
 	why = judge_again(j, row);
 	if (unlikely(why))
 		return how & ASK_ALWAYS ? OK : why;
-	note_allowed(j, row, settled != NULL, how);
+	seen = now();
+	note_allowed(j, row, settled != NULL, how, seen);
 	if (!settled && !(how & passing) &&
 	    (row->flags & (ALLOWED_LIVE | ALLOWED_CLOSED)) == ALLOWED_LIVE)
-		j->lasting = how & ASK_OUT && row->both == moment_of(j) ? LASTS_BOTH : LASTS;
+		j->lasting = how & ASK_OUT && row->both == moment_of(j, seen) ? LASTS_BOTH : LASTS;
 	return OK;
 }
 

@@ -3,8 +3,9 @@
  * map of the kernel's: most flows begin and end there, and rows in maps were a third of what a
  * flow's first packet costs, and of a connection a twentieth. In a full set one that lives makes
  * room: it moves to `live`, and is there before it leaves `brief`, so who looks here first finds
- * it. Else one that has ended is forgotten, or one that is new: a flood pushes out its like. A
- * version that changes the form of `brief` has to carry its rows over, as nothing else has them.
+ * it. Else one that has ended is forgotten, or one that is new: a flood pushes out its like. Once
+ * a version has been published, one that changes the form of `brief`, or home_of, has to carry its
+ * rows over, as nothing else has them.
  */
 #pragma once
 #include "home.h"

@@ -16,8 +16,8 @@ struct tuple {
 };
 
 /* What the words of an address and a port are multiplied by: not known outside, so nobody
- * can choose flows that are in one set (Lemire and Kaser, Strongly universal string hashing
- * is fast, 2014).
+ * can choose flows that are in one set, but for the ports of one client to one port (Lemire and
+ * Kaser, Strongly universal string hashing is fast, 2014).
  */
 struct tuple_keys {
 	__u64 addr[4];
@@ -39,25 +39,50 @@ struct home {
 	__u32 twin; /* the tag of the other direction's tuple, in the same set */
 };
 
-static __always_inline __u64 hash_of_end(const union addr *addr, __u16 port)
+static __always_inline __u64 hash_of_addr(const union addr *addr)
 {
-	__u64 h = port * tuple_keys.port;
+	__u64 h = 0;
 	__u32 i;
 
 #pragma unroll
 	for (i = 0; i < 4; i++)
 		h += addr->w[i] * tuple_keys.addr[i];
+	return h;
+}
+
+static __always_inline __u64 folded(__u64 h)
+{
 	return h ^ h >> 32;
 }
 
-/* Both tuples of a flow that is not translated are in the same set. */
-static __always_inline void home_of(const struct tuple *t, __u32 sets, struct home *home)
+/* How many sets a port is from that of port 0. Of 32 in a row, four are in each of eight sets,
+ * and no two of eight in a row, nor of eight that are even, as Linux takes them.
+ */
+static __always_inline __u32 step_of(__u32 port)
 {
-	__u64 src = hash_of_end(&t->src, t->sport);
-	__u64 dst = hash_of_end(&t->dst, t->dport);
-	__u64 h = mix(src + dst, t->proto);
+	return port >> 5 << 3 | (port + (port >> 3) & 7);
+}
 
-	home->set = (h >> 32) * sets >> 32;
-	home->tag = (__u32)(h + src) | 1;
-	home->twin = (__u32)(h + dst) | 1;
+/* Both tuples of a flow that is not translated are in the same set. Flows from ports that follow
+ * each other, as those of a client do, to one port of one address, are in sets that are near each
+ * other: on a page whose address is known, and often in the cache. (One miss was a fifth of all
+ * that policies cost a connection.) The higher port is the client's, nearly always.
+ */
+__noinline int home_of(const struct tuple *t, __u32 sets, struct home *home)
+{
+	__u64 src, dst, h;
+	__u32 at;
+
+	if (!t || !home || !sets)
+		return 0;
+	src = hash_of_addr(&t->src);
+	dst = hash_of_addr(&t->dst);
+	at = t->sport < t->dport ? t->sport : t->dport;
+	h = mix(folded(src) + folded(dst) + folded(at * tuple_keys.port), t->proto);
+	home->tag = (__u32)(h + folded(src + t->sport * tuple_keys.port)) | 1;
+	home->twin = (__u32)(h + folded(dst + t->dport * tuple_keys.port)) | 1;
+	at ^= t->sport ^ t->dport; /* the higher one */
+	at = (h >> 32) + step_of(at) * (0xffffffff / sets + 1);
+	home->set = (__u64)at * sets >> 32;
+	return 0;
 }
