@@ -2,9 +2,10 @@ package bpf
 
 import "testing"
 
-// Between two isolated pods of a node the receiver's row of a settled flow is looked at once a
-// second, and whenever policies change.
-func TestReceiversRowIsLookedAtOnceASecond(t *testing.T) {
+// What goes on between two isolated pods of a node finds the rows of both in one set, and each is
+// as if it had been asked alone: of both it is known what was said last, and what is over.
+func TestRowsOfBothPodsGoOnTogether(t *testing.T) {
+	const past = 5 // ticks
 	for _, v6 := range []bool{false, true} {
 		for _, proto := range []Protocol{TCP, UDP} {
 			p := newLane(t, v6, false)
@@ -37,43 +38,110 @@ func TestReceiversRowIsLookedAtOnceASecond(t *testing.T) {
 				})
 				return n
 			}
-			all := func(bool, *weftAllowed) bool { return true }
-			settle := func() {
-				for range 3 {
-					passes("settled", true, true)
+			// have wants both rows to have these flags, beside who opened it, and to be fresh.
+			have := func(when string, ofClient, ofBackend uint32) {
+				t.Helper()
+				n := rows(func(isClients bool, row *weftAllowed) bool {
+					want := ofBackend
+					if isClients {
+						want = ofClient | allowedByPod
+					}
+					if row.Flags != want {
+						t.Errorf("v6=%t %s, %s: the client's %t: flags %#x, want %#x", v6, proto, when, isClients, row.Flags, want)
+					}
+					if idle := idleSince(uptime(), row.Seen); idle > 3*flowTick {
+						t.Errorf("v6=%t %s, %s: the client's %t: idle for %s", v6, proto, when, isClients, idle)
+					}
+					return true
+				})
+				if n != 2 {
+					t.Errorf("v6=%t %s, %s: %d rows, want both", v6, proto, when, n)
 				}
 			}
+			age := func() {
+				rows(func(_ bool, row *weftAllowed) bool { row.Seen -= past; return true })
+			}
+			const lives = allowedAnswered | allowedLive
 			p.there(t, proto, syn)
+			have("asked", 0, 0)
 			p.back(t, proto, syn|ack)
-			settle()
-			rows(func(_ bool, row *weftAllowed) bool {
-				if row.Both == 0 {
-					t.Errorf("v6=%t %s: a row has not that the other end lets it in: %+v", v6, proto, row)
-				}
-				return true
-			})
+			have("answered", allowedAnswered, allowedAnswered)
+			passes("settled", true, true)
+			have("settled", lives, lives)
+			age()
+			p.there(t, proto, ack)
+			have("the client went on", lives, lives)
+			age()
+			p.back(t, proto, ack)
+			have("the backend went on", lives, lives)
+
 			for range 2 {
 				p.isolate(t, p.backend.Addr(), shut, open)
 				passes("the receiver is shut", false, false)
 				passes("still", false, false)
 				p.isolate(t, p.backend.Addr(), open, open)
-				settle()
+				passes("open again", true, true)
 			}
 			p.isolate(t, p.client.Addr(), open, shut)
 			passes("the client is shut", false, false)
 			p.isolate(t, p.client.Addr(), open, open)
-			settle()
+			passes("open again", true, true)
 
-			// In the next second the receiver's row is made again, if it is gone.
-			if n := rows(func(ofClient bool, row *weftAllowed) bool {
-				row.Both -= 2
-				return ofClient
-			}); n != 1 {
-				t.Fatalf("v6=%t %s: %d rows, want the client's", v6, proto, n)
+			// Where one has lost its row, it is asked.
+			for _, gone := range []bool{true, false} {
+				if n := rows(func(ofClient bool, _ *weftAllowed) bool { return ofClient != gone }); n != 1 {
+					t.Fatalf("v6=%t %s: %d rows, want one", v6, proto, n)
+				}
+				if got := p.there(t, proto, ack); got != tcxRedirect {
+					t.Errorf("v6=%t %s: the client's row is gone %t: verdict %d", v6, proto, gone, int32(got))
+				}
+				if n := rows(func(bool, *weftAllowed) bool { return true }); n != 2 {
+					t.Errorf("v6=%t %s: the client's row is gone %t: %d rows after a packet, want both", v6, proto, gone, n)
+				}
+				passes("both are back", true, true)
+				p.there(t, proto, ack)
 			}
-			if p.there(t, proto, ack) != tcxRedirect || rows(all) != 2 {
-				t.Errorf("v6=%t %s: %d rows after the next second, want both", v6, proto, rows(all))
+			if proto != TCP {
+				continue
 			}
+			const podFin, peerFin = 1 << 2, 1 << 3
+			have("before the end", lives, lives)
+			p.there(t, proto, fin|ack)
+			have("the client ends", lives|podFin, lives|peerFin)
+			p.back(t, proto, fin|ack)
+			over := uint32(lives | podFin | peerFin | allowedClosed)
+			have("the backend, too", over, over)
+			p.there(t, proto, ack)
+			have("the last word", over, over)
+		}
+	}
+}
+
+// A flow between two isolated pods that was silent for too long is over: what the other end sends
+// then is not of it, though the rows of both are still there.
+func TestSilentFlowOfBothPodsIsOver(t *testing.T) {
+	for _, v6 := range []bool{false, true} {
+		p := newLane(t, v6, false)
+		open, shut := RuleSet(2000), RuleSet(3000)
+		p.rules(t, open, 0, allowAll)
+		p.isolate(t, p.client.Addr(), shut, open)
+		p.isolate(t, p.backend.Addr(), open, shut)
+		p.there(t, UDP, 0)
+		p.back(t, UDP, 0)
+		for _, c := range []struct {
+			silent uint32
+			passes bool
+		}{{100, true}, {120, false}} {
+			p.changeAllowedNew(t, func(set *weftAllowedSet) {
+				for i := range set.Slot {
+					set.Slot[i].Row.Seen -= c.silent
+				}
+			})
+			if got := p.back(t, UDP, 0) == tcxRedirect; got != c.passes {
+				t.Errorf("v6=%t: an answer after %d ticks passes: %t", v6, c.silent, got)
+			}
+			p.there(t, UDP, 0)
+			p.back(t, UDP, 0)
 		}
 	}
 }

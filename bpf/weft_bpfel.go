@@ -56,7 +56,7 @@ type weftAllowed struct {
 	Revision uint32
 	Seen     uint32
 	Flags    uint32
-	Both     uint32
+	Pad      uint32
 }
 
 type weftAllowedSet struct {
@@ -282,7 +282,7 @@ type weftJudged struct {
 	Index    uint32
 	Revision uint32
 	IsEgress uint32
-	Lasting  uint32
+	Pad      uint32
 	Walk     struct {
 		_     structs.HostLayout
 		Key   weftRulesKey

@@ -24,7 +24,7 @@ struct judged {
 	__u32 index;	 /* the rule of it that did, or RULE_NONE */
 	__u32 revision;	 /* read before the sets: what came after will be judged again */
 	__u32 is_egress; /* the set is one of egress */
-	__u32 lasting;	 /* LASTS, and so on */
+	__u32 pad;
 	struct walk walk;
 	struct home home;   /* of t */
 	struct allowed row; /* to be made */
@@ -57,12 +57,6 @@ __noinline int tell_judgement(struct judgement *by)
 	return 0;
 }
 
-/* What is known of the row that let the packet at hand pass. */
-enum {
-	LASTS = 1,	/* nothing but time and another policy changes what it says */
-	LASTS_BOTH = 2, /* nor what that of the other end says, which would let it in */
-};
-
 /* How a packet is asked about; in the low byte there are its TCP flags. */
 enum {
 	ASK_OUT = 1 << 8,    /* the pod has sent it */
@@ -72,11 +66,11 @@ enum {
 };
 
 /* Whether a row is about this packet; if not, the packet begins a flow of its own. */
-static __always_inline bool is_about(const struct allowed *row, const struct judged *j, __u32 how)
+static __always_inline bool is_about(const struct allowed *row, __u8 proto, __u32 how, __u32 at)
 {
 	if (!(row->flags & ALLOWED_BY_POD) == !(how & ASK_OUT))
 		return true;
-	return !(how & ASK_BEGINS) && !is_silent(row, j->t.proto);
+	return !(how & ASK_BEGINS) && !is_silent(row, proto, at);
 }
 
 /* Judges a flow that the pod has begun, or the other end. */
@@ -160,27 +154,6 @@ static __always_inline void note_allowed(struct judged *j, struct allowed *row, 
 		row->flags |= ALLOWED_LIVE;
 }
 
-/* Until when a flow of two pods of this node needs no look at both its rows: the rest of this
- * second, while policies are the same.
- */
-static __always_inline __u32 moment_of(const struct judged *j, __u32 seen)
-{
-	return j->revision << 17 | (seen & 0xffff) << 1 | 1;
-}
-
-/* Says in the row of what the sender sends that it is let in: j is of the other end. */
-__noinline int vouch(struct judged *j)
-{
-	struct allowed *row;
-
-	if (!j)
-		return 0;
-	row = find_twin(&j->t, &j->home);
-	if (row)
-		row->both = moment_of(j, now());
-	return 0;
-}
-
 /* A flow that is judged as one that the packet begins; settled is the row that has its
  * place in `allowed`. What always passes begins one only if it surely does: what the node
  * answers must not open the way for a pod that may not ask.
@@ -203,7 +176,7 @@ static __always_inline enum reason admit_new(struct judged *j, struct allowed *s
 	row->revision = j->revision;
 	row->seen = now();
 	row->flags = how & ASK_OUT ? ALLOWED_BY_POD : 0;
-	row->both = 0;
+	row->pad = 0;
 	if (how & ASK_ALWAYS)
 		row->flags |= ALLOWED_ALWAYS;
 	if (unlikely(settled)) {
@@ -216,10 +189,9 @@ static __always_inline enum reason admit_new(struct judged *j, struct allowed *s
 /* Whether a packet may pass the pod's policies. */
 __noinline int admit(struct judged *j, __u32 how)
 {
-	const __u32 passing = TCP_FIN | TCP_SYN | TCP_RST | ASK_BEGINS | ASK_ALWAYS | ASK_ERROR;
 	struct allowed *row, *settled = NULL;
 	enum reason why;
-	__u32 seen;
+	__u32 seen = now();
 
 	if (!j)
 		return DROP_INTERNAL;
@@ -227,22 +199,48 @@ __noinline int admit(struct judged *j, __u32 how)
 	row = find_new(&j->t, &j->home);
 	if (!row)
 		row = settled = bpf_map_lookup_elem(&allowed, &j->t);
-	if (unlikely(!row || !is_about(row, j, how)))
+	if (unlikely(!row || !is_about(row, j->t.proto, how, seen)))
 		return admit_new(j, settled, how);
 	if (unlikely(how & ASK_ALWAYS) && !(row->flags & ALLOWED_BY_POD) == !(how & ASK_OUT))
 		row->flags |= ALLOWED_ALWAYS; /* taken up from before there were policies */
 	why = judge_again(j, row);
 	if (unlikely(why))
 		return how & ASK_ALWAYS ? OK : why;
-	seen = now();
 	note_allowed(j, row, settled != NULL, how, seen);
-	if (!settled && !(how & passing) &&
-	    (row->flags & (ALLOWED_LIVE | ALLOWED_CLOSED)) == ALLOWED_LIVE)
-		j->lasting = how & ASK_OUT && row->both == moment_of(j, seen) ? LASTS_BOTH : LASTS;
 	return OK;
 }
 
-/* Whether the flow that an ICMP error is about may pass; no trace is left. */
+/* Whether a packet between two isolated pods of this node, with this tuple, is of a flow that both
+ * let pass, and goes on: the rows of both are in one set. Else each is to be asked.
+ */
+static __always_inline bool goes_on(const struct tuple *t, __u32 how)
+{
+	const volatile __u32 *revision = &policy_revision;
+	struct allowed *out, *in;
+	struct allowed_set *set;
+	__u32 seen = now();
+	struct home home;
+	int ways;
+
+	home_of(t, config.allowed_sets, &home);
+	ways = ways_of_both(t, &home);
+	if (unlikely(ways < 0))
+		return false;
+	set = bpf_map_lookup_elem(&allowed_new, &home.set);
+	if (!set)
+		return false;
+	out = &set->slot[ways & (ALLOWED_WAYS - 1)].row;
+	in = &set->slot[ways >> 8 & (ALLOWED_WAYS - 1)].row;
+	if (unlikely(!is_about(out, t->proto, how | ASK_OUT, seen) ||
+		     !is_about(in, t->proto, how, seen) || out->revision != *revision ||
+		     in->revision != *revision))
+		return false;
+	note_allowed(NULL, out, false, how | ASK_OUT, seen);
+	note_allowed(NULL, in, false, how, seen);
+	return true;
+}
+
+/* Whether the flow that an ICMP error trace is left. */
 static __always_inline bool is_allowed(struct judged *j)
 {
 	struct allowed *row;

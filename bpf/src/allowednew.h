@@ -27,7 +27,7 @@ struct allowed {
 	__u32 revision; /* of policies, by which it was judged */
 	__u32 seen;	/* when a packet passed, in units of 2^30 ns of uptime */
 	__u32 flags;
-	__u32 both; /* of what the pod sends: until when the other end's row lets it in, too */
+	__u32 pad;
 };
 
 /* Written by the programs; the daemon removes what has been silent too long. */
@@ -83,20 +83,20 @@ enum {
 	SILENT_CONNECTED = 6929,
 };
 
-static __always_inline bool is_silent(const struct allowed *row, __u8 proto)
+static __always_inline bool is_silent(const struct allowed *row, __u8 proto, __u32 at)
 {
 	__u32 most = row->flags & ALLOWED_ANSWERED ? SILENT_ANSWERED : SILENT_NEW;
 
 	if (proto == IPPROTO_TCP || (proto == IPPROTO_SCTP && row->flags & ALLOWED_ANSWERED))
 		most = SILENT_CONNECTED;
-	return now() - row->seen > most;
+	return at - row->seen > most;
 }
 
 /* What is pushed out by nothing. */
 static __always_inline bool is_live(const struct allowed *row, __u8 proto)
 {
 	return (row->flags & (ALLOWED_LIVE | ALLOWED_CLOSED)) == ALLOWED_LIVE &&
-	       !is_silent(row, proto);
+	       !is_silent(row, proto, now());
 }
 
 /* Where a tuple is in its set, or ALLOWED_WAYS. */
@@ -132,21 +132,36 @@ static __always_inline bool is_twin(const struct tuple *a, const struct tuple *b
 	       a->dport == b->sport && a->proto == b->proto;
 }
 
-/* The row of a tuple's flow at its other end, if that is in `allowed_new`. */
-static __always_inline struct allowed *find_twin(const struct tuple *t, const struct home *home)
+/* Where the row of a tuple's flow at its other end is in the set, or ALLOWED_WAYS. */
+static __always_inline __u32 way_of_twin(struct allowed_set *set, const struct tuple *t, __u32 tag)
 {
-	struct allowed_set *set = bpf_map_lookup_elem(&allowed_new, &home->set);
-	const volatile __u32 *tags = set ? set->tag : NULL;
+	const volatile __u32 *tags = set->tag;
 	__u32 i;
 
-	if (!tags)
-		return NULL;
 #pragma unroll
 	for (i = 0; i < ALLOWED_WAYS; i++) {
-		if (unlikely(tags[i] == home->twin) && is_twin(&set->slot[i].t, t))
-			return &set->slot[i].row;
+		if (unlikely(tags[i] == tag) && is_twin(&set->slot[i].t, t) && tags[i] == tag)
+			return i;
 	}
-	return NULL;
+	return ALLOWED_WAYS;
+}
+
+/* Where both rows of a flow are in its set: that of the other end in the second byte. -1: one is
+ * not there. (A function of its own, so that the verifier does not follow each of both ways.)
+ */
+__noinline int ways_of_both(const struct tuple *t, const struct home *home)
+{
+	struct allowed_set *set;
+	__u32 i, twin;
+
+	if (!t || !home)
+		return -1;
+	set = bpf_map_lookup_elem(&allowed_new, &home->set);
+	if (!set)
+		return -1;
+	i = way_of(set, t, home->tag);
+	twin = way_of_twin(set, t, home->twin);
+	return i < ALLOWED_WAYS && twin < ALLOWED_WAYS ? i | twin << 8 : -1;
 }
 
 /* The way of a set that is to be another flow's: that of the oldest which need not live on

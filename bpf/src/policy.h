@@ -79,7 +79,6 @@ static __always_inline struct judged *ask(void)
 	if (!j)
 		return NULL;
 	j->revision = *revision;
-	j->lasting = 0;
 	return j;
 }
 
@@ -208,28 +207,39 @@ __noinline int judge_arriving(struct __sk_buff *skb, struct packet *p, bool alwa
 	return admit(j, how);
 }
 
-/* Between pods, not translated, and read as far as the IP header, which is at `at`. If both are
- * of this node, one look a second at the other end's row is enough.
- */
+/* Between pods, not translated, and read as far as the IP header, which is at `at`. */
 __noinline int judge_plain(struct __sk_buff *skb, struct packet *p, __u32 at, bool leaving)
 {
-	__u32 key = 0, lasting = 0;
-	struct judged *j = bpf_map_lookup_elem(&judging, &key);
 	int why;
 
-	if (!p || !j)
+	if (!p)
 		return DROP_INTERNAL;
 	why = read_asked(skb, at, p);
-	if (!why && leaving) {
+	if (!why && leaving)
 		why = judge_leaving(skb, p, NULL);
-		lasting = j->lasting;
-	}
-	if (why || lasting == LASTS_BOTH)
+	return why ? why : judge_arriving(skb, p, false);
+}
+
+/* The same, of what one isolated pod of this node sends to another. */
+__noinline int judge_between(struct __sk_buff *skb, struct packet *p)
+{
+	struct tuple t;
+	__u32 how;
+	int why;
+
+	if (!p)
+		return DROP_INTERNAL;
+	why = read_asked(skb, ETH_HLEN, p);
+	if (unlikely(why))
 		return why;
-	why = judge_arriving(skb, p, false);
-	if (!why && lasting && j->lasting)
-		vouch(j);
-	return why;
+	how = how_of(p);
+	if (likely(!(how & (ASK_BEGINS | ASK_ERROR)) && !same_addr(&p->ip.src, &p->ip.dst))) {
+		tuple_of(&p->ip, &p->l4, &t);
+		if (likely(goes_on(&t, how)))
+			return OK;
+	}
+	why = judge_leaving(skb, p, NULL);
+	return why ? why : judge_arriving(skb, p, false);
 }
 
 /* A frame of a pod that is not to its node's MAC: a broadcast, mostly. */

@@ -60,7 +60,10 @@ int from_pod(struct __sk_buff *skb)
 	if (unlikely(is_pair(&p.ip.src, &p.ip.dst)) || (to && unlikely(is_client(&p.ip.dst))))
 		return from_pod_served(skb, &p, way | WAY_POD);
 	if (unlikely(way & WAY_JUDGED || (to && is_isolated(to)))) {
-		why = judge_plain(skb, &p, ETH_HLEN, !!(way & WAY_JUDGED));
+		if (way & WAY_JUDGED && to && is_isolated(to))
+			why = judge_between(skb, &p);
+		else
+			why = judge_plain(skb, &p, ETH_HLEN, !!(way & WAY_JUDGED));
 		if (why)
 			return give_up(skb, why);
 	}
