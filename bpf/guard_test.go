@@ -106,21 +106,21 @@ func (d *Datapath) age(t testing.TB, by time.Duration) {
 }
 
 // runFrom runs a program on a packet that came in by a device.
-func (d *Datapath) runFrom(t testing.TB, p Program, device uint32, in []byte) uint32 {
+func (d *Datapath) runFrom(t testing.TB, p Program, device uint32, in []byte) (verdict uint32, out []byte) {
 	t.Helper()
-	verdict, err := d.programs[p].Run(&ebpf.RunOptions{
-		Data: in, DataOut: make([]byte, len(in)+256), Context: skbContext{IngressIfindex: device},
-	})
+	o := ebpf.RunOptions{Data: in, DataOut: make([]byte, len(in)+256), Context: skbContext{IngressIfindex: device}}
+	verdict, err := d.programs[p].Run(&o)
 	if err != nil {
 		t.Fatalf("run %s on %d bytes: %v", p, len(in), err)
 	}
-	return verdict
+	return verdict, o.DataOut
 }
 
 // deliver gives a packet that came in by a device (0: the node's own) to to_pod.
 func (d *Datapath) deliver(t testing.TB, device uint32, packet []byte) uint32 {
 	t.Helper()
-	return d.runFrom(t, ToPod, device, ethernet(mac{2}, mac{4}, ethType(packet), packet))
+	verdict, _ := d.runFrom(t, ToPod, device, ethernet(mac{2}, mac{4}, ethType(packet), packet))
+	return verdict
 }
 
 // uplink is the device that packets of others come in by.

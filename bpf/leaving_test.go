@@ -9,9 +9,16 @@ import (
 
 // away is a lane whose backend is in no pod: a node's own network, or what is outside of the
 // cluster.
-func away(t testing.TB, v6 bool) *lane {
+func away(t testing.TB, v6 bool) *lane { return awayWith(t, v6, Options{}) }
+
+func awayWith(t testing.TB, v6 bool, o Options) *lane {
 	t.Helper()
-	p := newLane(t, v6, false)
+	return awayOf(t, newNodeWith(t, 1, o), v6)
+}
+
+func awayOf(t testing.TB, n *node, v6 bool) *lane {
+	t.Helper()
+	p := laneOf(t, n, v6, false)
 	backend := addr("203.0.113.7")
 	if v6 {
 		backend = addr("2001:db8:113::7")

@@ -309,7 +309,8 @@ func TestPoliciesBesideNetfilter(t *testing.T) {
 					if far {
 						program = ToOverlay
 					}
-					return p.runFrom(t, program, loopback+1, ethernet(mac{2}, mac{4}, ethType(packet), packet))
+					verdict, _ := p.runFrom(t, program, loopback+1, ethernet(mac{2}, mac{4}, ethType(packet), packet))
+					return verdict
 				}
 			}
 			p.walkThrough(t, "policy-egress", []step{

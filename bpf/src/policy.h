@@ -290,31 +290,30 @@ static __always_inline bool is_forwarded(struct __sk_buff *skb, const struct pac
 	return from && is_isolated(from);
 }
 
-/* What the stack delivers to a pod, read as far as the IP header. The node reaches its
- * pods always: what it sends came in nowhere. So does a pod itself: what comes back to it
- * through its own device, and what we answered there; who comes from elsewhere is not it.
+/* Whether what the stack delivers to a pod passes always. The node reaches its pods: what it
+ * sends came in nowhere. So does a pod itself: what comes back to it through its own device,
+ * and what we answered there; who comes from elsewhere is not it.
+ */
+static __always_inline bool passes_always(struct __sk_buff *skb, const struct ip *ip)
+{
+	return is_nodes(skb, ip) || skb->ingress_ifindex == skb->ifindex;
+}
+
+/* What the stack delivers to a pod from elsewhere, as its sender knows it: not translated here.
+ * OK: the pod's policies are to be asked. DONE: they are not, it answers what netfilter serves.
  */
 __noinline int judge_delivered(struct __sk_buff *skb, struct packet *p)
 {
-	bool always;
 	int why;
 
 	if (!p)
 		return DROP_INTERNAL;
-	always = is_nodes(skb, &p->ip) || skb->ingress_ifindex == skb->ifindex;
-	why = read_asked(skb, ETH_HLEN, p);
-	if (unlikely(why))
-		return always ? OK : why;
-	if (!always) {
-		if (unlikely(same_addr(&p->ip.src, &p->ip.dst)))
-			return DROP_SPOOFED_ADDRESS;
-		why = is_forwarded(skb, p) ? judge_leaving(skb, p, NULL) : OK;
-		if (why)
-			return why;
-		if (!begins(p) && is_netfilters(&p->ip.src, p->l4.sport, p->l4.proto))
-			return OK;
-	}
-	return judge_arriving(skb, p, always);
+	if (unlikely(same_addr(&p->ip.src, &p->ip.dst)))
+		return DROP_SPOOFED_ADDRESS;
+	why = is_forwarded(skb, p) ? judge_leaving(skb, p, NULL) : OK;
+	if (why)
+		return why;
+	return !begins(p) && is_netfilters(&p->ip.src, p->l4.sport, p->l4.proto) ? DONE : OK;
 }
 
 /* What the stack sends to other nodes' pods, read as far as the IP header. */

@@ -61,7 +61,7 @@ enum reason {
 
 	NOT_OURS, /* not counted: no Service's and no translated flow's */
 	PASS_ON,  /* not counted: another node translates it, see pass.h */
-	DONE,	  /* not counted: see turn */
+	DONE,	  /* not counted: see turn and judge_delivered */
 };
 
 /* Written by the programs, read by the daemon; packets by reason. */

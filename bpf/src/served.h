@@ -354,17 +354,3 @@ __noinline int from_peer_served(struct __sk_buff *skb, __u32 at, bool v6, bool o
 					      : translate(skb, &p, &f);
 	return unlikely(why) ? give_up(skb, why) : go_on(skb, &p, WAY_AROUND | WAY_TUNNEL);
 }
-
-/* From the node's stack, read as far as the IP header: a reply of a backend in the node's
- * own network gets back the addresses that its client knows.
- */
-static __always_inline int from_host_served(struct __sk_buff *skb, struct packet *p)
-{
-	__u32 way = 0;
-	int why;
-
-	if (likely(!is_client(&p->ip.dst)) || read_l4(skb, ETH_HLEN, p))
-		return TCX_NEXT;
-	why = turn(skb, p, &way);
-	return why && why != NOT_OURS ? give_up(skb, why) : TCX_NEXT;
-}

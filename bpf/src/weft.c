@@ -13,6 +13,7 @@
 #include "explain.h"
 #include "policy.h"
 #include "served.h"
+#include "delivered.h"
 #include "passed.h"
 #include "sock.h"
 
@@ -188,15 +189,11 @@ int to_pod(struct __sk_buff *skb)
 {
 	struct endpoint *to;
 	struct packet p;
-	enum reason why;
 
 	if (parse_ip(skb, ETH_HLEN, skb->protocol, skb->len - ETH_HLEN, &p.ip))
 		return TCX_NEXT;
 	to = endpoint_of(&p.ip.dst);
-	if (unlikely((to && is_isolated(to)) || by_netfilter())) {
-		why = judge_delivered(skb, &p);
-		if (why)
-			return give_up(skb, why);
-	}
+	if (unlikely((to && is_isolated(to)) || by_netfilter()))
+		return to_pod_judged(skb, &p);
 	return from_host_served(skb, &p);
 }
