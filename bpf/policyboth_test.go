@@ -145,3 +145,27 @@ func TestSilentFlowOfBothPodsIsOver(t *testing.T) {
 		}
 	}
 }
+
+// Another processor may have taken note of a packet in the next tick of the clock already.
+func TestFlowSeenInTheNextTickIsNotSilent(t *testing.T) {
+	for _, v6 := range []bool{false, true} {
+		for _, both := range []bool{false, true} {
+			p := newLane(t, v6, false)
+			p.rules(t, setOut, 0, allowAll)
+			p.isolate(t, p.client.Addr(), setIn, setOut)
+			if both {
+				p.isolate(t, p.backend.Addr(), setOut, setIn)
+			}
+			p.there(t, UDP, 0)
+			p.back(t, UDP, 0)
+			p.changeAllowedNew(t, func(set *weftAllowedSet) {
+				for i := range set.Slot {
+					set.Slot[i].Row.Seen += 2
+				}
+			})
+			if got := p.back(t, UDP, 0); got != tcxRedirect {
+				t.Errorf("v6=%t, both isolated: %t: verdict %d, counters %v", v6, both, int32(got), p.counts(t))
+			}
+		}
+	}
+}

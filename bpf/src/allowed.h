@@ -235,12 +235,13 @@ static __always_inline bool goes_on(const struct tuple *t, __u32 how)
 		     !is_about(in, t->proto, how, seen) || out->revision != *revision ||
 		     in->revision != *revision))
 		return false;
+	/* Neither is settled, so there is no place to be given up for what has ended. */
 	note_allowed(NULL, out, false, how | ASK_OUT, seen);
 	note_allowed(NULL, in, false, how, seen);
 	return true;
 }
 
-/* Whether the flow that an ICMP error trace is left. */
+/* Whether the flow that an ICMP error is about may pass; no trace is left. */
 static __always_inline bool is_allowed(struct judged *j)
 {
 	struct allowed *row;

@@ -83,13 +83,14 @@ enum {
 	SILENT_CONNECTED = 6929,
 };
 
+/* Another processor may have seen a later moment than `at`. */
 static __always_inline bool is_silent(const struct allowed *row, __u8 proto, __u32 at)
 {
-	__u32 most = row->flags & ALLOWED_ANSWERED ? SILENT_ANSWERED : SILENT_NEW;
+	__s32 most = row->flags & ALLOWED_ANSWERED ? SILENT_ANSWERED : SILENT_NEW;
 
 	if (proto == IPPROTO_TCP || (proto == IPPROTO_SCTP && row->flags & ALLOWED_ANSWERED))
 		most = SILENT_CONNECTED;
-	return at - row->seen > most;
+	return (__s32)(at - row->seen) > most;
 }
 
 /* What is pushed out by nothing. */

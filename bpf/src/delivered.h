@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
-/* What the node's stack sends. What it masqueraded, and what is of the node's own network, has the
- * addresses of a flow here first; so its answers are translated back here.
+/* What the node's stack sends to pods and outside. Answers from the node's own network, and those
+ * that the stack has unmasqueraded, have come by no other program: they are translated back here.
  */
 #pragma once
 #include "policy.h"
@@ -28,9 +28,10 @@ static __always_inline int from_host_served(struct __sk_buff *skb, struct packet
 	return why ? give_up(skb, why) : TCX_NEXT;
 }
 
-/* To a pod, read as far as the IP header, and policies may have to do with it. Those of the pod see
- * it with the port that the pod has, which its flow may not have had so far, and with the
- * address that it came with: a backend's, not the Service's.
+/* To a pod, read as far as the IP header, and policies may have to do with it. The pod's policies
+ * see it with the port that the pod has, which its flow may not have had so far, and with the
+ * address that it came with: a backend's, not the Service's. As elsewhere, its flow has taken note
+ * of it by then, whether it passes or not.
  */
 __noinline int to_pod_judged(struct __sk_buff *skb, struct packet *p)
 {
@@ -52,7 +53,7 @@ __noinline int to_pod_judged(struct __sk_buff *skb, struct packet *p)
 	port = p->l4.sport;
 	if (!unread && is_client(&p->ip.dst))
 		why = turn_back(skb, p);
-	p->ip.src = from;
+	p->ip.src = from; /* for policies: the packet is translated */
 	p->l4.sport = port;
 	if (!why && !judged)
 		why = judge_arriving(skb, p, always);

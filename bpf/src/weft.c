@@ -60,14 +60,13 @@ int from_pod(struct __sk_buff *skb)
 		return from_pod_served(skb, &p, way | (to ? WAY_HOST : 0));
 	if (unlikely(is_pair(&p.ip.src, &p.ip.dst)) || (to && unlikely(is_client(&p.ip.dst))))
 		return from_pod_served(skb, &p, way | WAY_POD);
-	if (unlikely(way & WAY_JUDGED || (to && is_isolated(to)))) {
-		if (way & WAY_JUDGED && to && is_isolated(to))
-			why = judge_between(skb, &p);
-		else
-			why = judge_plain(skb, &p, ETH_HLEN, !!(way & WAY_JUDGED));
-		if (why)
-			return give_up(skb, why);
-	}
+	if (likely(!(to && is_isolated(to))))
+		why = way & WAY_JUDGED ? judge_plain(skb, &p, ETH_HLEN, true) : OK;
+	else
+		why = way & WAY_JUDGED ? judge_between(skb, &p)
+				       : judge_plain(skb, &p, ETH_HLEN, false);
+	if (unlikely(why))
+		return give_up(skb, why);
 	if (unlikely(way & WAY_LIMITED))
 		return give_up(skb, STACK_LIMITED);
 	return to ? plain_local(skb, to, &p.ip) : plain_peer(skb, peer, &p.ip);
