@@ -48,7 +48,7 @@ func liveHeap() uint64 {
 // hundred times before 30,000 Services are in the kernel.
 const (
 	startRoom    = 64 << 20
-	startPercent = 400
+	startPercent = 150
 	startMost    = time.Minute
 )
 
@@ -102,8 +102,8 @@ func (g *garbage) end() {
 const (
 	lookEvery  = pace.Often
 	lookSeldom = pace.Usual
-	little     = 1 << 20 // bytes allocated in lookEvery
-	worth      = 8 << 20 // bytes allocated since it was last given back
+	little     = 2 << 20 // bytes allocated in lookEvery; an idle node with 1,000 others has one MiB
+	worth      = 4 << 20 // bytes allocated since it was last given back
 )
 
 // allocated is what was ever allocated, in bytes.

@@ -286,17 +286,22 @@ func (w *Watch) near() map[string]bool {
 // greeted is the nodes to be asked whether they are there: those that wait longest, and of these
 // first whom this node is to watch, so that at a start, too, each node is watched soon.
 func (w *Watch) greeted(now time.Time) map[string]bool {
-	var due []string
+	due := make([]string, 0, greetAtOnce+1)
 	if len(w.fresh) > 0 {
 		for _, name := range w.ring {
-			if _, is := w.fresh[name]; is && !now.Before(w.nodes[name].next) {
-				due = append(due, name)
+			n, at := w.nodes[name], len(due)
+			if _, is := w.fresh[name]; !is || now.Before(n.next) {
+				continue
 			}
+			for at > 0 && n.next.Before(w.nodes[due[at-1]].next) {
+				at--
+			}
+			due = slices.Insert(due, at, name)
+			due = due[:min(greetAtOnce, len(due))]
 		}
 	}
-	slices.SortStableFunc(due, func(a, b string) int { return w.nodes[a].next.Compare(w.nodes[b].next) })
 	out := make(map[string]bool, greetAtOnce)
-	for _, name := range due[:min(greetAtOnce, len(due))] {
+	for _, name := range due {
 		out[name] = true
 	}
 	return out
