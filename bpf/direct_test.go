@@ -94,6 +94,38 @@ func TestFlowOutlivesDirectDatagrams(t *testing.T) {
 	}
 }
 
+// What a datagram to the backend itself leaves of a flow, new or live, is one row, as of a new flow:
+// it goes when others need its place.
+func TestPartedFlowMakesRoom(t *testing.T) {
+	for _, v6 := range []bool{false, true} {
+		for questions := 1; questions <= 2; questions++ {
+			p := newLaneWith(t, v6, true, Options{MaxBriefFlows: briefWays})
+			for range questions {
+				p.ask(t, UDP, p.client, p.vip, 0, load)
+				p.answers(t, UDP, p.client, p.client, p.vip, 0, load)
+			}
+			if got, want := p.where(t, p.client), []string{weftMapBrief, weftMapLive}[questions-1]; got != want {
+				t.Errorf("v6 %t, %d questions: the flow is in %q, want %q", v6, questions, got, want)
+			}
+			p.ask(t, UDP, p.client, p.backend, 0, load)
+			there, _ := p.tuples(UDP, p.client)
+			rows := p.flows(t, weftMapBrief)
+			if row, ok := rows[there]; !ok || row.Flags != 0 || p.where(t, p.client) != "1 rows in brief" {
+				t.Errorf("v6 %t, %d questions: left is %+v, in %q", v6, questions, rows, p.where(t, p.client))
+			}
+			for i := range briefWays {
+				p.tcp(t, p.clientAt(41000+i), syn)
+			}
+			if got := p.where(t, p.client); got != "" {
+				t.Errorf("v6 %t, %d questions: after a flood, %s", v6, questions, got)
+			}
+			if rows := p.flows(t, weftMapLive); len(rows) != 0 {
+				t.Errorf("v6 %t, %d questions: live %+v", v6, questions, rows)
+			}
+		}
+	}
+}
+
 // A datagram to the backend itself waits while its flow's place in `brief` is busy: its answer would
 // come from the Service.
 func TestDirectDatagramsWhoseSetIsBusy(t *testing.T) {

@@ -17,28 +17,45 @@ var (
 	flowMaps    = []string{"live", "brief", "sockets", "datagrams", "affinity"}
 )
 
+// Flags of a flow's row: FLOW_REPLY and FLOW_LIVE in bpf/src/live.h.
+const (
+	flowReply = 1 << 0
+	flowLive  = 1 << 7
+)
+
 // mapRows counts the rows of one of a node's maps. Those of flows are in `brief` or in `live`: as
 // rows of the latter count all of flows that live, or have.
 func mapRows(n *cluster.Node, name string) (int, error) {
 	rows := 0
 	if name == "live" || name == "brief" {
-		err := eachRow(n, "brief", func(k, v []byte, last uint32) {
-			if binary.NativeEndian.Uint32(k) == last {
-				return // the seed
-			}
-			for way := range 8 { // of a set; where there is a row, its tag is not 0
-				flags := binary.NativeEndian.Uint32(v[64+88*way+84:])
-				if binary.NativeEndian.Uint32(v[4*way:]) != 0 && (flags&(1<<7) != 0) == (name == "live") {
-					rows++
-				}
+		err := eachFlow(n, func(_, _ []byte, flags uint32) {
+			if (flags&flowLive != 0) == (name == "live") {
+				rows++
 			}
 		})
-		if err != nil || name == "brief" {
-			return rows, err
-		}
+		return rows, err
 	}
 	err := eachRow(n, name, func([]byte, []byte, uint32) { rows++ })
 	return rows, err
+}
+
+// eachFlow tells f of the rows of a node's flows, and their flags: those in `live` all have flowLive.
+func eachFlow(n *cluster.Node, f func(k, v []byte, flags uint32)) error {
+	flagsOf := func(v []byte) uint32 { return binary.NativeEndian.Uint32(v[44:]) }
+	err := eachRow(n, "brief", func(k, v []byte, last uint32) {
+		if binary.NativeEndian.Uint32(k) == last {
+			return // the seed
+		}
+		for way := range 8 { // of a set; where there is a row, its tag is not 0
+			if slot := v[64+88*way:]; binary.NativeEndian.Uint32(v[4*way:]) != 0 {
+				f(slot[:40], slot[40:88], flagsOf(slot[40:]))
+			}
+		}
+	})
+	if err != nil {
+		return err
+	}
+	return eachRow(n, "live", func(k, v []byte, _ uint32) { f(k, v, flagsOf(v)|flowLive) })
 }
 
 // eachRow tells f of the rows of one of a node's maps, and what the last index of it would be.
