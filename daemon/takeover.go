@@ -29,7 +29,8 @@ const ownerTakeover = "takeover"
 // they are, and netfilter sees no more of them, or, of those to the node itself, what they
 // have become. What the node itself has begun stays netfilter's, as its packets pass there
 // anyway; and so do connections from elsewhere to addresses of the node that the programs do not
-// know, or that it gets as its own, as its stack takes no such packet from outside.
+// know, or that it gets as its own, as its stack takes no such packet from outside; and those
+// whose client has another to the same backend itself, from the same port.
 //
 // It is for a node where no daemon of ours served Services before. Elsewhere netfilter may
 // remember connections that have ended long ago.
@@ -94,6 +95,12 @@ func takeFlow(dp *bpf.Datapath, f overlay.Translation, own map[netip.Addr]bool, 
 	flow := bpf.Flow{Protocol: bpf.Protocol(f.Protocol), Client: f.Client, Service: f.To, Source: f.Source, Backend: f.Backend}
 	here := own[f.Backend.Addr()]
 	stays := here && (own[f.Source.Addr()] || !known)
+	if here && !stays && !own[f.Client.Addr()] {
+		// Netfilter has given another source to one that has the tuple which this one becomes.
+		if stays, err = overlay.ForgetEnded(f.Protocol, f.Source, f.Backend); err != nil {
+			return false, err
+		}
+	}
 	switch {
 	case own[f.Client.Addr()]:
 		return false, dp.Reserve(flow.Protocol, f.Backend, f.Source)

@@ -3,6 +3,7 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"io"
 	"net/netip"
 	"slices"
 	"sync"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/weftnet/weft/e2e/cluster"
 	"github.com/weftnet/weft/e2e/rival"
+	"github.com/weftnet/weft/e2e/traffic"
 	"github.com/weftnet/weft/internal/testnet"
 )
 
@@ -109,12 +111,14 @@ func changeOver(t *testing.T, mode rival.ProxyMode, flags []string) {
 	}
 	serveAs(t, "backlon", c.Nodes[1].NS, lone.Addr())
 	text = apartYAML("apart", "10.96.0.21", "type: NodePort", 30091, "IPv4", apart[0].Addr(), apart[1].Addr()) +
-		apartYAML("lone", "10.96.0.22", "", 0, "IPv4", lone.Addr())
+		apartYAML("lone", "10.96.0.22", "", 0, "IPv4", lone.Addr()) +
+		apartYAML("own", "10.96.0.23", "type: NodePort", 30093, "IPv4", apart[0].Addr())
 	if err := c.WriteObject("apart", text); err != nil {
 		t.Fatal(err)
 	}
 	rules := proxyOn(t, c, mode, slices.Concat(proxyServices("web", 20, 30090, backends...),
-		proxyTo("apart", 21, 30091, apart), proxyTo("lone", 22, 0, []netip.AddrPort{lone})))
+		proxyTo("apart", 21, 30091, apart), proxyTo("lone", 22, 0, []netip.AddrPort{lone}),
+		proxyTo("own", 23, 30093, apart[:1])))
 	var ways []proxyWay
 	for i, n := range c.Nodes {
 		client := addPod(t, n, fmt.Sprint("client-", i+1))
@@ -151,7 +155,7 @@ func changeOver(t *testing.T, mode rival.ProxyMode, flags []string) {
 		t.Cleanup(k.Close)
 		wg.Go(func() { r.ask(ctx, k, at) })
 	}
-	count := int64(each * len(ways))
+	count := int64(each*len(ways)) + holdAlike(t, h, c.Outside, netip.AddrPortFrom(apart[0].Addr(), 30093), apart[0])
 	goOn := func(what string) {
 		t.Helper()
 		before := h.turns.Load()
@@ -194,4 +198,28 @@ func changeOver(t *testing.T, mode rival.ProxyMode, flags []string) {
 			t.Errorf("%s: %d of %d requests failed; the first: %v", r.name, r.failed.Load(), r.done.Load(), *err)
 		}
 	}
+}
+
+// holdAlike holds connections to a Service whose client has had, or has, another from the same
+// port to the backend itself: netfilter lets the backend see that from another port. It returns
+// how many it holds.
+func holdAlike(t *testing.T, h *held, ns *testnet.NS, to, backend netip.AddrPort) int64 {
+	t.Helper()
+	from := func(port uint16) netip.AddrPort { return netip.AddrPortFrom(netip.IPv4Unspecified(), port) }
+	for port := range uint16(4) {
+		h.tcpFrom(t, ns, from(20000+port), to)
+	}
+	for port := range uint16(2) {
+		h.tcpFrom(t, ns, from(20000+port), backend)
+		conn, err := traffic.DialFrom(ns, "tcp", from(20002+port), backend, 5*time.Second)
+		if err != nil {
+			t.Fatal(err)
+		}
+		name := make([]byte, len("backend\n"))
+		if _, err := io.ReadFull(conn, name); err != nil {
+			t.Fatal(err)
+		}
+		conn.Close()
+	}
+	return 6
 }

@@ -42,7 +42,13 @@ func (h *held) failed() error {
 // tcp opens a connection and says something on it ten times a second.
 func (h *held) tcp(t *testing.T, ns *testnet.NS, to netip.AddrPort) {
 	t.Helper()
-	conn, err := traffic.Dial(ns, "tcp", to, 5*time.Second)
+	h.tcpFrom(t, ns, netip.AddrPort{}, to)
+}
+
+// tcpFrom is the same from an address and a port.
+func (h *held) tcpFrom(t *testing.T, ns *testnet.NS, from, to netip.AddrPort) {
+	t.Helper()
+	conn, err := traffic.DialFrom(ns, "tcp", from, to, 5*time.Second)
 	if err != nil {
 		t.Fatal(err)
 	}
