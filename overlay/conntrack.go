@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Translation is a flow that netfilter sends to another place than its client does: by
-// rules of kube-proxy, for one.
+// Translation is a flow that netfilter sends to another place than its client does, by rules of
+// kube-proxy for one, or that it gives another source.
 type Translation struct {
 	Protocol        uint8          // TCP, UDP or SCTP
 	Client, To      netip.AddrPort // as the client sends it
@@ -129,7 +129,7 @@ func noConntrack(err error) bool {
 // flow.
 func parseTranslation(msg []byte) (t Translation, ok bool) {
 	t, ok, over := parseFlow(msg)
-	return t, ok && !over && t.To != t.Backend
+	return t, ok && !over && (t.To != t.Backend || t.Client != t.Source)
 }
 
 // parseFlow reads what netfilter says of a flow; false: it is none that could be ours. over: it
