@@ -143,7 +143,7 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 			}
 			if takeOver {
 				takeFlowsOver(t, dp, log)
-				n.problems.err(problemFlows, errors.Join(dp.TakeOver(), leavePods(dp)))
+				n.problems.err(problemFlows, errors.Join(dp.TakeOver(), forgetDatagrams(t), leavePods(dp)))
 			}
 			n.begin()
 			return nil

@@ -29,7 +29,9 @@ const ownerTakeover = "takeover"
 // they are, and netfilter sees no more of them, or, of those to the node itself, what they
 // have become. What the node itself has begun stays netfilter's, as its packets pass there
 // anyway; and so do connections from elsewhere to addresses of the node that the programs do not
-// know, or that it gets as its own, as its stack takes no such packet from outside.
+// know, or that it gets as its own, as its stack takes no such packet from outside; those of
+// pods with a bandwidth limit, as all of them passes the stack; and those to the node itself whose
+// client has another to the same backend, from the same port.
 //
 // It is for a node where no daemon of ours served Services before. Elsewhere netfilter may
 // remember connections that have ended long ago.
@@ -64,18 +66,16 @@ func takeFlows(t *tables, dp *bpf.Datapath) (taken int, err error) {
 	var errs []error
 	var over []overlay.Translation
 	err = overlay.Translations(func(f overlay.Translation) {
-		place := func(a netip.AddrPort) bpf.Place {
-			return bpf.Place{Addr: a.Addr(), Port: a.Port(), Protocol: bpf.Protocol(f.Protocol)}
-		}
-		generation, alive := t.alive.Wanted(place(f.Backend))
-		if _, served := t.frontends.Wanted(place(f.To)); !served || !alive {
+		generation, alive := t.alive.Wanted(placeOf(f, f.Backend))
+		if _, served := t.frontends.Wanted(placeOf(f, f.To)); !served || !alive {
 			return
 		}
 		if !own[f.Client.Addr()] {
 			taken++
 		}
 		_, known := t.rows.Wanted(f.Backend.Addr())
-		forget, err := takeFlow(dp, f, own, known, generation)
+		stays := own[f.Backend.Addr()] && (own[f.Source.Addr()] || !known) || isLimited(t, f)
+		forget, err := takeFlow(dp, f, own, stays, generation)
 		if forget {
 			over = append(over, f)
 		}
@@ -88,12 +88,17 @@ func takeFlows(t *tables, dp *bpf.Datapath) (taken int, err error) {
 }
 
 // takeFlow says whether netfilter is to forget what was a flow to the node itself: its packets
-// still pass there, and would get another port if their tuple were that of another. known: the
-// programs know where its backend is.
-func takeFlow(dp *bpf.Datapath, f overlay.Translation, own map[netip.Addr]bool, known bool, generation uint32) (forget bool, err error) {
+// still pass there, and would get another port if their tuple were that of another. stays: the
+// flow is to stay netfilter's.
+func takeFlow(dp *bpf.Datapath, f overlay.Translation, own map[netip.Addr]bool, stays bool, generation uint32) (forget bool, err error) {
 	flow := bpf.Flow{Protocol: bpf.Protocol(f.Protocol), Client: f.Client, Service: f.To, Source: f.Source, Backend: f.Backend}
 	here := own[f.Backend.Addr()]
-	stays := here && (own[f.Source.Addr()] || !known)
+	if here && !stays && !own[f.Client.Addr()] {
+		// Netfilter has given another source to one that has the tuple which this one becomes.
+		if stays, err = overlay.ForgetEnded(f.Protocol, f.Source, f.Backend); err != nil {
+			return false, err
+		}
+	}
 	switch {
 	case own[f.Client.Addr()]:
 		return false, dp.Reserve(flow.Protocol, f.Backend, f.Source)
@@ -106,6 +111,39 @@ func takeFlow(dp *bpf.Datapath, f overlay.Translation, own map[netip.Addr]bool, 
 		Flow: flow, Generation: generation, Answered: f.Answered, ClientDone: f.ClientDone, BackendDone: f.BackendDone,
 	})
 	return here && !stays && err == nil, err
+}
+
+// isLimited says whether a pod at one end has a bandwidth limit.
+func isLimited(t *tables, f overlay.Translation) bool {
+	client, _ := t.rows.Wanted(f.Client.Addr())
+	backend, _ := t.rows.Wanted(f.Backend.Addr())
+	return (client.Flags|backend.Flags)&bpf.EndpointStack != 0
+}
+
+// forgetDatagrams has netfilter forget the datagrams that limited pods send to Services, or are
+// sent, once those are served here: it sees them still, and gives them another port as long as it
+// knows of those from before, and as long as it knows of what got one. What the node itself sends
+// stays netfilter's.
+func forgetDatagrams(t *tables) error {
+	own, err := ownAddrs()
+	errs := []error{err}
+	for range 2 {
+		var over []overlay.Translation
+		errs = append(errs, overlay.Translations(func(f overlay.Translation) {
+			_, asked := t.frontends.Wanted(placeOf(f, f.To))
+			_, translated := t.alive.Wanted(placeOf(f, f.Backend))
+			_, answers := t.frontends.Wanted(placeOf(f, f.Client))
+			ask := (asked || translated) && isLimited(t, f) && !own[f.Client.Addr()]
+			if bpf.Protocol(f.Protocol) == bpf.UDP && (ask || answers) {
+				over = append(over, f)
+			}
+		}), overlay.ForgetTranslations(over))
+	}
+	return errors.Join(errs...)
+}
+
+func placeOf(f overlay.Translation, a netip.AddrPort) bpf.Place {
+	return bpf.Place{Addr: a.Addr(), Port: a.Port(), Protocol: bpf.Protocol(f.Protocol)}
 }
 
 // leavePods leaves connections that pods begin to the packets' programs as long as

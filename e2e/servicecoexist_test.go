@@ -2,7 +2,9 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"net/netip"
 	"slices"
 	"sync"
@@ -11,6 +13,7 @@ import (
 
 	"github.com/weftnet/weft/e2e/cluster"
 	"github.com/weftnet/weft/e2e/rival"
+	"github.com/weftnet/weft/e2e/traffic"
 	"github.com/weftnet/weft/internal/testnet"
 )
 
@@ -90,12 +93,14 @@ func changeOver(t *testing.T, mode rival.ProxyMode, flags []string) {
 	for _, n := range c.Nodes {
 		restart(t, n, "--services=false")
 	}
-	text := serviceYAML("web", "web", "Cluster", 20, 30090) + podObject("backend", "node-1", "web", "") + podObject("backone", "node-2", "web", "")
+	text := serviceYAML("web", "web", "Cluster", 20, 30090) + podObject("backend", "node-1", "web", "") + podObject("backone", "node-2", "web", "") +
+		serviceYAML("slow", "slow", "Cluster", 24, 30094) + podObject("backtwo", "node-1", "slow", "")
 	if err := c.WriteObject("web", text); err != nil {
 		t.Fatal(err)
 	}
 	backends := []*cluster.Pod{addPod(t, c.Nodes[0], "backend"), addPod(t, c.Nodes[1], "backone")}
-	for _, b := range backends {
+	slow := addLimited(t, c.Nodes[0], "backtwo")
+	for _, b := range append(backends, slow) {
 		serveNamed(t, b)
 	}
 	var apart []netip.AddrPort
@@ -109,35 +114,48 @@ func changeOver(t *testing.T, mode rival.ProxyMode, flags []string) {
 	}
 	serveAs(t, "backlon", c.Nodes[1].NS, lone.Addr())
 	text = apartYAML("apart", "10.96.0.21", "type: NodePort", 30091, "IPv4", apart[0].Addr(), apart[1].Addr()) +
-		apartYAML("lone", "10.96.0.22", "", 0, "IPv4", lone.Addr())
+		apartYAML("lone", "10.96.0.22", "", 0, "IPv4", lone.Addr()) +
+		apartYAML("own", "10.96.0.23", "type: NodePort", 30093, "IPv4", apart[0].Addr())
 	if err := c.WriteObject("apart", text); err != nil {
 		t.Fatal(err)
 	}
 	rules := proxyOn(t, c, mode, slices.Concat(proxyServices("web", 20, 30090, backends...),
-		proxyTo("apart", 21, 30091, apart), proxyTo("lone", 22, 0, []netip.AddrPort{lone})))
-	var ways []proxyWay
+		proxyTo("apart", 21, 30091, apart), proxyTo("lone", 22, 0, []netip.AddrPort{lone}),
+		proxyTo("own", 23, 30093, apart[:1]), proxyServices("slow", 24, 30094, slow)))
+	var ways, slowly []proxyWay
 	for i, n := range c.Nodes {
-		client := addPod(t, n, fmt.Sprint("client-", i+1))
+		client, limited := addPod(t, n, fmt.Sprint("client-", i+1)), addLimited(t, n, fmt.Sprint("limited-", i+1))
 		ways = append(ways, proxyWay{client.NS, n, "10.96.0.20:80"}, proxyWay{n.NS, n, "10.96.0.20:80"},
 			proxyWay{client.NS, n, "10.96.0.21:80"}, proxyWay{n.NS, n, "10.96.0.21:80"},
 			proxyWay{c.Outside, nil, fmt.Sprintf("172.18.0.%d:30090", i+1)}, proxyWay{client.NS, n, fmt.Sprintf("172.18.0.%d:30090", 2-i)},
 			proxyWay{c.Outside, nil, fmt.Sprintf("172.18.0.%d:30091", i+1)}, proxyWay{client.NS, n, fmt.Sprintf("172.18.0.%d:30091", 2-i)})
+		slowly = append(slowly, proxyWay{client.NS, n, "10.96.0.24:80"}, proxyWay{n.NS, n, "10.96.0.24:80"}, proxyWay{limited.NS, n, "10.96.0.20:80"},
+			proxyWay{c.Outside, nil, fmt.Sprintf("172.18.0.%d:30094", i+1)}, proxyWay{limited.NS, n, fmt.Sprintf("172.18.0.%d:30094", 2-i)})
 	}
 	last := ways[len(ways)-1]
 	ways = append(ways, proxyWay{last.ns, last.node, "10.96.0.22:80"}, proxyWay{c.Nodes[1].NS, c.Nodes[1], "10.96.0.22:80"})
 
+	// Of what pods with a bandwidth limit send and are sent, netfilter sees all packets, also when
+	// they have been translated: datagrams may be lost until it has forgotten those from before.
+	unlimited := len(ways)
+	ways = append(ways, slowly...)
 	h := &held{stop: make(chan struct{})}
+	lossy := &held{stop: h.stop}
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	var wg sync.WaitGroup
 	var all []*requests
 	const each = 6 // connections of a way: its backends are chosen at random
-	for _, w := range ways {
+	for i, w := range ways {
 		at := netip.MustParseAddrPort(w.to)
 		for range each {
 			h.tcp(t, w.ns, at)
 		}
-		h.udp(t, w.ns, at)
+		if i < unlimited {
+			h.udp(t, w.ns, at)
+		} else {
+			lossy.udp(t, w.ns, at)
+		}
 		r := &requests{name: w.ns.Name + " to " + w.to}
 		all = append(all, r)
 		if w.node == nil {
@@ -151,7 +169,7 @@ func changeOver(t *testing.T, mode rival.ProxyMode, flags []string) {
 		t.Cleanup(k.Close)
 		wg.Go(func() { r.ask(ctx, k, at) })
 	}
-	count := int64(each * len(ways))
+	count := int64(each*len(ways)) + holdAlike(t, h, c.Outside, netip.AddrPortFrom(apart[0].Addr(), 30093), apart[0])
 	goOn := func(what string) {
 		t.Helper()
 		before := h.turns.Load()
@@ -181,8 +199,9 @@ func changeOver(t *testing.T, mode rival.ProxyMode, flags []string) {
 	wg.Wait()
 	close(h.stop)
 	h.wg.Wait()
-	t.Logf("%d connections, %d turns; %d datagrams, %d lost", count, h.turns.Load(), h.sent.Load(), h.lost.Load())
-	if err := h.failed(); err != nil {
+	lossy.wg.Wait()
+	t.Logf("%d connections, %d turns; %d datagrams, %d lost; of limited pods %d, %d", count, h.turns.Load(), h.sent.Load(), h.lost.Load(), lossy.sent.Load(), lossy.lost.Load())
+	if err := errors.Join(h.failed(), lossy.failed()); err != nil {
 		t.Error(err)
 	}
 	if h.lost.Load() > 0 {
@@ -194,4 +213,39 @@ func changeOver(t *testing.T, mode rival.ProxyMode, flags []string) {
 			t.Errorf("%s: %d of %d requests failed; the first: %v", r.name, r.failed.Load(), r.done.Load(), *err)
 		}
 	}
+}
+
+// holdAlike holds connections to a Service whose client has had, or has, another from the same
+// port to the backend itself: netfilter lets the backend see that from another port. It returns
+// how many it holds.
+func holdAlike(t *testing.T, h *held, ns *testnet.NS, to, backend netip.AddrPort) int64 {
+	t.Helper()
+	from := func(port uint16) netip.AddrPort { return netip.AddrPortFrom(netip.IPv4Unspecified(), port) }
+	for port := range uint16(4) {
+		h.tcpFrom(t, ns, from(20000+port), to)
+	}
+	for port := range uint16(2) {
+		h.tcpFrom(t, ns, from(20000+port), backend)
+		conn, err := traffic.DialFrom(ns, "tcp", from(20002+port), backend, 5*time.Second)
+		if err != nil {
+			t.Fatal(err)
+		}
+		name := make([]byte, len("backend\n"))
+		if _, err := io.ReadFull(conn, name); err != nil {
+			t.Fatal(err)
+		}
+		conn.Close()
+	}
+	return 6
+}
+
+// addLimited makes a pod with a bandwidth limit that nothing here reaches.
+func addLimited(t *testing.T, n *cluster.Node, name string) *cluster.Pod {
+	t.Helper()
+	p := newPod(t, n, name)
+	p.Capabilities = map[string]any{"bandwidth": map[string]any{"ingressRate": 1 << 30, "ingressBurst": 1 << 24, "egressRate": 1 << 30, "egressBurst": 1 << 24}}
+	if err := p.Add(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return p
 }

@@ -42,7 +42,13 @@ func (h *held) failed() error {
 // tcp opens a connection and says something on it ten times a second.
 func (h *held) tcp(t *testing.T, ns *testnet.NS, to netip.AddrPort) {
 	t.Helper()
-	conn, err := traffic.Dial(ns, "tcp", to, 5*time.Second)
+	h.tcpFrom(t, ns, netip.AddrPort{}, to)
+}
+
+// tcpFrom is the same from an address and a port.
+func (h *held) tcpFrom(t *testing.T, ns *testnet.NS, from, to netip.AddrPort) {
+	t.Helper()
+	conn, err := traffic.DialFrom(ns, "tcp", from, to, 5*time.Second)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -76,14 +82,15 @@ func (h *held) tcp(t *testing.T, ns *testnet.NS, to netip.AddrPort) {
 	})
 }
 
-// udp asks 100 times a second on one socket. A late answer is not a lost one.
+// udp asks 100 times a second on one socket. A late answer is not a lost one; none in the last
+// second is a failure.
 func (h *held) udp(t *testing.T, ns *testnet.NS, to netip.AddrPort) {
 	t.Helper()
 	conn, err := traffic.Dial(ns, "udp", to, time.Second)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var heard atomic.Int64
+	var heard, last atomic.Int64
 	var listening sync.WaitGroup
 	listening.Go(func() {
 		b := make([]byte, 64)
@@ -96,6 +103,7 @@ func (h *held) udp(t *testing.T, ns *testnet.NS, to netip.AddrPort) {
 				continue
 			}
 			heard.Add(1)
+			last.Store(time.Now().UnixNano())
 		}
 	})
 	h.wg.Go(func() {
@@ -112,8 +120,12 @@ func (h *held) udp(t *testing.T, ns *testnet.NS, to netip.AddrPort) {
 				}
 			}
 		}
-		for until := time.Now().Add(2 * time.Second); heard.Load() < sent && time.Now().Before(until); {
+		ended := time.Now()
+		for until := ended.Add(2 * time.Second); heard.Load() < sent && time.Now().Before(until); {
 			time.Sleep(10 * time.Millisecond)
+		}
+		if silent := ended.Sub(time.Unix(0, last.Load())); silent > time.Second {
+			h.fail(fmt.Errorf("UDP from %s in %s to %s: no answer in the last %s of %d questions", conn.LocalAddr(), ns.Name, to, silent, sent))
 		}
 		conn.Close()
 		listening.Wait()

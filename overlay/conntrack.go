@@ -4,16 +4,14 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 
-	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
-// Translation is a flow that netfilter sends to another place than its client does: by
-// rules of kube-proxy, for one.
+// Translation is a flow that netfilter sends to another place than its client does, by rules of
+// kube-proxy for one, or that it gives another source.
 type Translation struct {
 	Protocol        uint8          // TCP, UDP or SCTP
 	Client, To      netip.AddrPort // as the client sends it
@@ -67,42 +65,59 @@ func Translations(f func(Translation)) error {
 
 // ForgetTranslations has netfilter forget flows of the calling thread's network namespace.
 func ForgetTranslations(flows []Translation) error {
-	if len(flows) == 0 {
-		return nil
-	}
-	gone := translations{}
-	for _, f := range flows {
-		gone[way{f.Protocol, f.Client, f.To}] = true
-	}
 	var errs []error
-	for _, family := range []netlink.InetFamily{unix.AF_INET, unix.AF_INET6} {
-		var err error = netlink.ErrDumpInterrupted
-		for i := 0; i < 3 && errors.Is(err, netlink.ErrDumpInterrupted); i++ {
-			_, err = netlink.ConntrackDeleteFilters(netlink.ConntrackTable, family, gone)
-		}
-		if err != nil {
-			errs = append(errs, fmt.Errorf("forget netfilter's connections: %w", err))
-		}
+	for _, f := range flows {
+		errs = append(errs, forget(f.Protocol, f.Client, f.To))
 	}
 	return errors.Join(errs...)
 }
 
-// way is what a client sends.
-type way struct {
-	protocol   uint8
-	client, to netip.AddrPort
+// ForgetEnded has netfilter forget what it knows of a flow that has ended, by its tuple as its
+// client sends it. alive: it has not ended, and is known still.
+func ForgetEnded(protocol uint8, client, to netip.AddrPort) (alive bool, err error) {
+	req := tupleRequest(nl.IPCTNL_MSG_CT_GET, protocol, client, to)
+	msgs, err := req.Execute(unix.NETLINK_NETFILTER, 0)
+	switch {
+	case errors.Is(err, unix.ENOENT) || err != nil && noConntrack(err):
+		return false, nil
+	case err != nil:
+		return false, fmt.Errorf("ask netfilter for a connection: %w", err)
+	}
+	for _, msg := range msgs {
+		if t, _, over := parseFlow(msg); !over || t.Client != client {
+			return true, nil
+		}
+	}
+	return false, forget(protocol, client, to)
 }
 
-// translations chooses flows: a [netlink.CustomConntrackFilter].
-type translations map[way]bool
-
-// MatchConntrackFlow says whether a flow is one of them.
-func (t translations) MatchConntrackFlow(f *netlink.ConntrackFlow) bool {
-	at := func(ip net.IP, port uint16) netip.AddrPort {
-		a, _ := netip.AddrFromSlice(ip)
-		return netip.AddrPortFrom(a.Unmap(), port)
+func forget(protocol uint8, client, to netip.AddrPort) error {
+	req := tupleRequest(nl.IPCTNL_MSG_CT_DELETE, protocol, client, to)
+	if _, err := req.Execute(unix.NETLINK_NETFILTER, 0); err != nil && !errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("have netfilter forget a connection: %w", err)
 	}
-	return f.Zone == 0 && t[way{f.Forward.Protocol, at(f.Forward.SrcIP, f.Forward.SrcPort), at(f.Forward.DstIP, f.Forward.DstPort)}]
+	return nil
+}
+
+// tupleRequest is about the connection that has a tuple. (The answer to GET says that it is one of
+// many, so there is an end to it only if it is to be acknowledged.)
+func tupleRequest(verb int, protocol uint8, src, dst netip.AddrPort) *nl.NetlinkRequest {
+	family, from, to := uint8(unix.AF_INET), nl.CTA_IP_V4_SRC, nl.CTA_IP_V4_DST
+	if src.Addr().Is6() {
+		family, from, to = unix.AF_INET6, nl.CTA_IP_V6_SRC, nl.CTA_IP_V6_DST
+	}
+	tuple := nl.NewRtAttr(unix.NLA_F_NESTED|nl.CTA_TUPLE_ORIG, nil)
+	addrs := tuple.AddRtAttr(unix.NLA_F_NESTED|nl.CTA_TUPLE_IP, nil)
+	addrs.AddRtAttr(from, src.Addr().AsSlice())
+	addrs.AddRtAttr(to, dst.Addr().AsSlice())
+	ports := tuple.AddRtAttr(unix.NLA_F_NESTED|nl.CTA_TUPLE_PROTO, nil)
+	ports.AddRtAttr(ctProtoNum, []byte{protocol})
+	ports.AddRtAttr(ctSrcPort, binary.BigEndian.AppendUint16(nil, src.Port()))
+	ports.AddRtAttr(ctDstPort, binary.BigEndian.AppendUint16(nil, dst.Port()))
+	req := nl.NewNetlinkRequest(unix.NFNL_SUBSYS_CTNETLINK<<8|verb, unix.NLM_F_ACK)
+	req.AddData(&nl.Nfgenmsg{NfgenFamily: family, Version: nl.NFNETLINK_V0})
+	req.AddData(tuple)
+	return req
 }
 
 // noConntrack: the subsystem is not there (net/netfilter/nfnetlink.c).
@@ -113,8 +128,15 @@ func noConntrack(err error) bool {
 // parseTranslation reads a message of the dump; false: it is none of a live translated
 // flow.
 func parseTranslation(msg []byte) (t Translation, ok bool) {
+	t, ok, over := parseFlow(msg)
+	return t, ok && !over && (t.To != t.Backend || t.Client != t.Source)
+}
+
+// parseFlow reads what netfilter says of a flow; false: it is none that could be ours. over: it
+// has ended.
+func parseFlow(msg []byte) (t Translation, ok, over bool) {
 	if len(msg) < nl.SizeofNfgenmsg {
-		return t, false
+		return t, false, false
 	}
 	var tcp tcpInfo
 	status, ours := uint32(0), true
@@ -140,15 +162,13 @@ func parseTranslation(msg []byte) (t Translation, ok bool) {
 		both := tcp.state == tcpLastAck
 		t.ClientDone = both || tcp.state >= tcpFinWait && tcp.flags[0]&tcpFlagClosing != 0
 		t.BackendDone = both || tcp.state >= tcpFinWait && tcp.flags[1]&tcpFlagClosing != 0
-		if tcp.state == tcpTimeWait || tcp.state == tcpClose {
-			return t, false
-		}
+		over = tcp.state == tcpTimeWait || tcp.state == tcpClose
 	case unix.IPPROTO_UDP, unix.IPPROTO_SCTP:
 		t.Answered = status&statusSeenReply != 0
 	default:
-		return t, false
+		return t, false, false
 	}
-	return t, ours && t.Client.IsValid() && t.Backend.IsValid() && t.To != t.Backend
+	return t, ours && t.Client.IsValid() && t.Backend.IsValid(), over
 }
 
 // parseTuple reads one direction; invalid if it has no ports or addresses.

@@ -7,9 +7,11 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 )
 
 // What netfilter translates is told with both ends and by how far it is; what it does not
@@ -91,6 +93,72 @@ func TestTranslationsAreTold(t *testing.T) {
 	}
 }
 
+// Netfilter gives another port to a flow that goes to a place itself from a port from which another
+// is sent there. It forgets that if it has ended, and says so if it has not.
+func TestEndedFlowsAreForgotten(t *testing.T) {
+	newNetns(t)
+	sh(t, `
+		ip addr add 10.1.0.1/32 dev lo
+		ip addr add fd01::1/128 dev lo nodad`)
+	awaitLocal(t, "fd01::1")
+	rules := filepath.Join(t.TempDir(), "rules")
+	must(t, os.WriteFile(rules, []byte(`
+		table inet a {
+			chain out {
+				type nat hook output priority -100
+				tcp dport 80 dnat ip to 10.1.0.1:8080
+				tcp dport 80 dnat ip6 to [fd01::1]:8080
+			}
+		}`), 0o600))
+	if out, err := exec.Command("nft", "-f", rules).CombinedOutput(); err != nil {
+		t.Fatalf("nft: %v\n%s", err, out)
+	}
+	for _, addr := range []string{"10.1.0.1", "fd01::1"} {
+		backend := netip.AddrPortFrom(netip.MustParseAddr(addr), 8080)
+		l, err := net.Listen("tcp", backend.String())
+		must(t, err)
+		defer l.Close()
+		client := netip.AddrPortFrom(backend.Addr(), 20000)
+		sent := dialFrom(t, client, netip.AddrPortFrom(backend.Addr(), 80))
+		defer sent.Close()
+		itself := dialFrom(t, client, backend)
+		var told []Translation
+		must(t, Translations(func(tr Translation) {
+			if tr.Client == client {
+				told = append(told, tr)
+			}
+		}))
+		if len(told) != 2 || !slices.ContainsFunc(told, func(tr Translation) bool { return tr.To == tr.Backend && tr.Source.Port() != client.Port() }) {
+			t.Errorf("told were %+v, want both connections, one of them from another port", told)
+		}
+		for _, want := range []bool{true, false, false} { // it lives, it has ended, it is forgotten
+			if alive, err := ForgetEnded(6, client, backend); err != nil || alive != want {
+				t.Errorf("%s: alive %t, error %v; want %t", addr, alive, err, want)
+			}
+			_ = itself.(*net.TCPConn).SetLinger(0)
+			itself.Close()
+		}
+		if alive, err := ForgetEnded(6, client, netip.AddrPortFrom(backend.Addr(), 80)); err != nil || !alive {
+			t.Errorf("%s: the other connection: alive %t, error %v; want true", addr, alive, err)
+		}
+	}
+}
+
+// dialFrom connects from a port that others may have, too.
+func dialFrom(t *testing.T, from, to netip.AddrPort) net.Conn {
+	t.Helper()
+	d := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(from), Control: func(_, _ string, raw syscall.RawConn) error {
+		var err error
+		if e := raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEADDR, 1) }); e != nil {
+			return e
+		}
+		return err
+	}}
+	conn, err := d.Dial("tcp", to.String())
+	must(t, err)
+	return conn
+}
+
 func wantTranslations(t *testing.T, want []Translation) {
 	t.Helper()
 	got := map[netip.AddrPort]map[uint8]Translation{}
@@ -122,7 +190,7 @@ func FuzzTranslation(f *testing.F) {
 		0x1c, 0, 2, 0x80, 5, 0, 1, 0, 6, 0, 0, 0, 6, 0, 2, 0, 0x9c, 0x40, 0, 0, 6, 0, 3, 0, 0, 0x50, 0, 0})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		tr, ok := parseTranslation(b)
-		if ok && (!tr.Client.IsValid() || !tr.To.IsValid() || !tr.Source.IsValid() || !tr.Backend.IsValid() || tr.To == tr.Backend) {
+		if ok && (!tr.Client.IsValid() || !tr.To.IsValid() || !tr.Source.IsValid() || !tr.Backend.IsValid() || tr.To == tr.Backend && tr.Client == tr.Source) {
 			t.Errorf("% x gives %+v", b, tr)
 		}
 	})

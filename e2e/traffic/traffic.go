@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -94,7 +95,7 @@ func AskUDP(ns *testnet.NS, to netip.AddrPort, timeout time.Duration) (netip.Add
 // AskFrom is the same over tcp or udp, from a socket that is bound to an address; zero:
 // to none.
 func AskFrom(ns *testnet.NS, network string, bound netip.Addr, to netip.AddrPort, timeout time.Duration) (netip.Addr, error) {
-	conn, err := dial(ns, network, bound, to, timeout)
+	conn, err := DialFrom(ns, network, netip.AddrPortFrom(bound, 0), to, timeout)
 	if err != nil {
 		return netip.Addr{}, err
 	}
@@ -117,7 +118,7 @@ func AskFrom(ns *testnet.NS, network string, bound netip.Addr, to netip.AddrPort
 
 // Dial connects from a namespace.
 func Dial(ns *testnet.NS, network string, to netip.AddrPort, timeout time.Duration) (net.Conn, error) {
-	return dial(ns, network, netip.Addr{}, to, timeout)
+	return DialFrom(ns, network, netip.AddrPort{}, to, timeout)
 }
 
 // Resent is how many packets of a TCP connection its end has sent again, the SYN among them
@@ -134,14 +135,25 @@ func Resent(conn net.Conn) (n int, err error) {
 	return int(info.Total_retrans), nil
 }
 
-func dial(ns *testnet.NS, network string, bound netip.Addr, to netip.AddrPort, timeout time.Duration) (conn net.Conn, err error) {
+// DialFrom is the same from an address, or from any, and from a port that other connections may
+// have, too; 0: from any.
+func DialFrom(ns *testnet.NS, network string, from, to netip.AddrPort, timeout time.Duration) (conn net.Conn, err error) {
 	d := net.Dialer{Timeout: timeout}
-	switch from := netip.AddrPortFrom(bound, 0); {
-	case !bound.IsValid():
+	switch {
+	case from == netip.AddrPort{}:
 	case network == "udp":
 		d.LocalAddr = net.UDPAddrFromAddrPort(from)
 	default:
 		d.LocalAddr = net.TCPAddrFromAddrPort(from)
+	}
+	if from.Port() != 0 {
+		d.Control = func(_, _ string, raw syscall.RawConn) error {
+			var err error
+			if e := raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEADDR, 1) }); e != nil {
+				return e
+			}
+			return err
+		}
 	}
 	err = ns.Do(func() error {
 		conn, err = d.Dial(network, to.String())
