@@ -64,6 +64,10 @@ func (m *Manager) Add(ctx context.Context, a api.Attach) (*types100.Result, erro
 	if err := m.workOff(owner); err != nil {
 		return nil, fail(api.CodeTryAgain, "finish former DEL", err)
 	}
+	// Was it a former one? The DEL of an ADD that was given up comes after its caller's end.
+	if err := ctx.Err(); err != nil {
+		return nil, fail(api.CodeTryAgain, "attach container", err)
+	}
 
 	pod, err := openNetns(a.Netns)
 	if errors.Is(err, errNoNetns) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -117,6 +118,47 @@ func TestAddWhoseRuntimeIsGoneIsUndone(t *testing.T) {
 		t.Fatalf("got %v", err)
 	}
 	n.mustBeClean(a)
+}
+
+// mortal is a caller who dies right after so many looks at it.
+type mortal struct {
+	context.Context
+	looks int
+	dies  func()
+}
+
+func (m *mortal) Err() error {
+	if m.looks--; m.looks == 0 {
+		m.dies()
+	}
+	if m.looks < 0 {
+		return context.Canceled
+	}
+	return nil
+}
+
+// The runtime kills the plugin at any moment, and its DEL leaves a tombstone. That ends
+// what this ADD makes, whether before or after it is answered, and were the daemon to die.
+func TestAddHeedsTheTombstoneThatFollowsIt(t *testing.T) {
+	n := newNode(t)
+	for looks := 0; ; looks++ {
+		a, made := attach(t), false
+		n.rows.hook = func() { made = true }
+		_, err := n.Add(&mortal{t.Context(), looks, func() { n.leaveTombstone(a) }}, a)
+		if _, gone := os.Stat(n.tombstonePath(ownerOfAttach(a))); looks > 0 && gone != nil && made {
+			t.Errorf("dead after look %d: the ADD took the tombstone for older, and went on", looks)
+		}
+		if err := n.Sweep(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		n.mustBeClean(a)
+		if err == nil {
+			if looks < 3 {
+				t.Errorf("answered after %d looks", looks)
+			}
+			return
+		}
+	}
 }
 
 func TestUndoThatFailsIsFinishedByDel(t *testing.T) {

@@ -190,26 +190,29 @@ func TestUnfinishedTombstonesGo(t *testing.T) {
 	}
 }
 
+// leaveTombstone is what the plugin does with a DEL that finds no daemon.
+func (n *node) leaveTombstone(a api.Attach) {
+	n.t.Helper()
+	path := n.tombstonePath(ownerOfAttach(a))
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		n.t.Fatal(err)
+	}
+	body, _ := json.Marshal(tombstone{a.ContainerID, a.IfName, a.Network})
+	if err := os.WriteFile(path, body, 0o600); err != nil {
+		n.t.Fatal(err)
+	}
+}
+
 func TestTombstonesAreWorkedOff(t *testing.T) {
 	n := newNode(t)
 	a, b := attach(t), attach(t)
 	n.mustAdd(a)
 	n.mustAdd(b)
-	bury := func(a api.Attach) {
-		path := n.tombstonePath(ownerOfAttach(a))
-		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-			t.Fatal(err)
-		}
-		body, _ := json.Marshal(tombstone{a.ContainerID, a.IfName, a.Network})
-		if err := os.WriteFile(path, body, 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	bury(a)
+	n.leaveTombstone(a)
 	n.restart()
 	n.mustNotKnow(a)
 	// An ADD of the same container must not meet the DEL that came before it later.
-	bury(b)
+	n.leaveTombstone(b)
 	n.mustAdd(b)
 	if err := n.Sweep(context.Background()); err != nil {
 		t.Fatal(err)

@@ -323,14 +323,16 @@ func (l *owners) lock(ctx context.Context, o ipam.Owner) (unlock func(), err err
 	}
 	select {
 	case <-e.token:
-		if ctx.Err() == nil {
+		if err = ctx.Err(); err == nil {
 			return func() { e.token <- struct{}{}; leave() }, nil
 		}
-		e.token <- struct{}{} // both were ready
+		e.token <- struct{}{}
+		err = fmt.Errorf("who calls for %s/%s has gone: %w", o.ContainerID, o.IfName, err)
 	case <-ctx.Done():
+		err = fmt.Errorf("wait for another call of %s/%s: %w", o.ContainerID, o.IfName, context.Cause(ctx))
 	}
 	leave()
-	return nil, fmt.Errorf("wait for another call of %s/%s: %w", o.ContainerID, o.IfName, context.Cause(ctx))
+	return nil, err
 }
 
 // busy says whether somebody holds, or waits for, the attachment's lock.

@@ -16,6 +16,7 @@ const maxHeader = 16 << 10 // bytes
 // grace. Of s it sets what all our servers have in common.
 func Serve(ctx context.Context, l net.Listener, s *http.Server, grace time.Duration) error {
 	s.MaxHeaderBytes = maxHeader
+	s.ConnContext = withConn
 	s.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError) // a client that went away is no news
 	ended := make(chan error, 1)
 	stop := context.AfterFunc(ctx, func() {

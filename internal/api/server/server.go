@@ -16,7 +16,8 @@ import (
 )
 
 // CNI does what the plugin asks. Errors should be [*api.Error]; any other becomes
-// one of code [api.CodeInternal]. A context ends when the plugin was killed.
+// one of code [api.CodeInternal]. A context ends when the plugin was killed: a moment
+// later, but its Err knows at once.
 type CNI interface {
 	Add(context.Context, api.Attach) (*types100.Result, error)
 	Del(context.Context, api.Attach) error
@@ -61,7 +62,9 @@ func Handler(cni CNI, info Info, metrics http.Handler) http.Handler {
 				refuse(w, err)
 				return
 			}
-			out, err := do(r.Context(), a)
+			ctx, end := callerOf(r)
+			defer end()
+			out, err := do(ctx, a)
 			reply(w, out, err)
 		})
 	}
@@ -85,7 +88,9 @@ func Handler(cni CNI, info Info, metrics http.Handler) http.Handler {
 			refuse(w, err)
 			return
 		}
-		reply(w, nothing{}, cni.GC(r.Context(), g))
+		ctx, end := callerOf(r)
+		defer end()
+		reply(w, nothing{}, cni.GC(ctx, g))
 	})
 	get(api.PathCNIStatus, func() (any, error) { return nothing{}, cni.Status() })
 	get(api.PathStatus, func() (any, error) { return info.Status(), nil })

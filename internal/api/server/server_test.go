@@ -18,25 +18,26 @@ import (
 	"github.com/weftnet/weft/internal/api"
 )
 
-// fake answers each verb with err. Its Add calls begun, if set, and sends what ends its context.
+// fake answers each verb with err, and before calls begun, if set, with the verb's context.
 type fake struct {
 	err   error
-	begun func()
-	ended chan error
+	begun func(context.Context)
+}
+
+func (f *fake) verb(ctx context.Context) error {
+	if f.begun != nil {
+		f.begun(ctx)
+	}
+	return f.err
 }
 
 func (f *fake) Add(ctx context.Context, _ api.Attach) (*types100.Result, error) {
-	if f.begun != nil {
-		f.begun()
-		<-ctx.Done()
-		f.ended <- ctx.Err()
-	}
-	return &types100.Result{CNIVersion: "1.1.0"}, f.err
+	return &types100.Result{CNIVersion: "1.1.0"}, f.verb(ctx)
 }
-func (f *fake) Del(context.Context, api.Attach) error   { return f.err }
-func (f *fake) Check(context.Context, api.Attach) error { return f.err }
-func (f *fake) GC(context.Context, api.GC) error        { return f.err }
-func (f *fake) Status() error                           { return f.err }
+func (f *fake) Del(ctx context.Context, _ api.Attach) error   { return f.verb(ctx) }
+func (f *fake) Check(ctx context.Context, _ api.Attach) error { return f.verb(ctx) }
+func (f *fake) GC(ctx context.Context, _ api.GC) error        { return f.verb(ctx) }
+func (f *fake) Status() error                                 { return f.err }
 
 type info struct{}
 
@@ -157,10 +158,20 @@ func listen(t *testing.T, h http.Handler) *api.Client {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &httptest.Server{Listener: l, Config: &http.Server{Handler: h}}
-	s.Start()
-	t.Cleanup(s.Close)
+	serve(t, l, h)
 	return api.NewClient(socket)
+}
+
+func serve(t *testing.T, l net.Listener, h http.Handler) {
+	ctx, end := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- Serve(ctx, l, &http.Server{Handler: h}, 10*time.Second) }()
+	t.Cleanup(func() {
+		end()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 func TestClientAndServer(t *testing.T) {
@@ -263,24 +274,5 @@ func TestDropsStream(t *testing.T) {
 	}
 	if err := listen(t, http.NotFoundHandler()).WatchDrops(t.Context(), 10*time.Second, nil); err == nil || errors.Is(err, api.ErrNoDaemon) {
 		t.Errorf("a server that refuses: %v", err)
-	}
-}
-
-// The runtime kills a plugin that took too long; what it asked for then ends.
-func TestVerbEndsWithItsCaller(t *testing.T) {
-	ctx, cancel := context.WithCancel(t.Context())
-	f := &fake{begun: cancel, ended: make(chan error, 1)}
-	c := listen(t, Handler(f, info{}, nil))
-	_, err := c.Add(ctx, api.Attach{ContainerID: "c1", IfName: "eth0", Network: "weft"})
-	if !errors.Is(err, api.ErrNoDaemon) {
-		t.Errorf("got %v, want ErrNoDaemon", err)
-	}
-	select {
-	case err := <-f.ended:
-		if !errors.Is(err, context.Canceled) {
-			t.Errorf("context ended with %v", err)
-		}
-	case <-time.After(20 * time.Second):
-		t.Error("the verb's context did not end within 20 s")
 	}
 }
