@@ -41,8 +41,8 @@ type Watch struct {
 	nonce  func() uint64
 	nodes  map[string]*other
 	byIP   map[netip.Addr][]string // a machine that was set up anew may have two names for a while
-	ring   []string                // the others, from the one after this node on
-	fresh  map[string]struct{}     // those that have never answered
+	ring   []*other                // the others, from the one after this node on
+	fresh  int                     // how many have never answered
 	asked  map[string]struct{}     // those that are, or that may still answer
 	lost   map[string]bool         // replaced when it changes
 	stale  bool                    // some of lost are not there any more
@@ -55,6 +55,7 @@ type Watch struct {
 // other is another node as it is watched.
 type other struct {
 	peer
+	name  string
 	heard bool      // it has answered once
 	hello time.Time // when it greeted this one
 	told  time.Time // when another said that it is lost; zero: nobody did, or it was wrong
@@ -68,7 +69,7 @@ type other struct {
 func NewWatch(self string, nonce func() uint64) *Watch {
 	return &Watch{
 		self: self, nonce: nonce, nodes: map[string]*other{}, byIP: map[netip.Addr][]string{},
-		fresh: map[string]struct{}{}, asked: map[string]struct{}{}, lost: map[string]bool{},
+		asked: map[string]struct{}{}, lost: map[string]bool{},
 	}
 }
 
@@ -78,27 +79,30 @@ func (w *Watch) Set(nodes map[string]netip.Addr) {
 		if at, ok := nodes[name]; !ok || at != n.addr {
 			delete(w.nodes, name)
 			delete(w.asked, name)
-			delete(w.fresh, name)
 			w.stale = w.stale || n.lost
 		}
 	}
 	w.byIP = make(map[netip.Addr][]string, len(nodes))
-	w.ring = w.ring[:0]
+	w.ring, w.fresh = make([]*other, 0, len(nodes)), 0
 	for name, at := range nodes {
-		if w.nodes[name] == nil {
-			w.nodes[name] = &other{peer: peer{addr: at}}
-			w.fresh[name] = struct{}{}
+		n := w.nodes[name]
+		if n == nil {
+			n = &other{peer: peer{addr: at}, name: name}
+			w.nodes[name] = n
+		}
+		if !n.heard {
+			w.fresh++
 		}
 		w.byIP[at] = append(w.byIP[at], name)
-		w.ring = append(w.ring, name)
+		w.ring = append(w.ring, n)
 	}
 	own := hash(w.self)
 	place := make(map[string]uint64, len(nodes))
 	for name := range nodes {
 		place[name] = hash(name) - own // how far it is on the ring, which has 2^64 places
 	}
-	slices.SortFunc(w.ring, func(a, b string) int {
-		return cmp.Or(cmp.Compare(place[a], place[b]), cmp.Compare(a, b))
+	slices.SortFunc(w.ring, func(a, b *other) int {
+		return cmp.Or(cmp.Compare(place[a.name], place[b.name]), cmp.Compare(a.name, b.name))
 	})
 	w.wait = 0
 	if len(w.ring) > 0 {
@@ -134,8 +138,10 @@ func (w *Watch) Hear(now time.Time, from netip.Addr, d Datagram) (soon bool) {
 			if r, ok := n.answered(d); ok {
 				n.hear(now, r)
 				r.batch.answered++
+				if !n.heard {
+					w.fresh--
+				}
 				n.heard, n.told = true, time.Time{}
-				delete(w.fresh, name)
 			}
 		}
 	case kindLook:
@@ -267,12 +273,14 @@ func (w *Watch) count(now time.Time) {
 // that do.
 func (w *Watch) near() map[string]bool {
 	near, well := make(map[string]bool, watched), 0
-	for _, name := range w.ring {
-		n := w.nodes[name]
+	if w.fresh == len(w.ring) {
+		return near
+	}
+	for _, n := range w.ring {
 		if !n.heard || n.lost {
 			continue
 		}
-		near[name] = true
+		near[n.name] = true
 		if n.missed == 0 {
 			well++
 		}
@@ -286,23 +294,23 @@ func (w *Watch) near() map[string]bool {
 // greeted is the nodes to be asked whether they are there: those that wait longest, and of these
 // first whom this node is to watch, so that at a start, too, each node is watched soon.
 func (w *Watch) greeted(now time.Time) map[string]bool {
-	due := make([]string, 0, greetAtOnce+1)
-	if len(w.fresh) > 0 {
-		for _, name := range w.ring {
-			n, at := w.nodes[name], len(due)
-			if _, is := w.fresh[name]; !is || now.Before(n.next) {
+	due := make([]*other, 0, greetAtOnce+1)
+	if w.fresh > 0 {
+		for _, n := range w.ring {
+			if n.heard || now.Before(n.next) {
 				continue
 			}
-			for at > 0 && n.next.Before(w.nodes[due[at-1]].next) {
+			at := len(due)
+			for at > 0 && n.next.Before(due[at-1].next) {
 				at--
 			}
-			due = slices.Insert(due, at, name)
+			due = slices.Insert(due, at, n)
 			due = due[:min(greetAtOnce, len(due))]
 		}
 	}
 	out := make(map[string]bool, greetAtOnce)
-	for _, name := range due {
-		out[name] = true
+	for _, n := range due {
+		out[n.name] = true
 	}
 	return out
 }
@@ -321,7 +329,7 @@ func (w *Watch) every(now time.Time, n *other, near, greeted bool) time.Duration
 	case near, !n.heard && now.Sub(n.hello) < helloFor:
 		return calm
 	case greeted:
-		return max(greetEvery, time.Duration(len(w.fresh))*greetSeldom)
+		return max(greetEvery, time.Duration(w.fresh)*greetSeldom)
 	}
 	return 0
 }
@@ -333,8 +341,8 @@ func (w *Watch) tell(about string, n *other) []Message {
 		d.Flags = flagOn
 	}
 	var out []Message
-	for _, name := range w.ring {
-		if o := w.nodes[name]; name != about && !(o.heard && o.state == dead) {
+	for _, o := range w.ring {
+		if o.name != about && !(o.heard && o.state == dead) {
 			out = append(out, Message{o.addr, d})
 		}
 	}

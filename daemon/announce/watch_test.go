@@ -146,7 +146,7 @@ func TestNobodyIsLostWithoutCause(t *testing.T) {
 	r.never("after daemons had no CPU", 10*time.Second)
 	// One way from one node to another is shut: it is lost to that one alone.
 	a := r.names[0]
-	b := r.nodes[a].watch.ring[0]
+	b := r.nodes[a].watch.ring[0].name
 	r.cut = func(from, to string) bool { return from == a && to == b }
 	r.run(10 * time.Second)
 	for _, name := range r.names {
@@ -198,7 +198,7 @@ func TestTheWordOfOthersCountsForAWhile(t *testing.T) {
 	r := newRing(t, nodes, 3)
 	name, far := r.names[0], r.names[1]
 	for _, other := range r.names { // far is a node that does not watch name
-		if other != name && !slices.Contains(r.nodes[other].watch.ring[:6], name) {
+		if other != name && !slices.Contains(r.after(other)[:6], name) {
 			far = other
 		}
 	}

@@ -70,13 +70,21 @@ func TestWhoIsBackWaitsForNeighboursThatAnswerLater(t *testing.T) {
 	}
 }
 
+// after is the other nodes, as they come after one in its ring.
+func (r *ring) after(name string) (names []string) {
+	for _, n := range r.nodes[name].watch.ring {
+		names = append(names, n.name)
+	}
+	return names
+}
+
 // knowing has all nodes know all others, which takes time: ten a second.
 func (r *ring) knowing() *ring {
 	for _, n := range r.nodes {
-		for name, other := range n.watch.nodes {
+		for _, other := range n.watch.nodes {
 			other.heard, other.state = true, alive
-			delete(n.watch.fresh, name)
 		}
+		n.watch.fresh = 0
 	}
 	r.run(2*time.Second + time.Duration(r.random.IntN(1000))*time.Millisecond)
 	return r
@@ -99,7 +107,7 @@ func TestARackIsLostSoon(t *testing.T) {
 			order := slices.Clone(r.names)
 			r.random.Shuffle(len(order), func(i, j int) { order[i], order[j] = order[j], order[i] })
 			if c.inRing {
-				order = append(slices.Clone(r.nodes[order[0]].watch.ring), order[0])
+				order = append(r.after(order[0]), order[0])
 			}
 			lost := order[:c.dead]
 			for _, name := range lost {

@@ -53,8 +53,7 @@ func (w *Watch) turn(now time.Time, asked []string) (turned []string) {
 			w.silent++
 		}
 	}
-	nobody := w.silent > 0 && !slices.ContainsFunc(w.ring, func(name string) bool {
-		n := w.nodes[name]
+	nobody := w.silent > 0 && !slices.ContainsFunc(w.ring, func(n *other) bool {
 		return n.heard && n.state != dead
 	})
 	settled := now.Sub(w.blind) >= settleAgain
@@ -74,17 +73,16 @@ func (w *Watch) turn(now time.Time, asked []string) (turned []string) {
 // that are furthest on the ring, as the next ones may be what is silent.
 func (w *Watch) witness(send []Message, now time.Time, unproven int, b *batch) []Message {
 	many := min(unproven*witnesses, witnessesAtOnce)
-	for _, name := range slices.Backward(w.ring) {
+	for _, n := range slices.Backward(w.ring) {
 		if many == 0 {
 			break
 		}
-		n := w.nodes[name]
 		if !n.heard || n.lost || n.missed > 0 {
 			continue
 		}
 		many--
 		if k := len(n.rounds); k == 0 || n.rounds[k-1].batch != b {
-			w.asked[name] = struct{}{}
+			w.asked[n.name] = struct{}{}
 			send = w.ask(send, now, n, b)
 			n.rounds[len(n.rounds)-1].witness = true
 		}
