@@ -143,8 +143,9 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 			}
 			if takeOver {
 				takeFlowsOver(t, dp, log)
-				n.problems.err(problemFlows, errors.Join(dp.TakeOver(), forgetDatagrams(t), leavePods(dp)))
+				n.problems.err(problemFlows, errors.Join(dp.TakeOver(), leavePods(dp)))
 			}
+			forgetDatagrams(t, dp, log)
 			n.begin()
 			return nil
 		}

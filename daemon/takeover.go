@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 
 	"github.com/weftnet/weft/bpf"
 	"github.com/weftnet/weft/overlay"
@@ -74,8 +75,9 @@ func takeFlows(t *tables, dp *bpf.Datapath) (taken int, err error) {
 			taken++
 		}
 		_, known := t.rows.Wanted(f.Backend.Addr())
-		stays := own[f.Backend.Addr()] && (own[f.Source.Addr()] || !known) || isLimited(t, f)
-		forget, err := takeFlow(dp, f, own, stays, generation)
+		stays := own[f.Backend.Addr()] && (own[f.Source.Addr()] || !known)
+		limited, judged := podsOf(t, f)
+		forget, err := takeFlow(dp, f, own, stays || limited, judged, generation)
 		if forget {
 			over = append(over, f)
 		}
@@ -89,8 +91,9 @@ func takeFlows(t *tables, dp *bpf.Datapath) (taken int, err error) {
 
 // takeFlow says whether netfilter is to forget what was a flow to the node itself: its packets
 // still pass there, and would get another port if their tuple were that of another. stays: the
-// flow is to stay netfilter's.
-func takeFlow(dp *bpf.Datapath, f overlay.Translation, own map[netip.Addr]bool, stays bool, generation uint32) (forget bool, err error) {
+// flow is to stay netfilter's. It cannot if it is judged: policies would see the Service, not the
+// backend.
+func takeFlow(dp *bpf.Datapath, f overlay.Translation, own map[netip.Addr]bool, stays, judged bool, generation uint32) (forget bool, err error) {
 	flow := bpf.Flow{Protocol: bpf.Protocol(f.Protocol), Client: f.Client, Service: f.To, Source: f.Source, Backend: f.Backend}
 	here := own[f.Backend.Addr()]
 	if here && !stays && !own[f.Client.Addr()] {
@@ -102,7 +105,7 @@ func takeFlow(dp *bpf.Datapath, f overlay.Translation, own map[netip.Addr]bool, 
 	switch {
 	case own[f.Client.Addr()]:
 		return false, dp.Reserve(flow.Protocol, f.Backend, f.Source)
-	case stays && flow.Protocol == bpf.UDP:
+	case stays && (flow.Protocol != bpf.TCP || judged):
 		return false, nil // what comes next begins another
 	case stays:
 		flow.Source, flow.Backend = f.Client, f.To
@@ -113,33 +116,44 @@ func takeFlow(dp *bpf.Datapath, f overlay.Translation, own map[netip.Addr]bool, 
 	return here && !stays && err == nil, err
 }
 
-// isLimited says whether a pod at one end has a bandwidth limit.
-func isLimited(t *tables, f overlay.Translation) bool {
-	client, _ := t.rows.Wanted(f.Client.Addr())
-	backend, _ := t.rows.Wanted(f.Backend.Addr())
-	return (client.Flags|backend.Flags)&bpf.EndpointStack != 0
+// podsOf says whether a pod of this node at one end has a bandwidth limit, or is isolated.
+func podsOf(t *tables, f overlay.Translation) (limited, judged bool) {
+	for _, a := range []netip.Addr{f.Client.Addr(), f.Backend.Addr()} {
+		row, _ := t.rows.Wanted(a)
+		limited = limited || row.Flags&bpf.EndpointStack != 0
+		judged = judged || row.Ingress != 0 || row.Egress != 0
+	}
+	return limited, judged
 }
 
 // forgetDatagrams has netfilter forget the datagrams that limited pods send to Services, or are
 // sent, once those are served here: it sees them still, and gives them another port as long as it
 // knows of those from before, and as long as it knows of what got one. What the node itself sends
-// stays netfilter's.
-func forgetDatagrams(t *tables) error {
+// stays netfilter's. A daemon that follows does so, too, as this one may have died before.
+func forgetDatagrams(t *tables, dp *bpf.Datapath, log *slog.Logger) {
 	own, err := ownAddrs()
-	errs := []error{err}
+	pods, dumpErr := dp.Endpoints().Dump()
+	errs := []error{err, dumpErr}
+	isLimited := func(row bpf.Endpoint) bool { return row.Flags&bpf.EndpointStack != 0 }
+	if dumpErr == nil && !slices.ContainsFunc(slices.Collect(maps.Values(pods)), isLimited) {
+		return
+	}
 	for range 2 {
 		var over []overlay.Translation
 		errs = append(errs, overlay.Translations(func(f overlay.Translation) {
 			_, asked := t.frontends.Wanted(placeOf(f, f.To))
 			_, translated := t.alive.Wanted(placeOf(f, f.Backend))
 			_, answers := t.frontends.Wanted(placeOf(f, f.Client))
-			ask := (asked || translated) && isLimited(t, f) && !own[f.Client.Addr()]
+			limited, _ := podsOf(t, f)
+			ask := (asked || translated) && limited && !own[f.Client.Addr()]
 			if bpf.Protocol(f.Protocol) == bpf.UDP && (ask || answers) {
 				over = append(over, f)
 			}
 		}), overlay.ForgetTranslations(over))
 	}
-	return errors.Join(errs...)
+	if err := errors.Join(errs...); err != nil {
+		log.Warn("datagrams of pods with a bandwidth limit may stay unanswered", "err", err)
+	}
 }
 
 func placeOf(f overlay.Translation, a netip.AddrPort) bpf.Place {

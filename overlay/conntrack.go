@@ -26,6 +26,7 @@ type Translation struct {
 const (
 	ctStatus   = 3
 	ctZone     = 18
+	ctWayZone  = 3 // of one direction, in its tuple
 	ctProtoNum = 1
 	ctSrcPort  = 2
 	ctDstPort  = 3
@@ -171,11 +172,13 @@ func parseFlow(msg []byte) (t Translation, ok, over bool) {
 	return t, ours && t.Client.IsValid() && t.Backend.IsValid(), over
 }
 
-// parseTuple reads one direction; invalid if it has no ports or addresses.
+// parseTuple reads one direction; invalid if it has no ports or addresses, or a zone of its own.
 func parseTuple(b []byte) (src, dst netip.AddrPort, protocol uint8) {
 	var addrs [2]netip.Addr
 	var ports [2]uint16
+	zoned := false
 	attrs(b, func(kind int, value []byte) {
+		zoned = zoned || kind == ctWayZone
 		attrs(value, func(part int, value []byte) {
 			switch {
 			case kind == nl.CTA_TUPLE_IP && part >= nl.CTA_IP_V4_SRC && part <= nl.CTA_IP_V6_DST:
@@ -187,7 +190,7 @@ func parseTuple(b []byte) (src, dst netip.AddrPort, protocol uint8) {
 			}
 		})
 	})
-	if ports == [2]uint16{} || !addrs[0].IsValid() || !addrs[1].IsValid() {
+	if zoned || ports == [2]uint16{} || !addrs[0].IsValid() || !addrs[1].IsValid() {
 		return src, dst, protocol
 	}
 	return netip.AddrPortFrom(addrs[0], ports[0]), netip.AddrPortFrom(addrs[1], ports[1]), protocol

@@ -32,6 +32,8 @@ func TestTranslationsAreTold(t *testing.T) {
 		table ip a {
 			chain out { type nat hook output priority -100; ip daddr 10.96.0.1 meta l4proto { tcp, udp } dnat to 10.1.0.1:8080; }
 			chain post { type nat hook postrouting priority 100; ip daddr 10.1.0.1 udp dport 8080 snat to 10.1.0.1:7777; }
+			chain zone { type filter hook output priority -300; tcp dport 81 ct original zone set 7; }
+			chain zoned { type nat hook output priority -99; tcp dport 81 dnat to 10.1.0.1:8080; }
 		}
 		table ip6 a {
 			chain out { type nat hook output priority -100; ip6 daddr fd96::1 meta l4proto { tcp, udp } dnat to [fd01::1]:8080; }
@@ -63,6 +65,11 @@ func TestTranslationsAreTold(t *testing.T) {
 		tcp, row := open("tcp")
 		defer tcp.Close()
 		want = append(want, row)
+		if backend.Addr().Is4() { // somebody's own, in a zone of one direction
+			zoned, err := net.Dial("tcp", "10.96.0.1:81")
+			must(t, err)
+			defer zoned.Close()
+		}
 		half, row := open("tcp")
 		defer half.Close()
 		must(t, half.(*net.TCPConn).CloseWrite())
