@@ -53,9 +53,40 @@ func echoes(t *testing.T, what string, conns ...net.Conn) {
 
 // The kernel gives one port to several connections of a pod, if they go to different places.
 // That a Service's and its backend's are the same to the backend does no harm to the
-// connection that was there before.
+// connection that was there before. Nor does it where they go through the stack, as an end has a
+// bandwidth limit.
 func TestConnectionsFromOnePort(t *testing.T) {
-	w := newTown(t, false)
+	for _, c := range []struct {
+		name                       string
+		client, backends, isolated bool
+	}{
+		{"none limited", false, false, false},
+		{"the client limited", true, false, false},
+		{"the backends limited", false, true, false},
+		{"all limited", true, true, false},
+		{"all limited and isolated", true, true, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := newTown(t, false)
+			for h, pods := range map[*host][]*pod{w.a: {w.near, w.other}, w.b: {w.far}} {
+				h.rules(t, setOut, 0, allowAll)
+				for _, p := range pods {
+					if c.isolated {
+						h.isolatePod(t, p, setOut, setOut)
+					}
+					if p == w.near && c.client || p != w.near && c.backends {
+						h.limitPod(t, p)
+					}
+				}
+			}
+			shareOnePort(t, w)
+		})
+	}
+}
+
+// shareOnePort connects from one port to Services and to their backends, in both orders.
+func shareOnePort(t *testing.T, w town) {
+	t.Helper()
 	for _, f := range []struct{ vip, near, other, far netip.Addr }{
 		{addr("10.96.0.10"), w.near.v4, w.other.v4, w.far.v4},
 		{addr("fd00:96::10"), w.near.v6, w.other.v6, w.far.v6},

@@ -106,6 +106,17 @@ func limit(t testing.TB, limit bool, hosts ...*host) {
 	}
 }
 
+// limitPod sends what one pod sends and gets through the stack.
+func (h *host) limitPod(t testing.TB, p *pod) {
+	t.Helper()
+	for _, a := range []netip.Addr{p.v4, p.v6} {
+		row, _, err := endpoints{h.Datapath}.Get(a)
+		must(t, err)
+		row.Flags |= EndpointStack
+		must(t, h.Endpoints().Set(a, row))
+	}
+}
+
 func (h *host) isolatePod(t testing.TB, p *pod, ingress, egress RuleSet) {
 	t.Helper()
 	h.isolate(t, p.v4, ingress, egress)

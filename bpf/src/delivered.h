@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
 /* What the node's stack sends to pods and outside. Answers from the node's own network, and those
  * that the stack has unmasqueraded, have come by no other program: they are translated back here.
+ * What another one has translated stays as it is; see leave_mark.
  */
 #pragma once
 #include "policy.h"
@@ -22,7 +23,7 @@ static __always_inline int from_host_served(struct __sk_buff *skb, struct packet
 {
 	int why;
 
-	if (likely(!is_client(&p->ip.dst)) || read_l4(skb, ETH_HLEN, p))
+	if (take_mark(skb) || likely(!is_client(&p->ip.dst)) || read_l4(skb, ETH_HLEN, p))
 		return TCX_NEXT;
 	why = turn_back(skb, p);
 	return why ? give_up(skb, why) : TCX_NEXT;
@@ -37,11 +38,12 @@ __noinline int to_pod_judged(struct __sk_buff *skb, struct packet *p)
 {
 	int unread, judged, why = OK;
 	union addr from;
-	bool always;
+	bool marked, always;
 	__u16 port;
 
 	if (!p)
 		return give_up(skb, DROP_INTERNAL);
+	marked = take_mark(skb);
 	always = passes_always(skb, &p->ip);
 	unread = read_l4(skb, ETH_HLEN, p);
 	if (unlikely(unread) && !is_unported(unread, p))
@@ -51,7 +53,7 @@ __noinline int to_pod_judged(struct __sk_buff *skb, struct packet *p)
 		return give_up(skb, judged);
 	from = p->ip.src;
 	port = p->l4.sport;
-	if (!unread && is_client(&p->ip.dst))
+	if (!unread && !marked && is_client(&p->ip.dst))
 		why = turn_back(skb, p);
 	p->ip.src = from; /* for policies: the packet is translated */
 	p->l4.sport = port;

@@ -3,6 +3,30 @@
 #pragma once
 #include "flow.h"
 
+enum {
+	MARK_TRANSLATED = 0x7765, /* tc_index; a class of traffic with this number is unlikely */
+};
+
+/* Marks what has been translated, is to a pod of this node, and is left to the stack: for to_pod
+ * it could be a packet of another flow, by the tuple that it has now. The kernel keeps tc_index,
+ * also of segments and fragments, but where another's program in TC says that a packet is well.
+ */
+static __always_inline int leave_mark(struct __sk_buff *skb, int did)
+{
+	if (unlikely(did == TCX_NEXT))
+		skb->tc_index = MARK_TRANSLATED;
+	return did;
+}
+
+/* Whether a packet has that mark. It does not keep it: pods send on what they get, too. */
+static __always_inline bool take_mark(struct __sk_buff *skb)
+{
+	if (likely(skb->tc_index != MARK_TRANSLATED))
+		return false;
+	skb->tc_index = 0;
+	return true;
+}
+
 /* GF(2) polynomials modulo CRC32c's, in the reflected form: bit 31 is x^0. */
 static __always_inline __u32 times_x(__u32 v)
 {

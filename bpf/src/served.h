@@ -69,8 +69,8 @@ __noinline int go_on(struct __sk_buff *skb, struct packet *p, __u32 way)
 				return give_up(skb, why);
 		}
 		if (unlikely(way & WAY_LIMITED && !(to->flags & EP_HOST)))
-			return give_up(skb, STACK_LIMITED);
-		return to_local(skb, to, &p->ip);
+			return leave_mark(skb, give_up(skb, STACK_LIMITED));
+		return leave_mark(skb, to_local(skb, to, &p->ip));
 	}
 	peer = peer_of(&p->ip.dst);
 	if (peer && unlikely(way & WAY_OUTSIDE) && fits(skb, &p->ip, peer->mtu) == STACK_TOO_BIG)
@@ -234,8 +234,9 @@ static __always_inline int leave_plain(struct __sk_buff *skb, struct packet *p, 
 static __always_inline int pass_plain(struct __sk_buff *skb, struct packet *p, __u32 way)
 {
 	struct endpoint *to = endpoint_of(&p->ip.dst);
+	const __u16 port = p->l4.sport;
 	struct peer *peer;
-	int why = OK;
+	int did, why = OK;
 
 	if (unlikely(way & WAY_JUDGED))
 		why = judge_leaving(skb, p, NULL);
@@ -245,10 +246,12 @@ static __always_inline int pass_plain(struct __sk_buff *skb, struct packet *p, _
 		why = judge_arriving(skb, p, false);
 	if (!why && way & WAY_LIMITED)
 		why = STACK_LIMITED;
+	if (to) {
+		did = unlikely(why) ? give_up(skb, why) : plain_local(skb, to, &p->ip);
+		return likely(p->l4.sport == port) ? did : leave_mark(skb, did);
+	}
 	if (unlikely(why))
 		return give_up(skb, why);
-	if (to)
-		return plain_local(skb, to, &p->ip);
 	peer = peer_of(&p->ip.dst);
 	return peer ? plain_peer(skb, peer, &p->ip) : TCX_NEXT;
 }
