@@ -68,7 +68,9 @@ __noinline int go_on(struct __sk_buff *skb, struct packet *p, __u32 way)
 			if (why)
 				return give_up(skb, why);
 		}
-		if (unlikely(way & WAY_LIMITED && !(to->flags & EP_HOST)))
+		if (to->flags & EP_HOST)
+			return TCX_NEXT; /* and unmarked: no to_pod takes it off */
+		if (unlikely(way & WAY_LIMITED))
 			return leave_mark(skb, give_up(skb, STACK_LIMITED));
 		return leave_mark(skb, to_local(skb, to, &p->ip));
 	}
