@@ -65,7 +65,6 @@ func takeFlows(t *tables, dp *bpf.Datapath) (taken int, err error) {
 		return 0, err
 	}
 	var errs []error
-	var over []overlay.Translation
 	err = overlay.Translations(func(f overlay.Translation) {
 		generation, alive := t.alive.Wanted(placeOf(f, f.Backend))
 		if _, served := t.frontends.Wanted(placeOf(f, f.To)); !served || !alive {
@@ -78,14 +77,14 @@ func takeFlows(t *tables, dp *bpf.Datapath) (taken int, err error) {
 		stays := own[f.Backend.Addr()] && (own[f.Source.Addr()] || !known)
 		limited, judged := podsOf(t, f)
 		forget, err := takeFlow(dp, f, own, stays || limited, judged, generation)
-		if forget {
-			over = append(over, f)
+		if forget { // at once: datagrams that come before that get another port
+			err = overlay.ForgetTranslations([]overlay.Translation{f})
 		}
 		if err != nil && len(errs) < 8 {
 			errs = append(errs, err)
 		}
 	})
-	errs = append(errs, err, overlay.ForgetTranslations(over))
+	errs = append(errs, err)
 	return taken, errors.Join(errs...)
 }
 
