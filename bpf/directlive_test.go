@@ -1,31 +1,21 @@
 package bpf
 
 import (
-	"errors"
 	"net"
 	"net/netip"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/vishvananda/netns"
-	"golang.org/x/sys/unix"
+
+	"github.com/weftnet/weft/internal/testnet"
 )
 
 // dialFromPort connects with TCP from a port that others of the namespace may use as well,
 // towards other places.
 func dialFromPort(t testing.TB, ns netns.NsHandle, from, to netip.AddrPort, timeout time.Duration) (net.Conn, error) {
 	t.Helper()
-	d := net.Dialer{
-		Timeout: timeout, LocalAddr: net.TCPAddrFromAddrPort(from),
-		Control: func(_, _ string, c syscall.RawConn) error {
-			var set error
-			err := c.Control(func(fd uintptr) {
-				set = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
-			})
-			return errors.Join(err, set)
-		},
-	}
+	d := net.Dialer{Timeout: timeout, LocalAddr: net.TCPAddrFromAddrPort(from), Control: testnet.SharePort}
 	var c net.Conn
 	var err error
 	in(t, ns, func() { c, err = d.Dial("tcp", to.String()) })

@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/netip"
 	"strings"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -147,13 +146,7 @@ func DialFrom(ns *testnet.NS, network string, from, to netip.AddrPort, timeout t
 		d.LocalAddr = net.TCPAddrFromAddrPort(from)
 	}
 	if from.Port() != 0 {
-		d.Control = func(_, _ string, raw syscall.RawConn) error {
-			var err error
-			if e := raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEADDR, 1) }); e != nil {
-				return e
-			}
-			return err
-		}
+		d.Control = testnet.SharePort
 	}
 	err = ns.Do(func() error {
 		conn, err = d.Dial(network, to.String())
