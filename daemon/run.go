@@ -145,7 +145,9 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 				takeFlowsOver(t, dp, log)
 				n.problems.err(problemFlows, errors.Join(dp.TakeOver(), leavePods(dp)))
 			}
-			forgetDatagrams(t, dp, log)
+			if err := forgetDatagrams(t, dp); err != nil {
+				log.Warn("datagrams of pods with a bandwidth limit may stay unanswered", "err", err)
+			}
 			n.begin()
 			return nil
 		}

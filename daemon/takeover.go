@@ -31,8 +31,8 @@ const ownerTakeover = "takeover"
 // have become. What the node itself has begun stays netfilter's, as its packets pass there
 // anyway; and so do connections from elsewhere to addresses of the node that the programs do not
 // know, or that it gets as its own, as its stack takes no such packet from outside; those of
-// pods with a bandwidth limit, as all of them passes the stack; and those to the node itself whose
-// client has another to the same backend, from the same port.
+// pods with a bandwidth limit, as all that these send and get passes the stack; and those to the
+// node itself whose client has another to the same backend, from the same port.
 //
 // It is for a node where no daemon of ours served Services before. Elsewhere netfilter may
 // remember connections that have ended long ago.
@@ -78,7 +78,7 @@ func takeFlows(t *tables, dp *bpf.Datapath) (taken int, err error) {
 		limited, judged := podsOf(t, f)
 		forget, err := takeFlow(dp, f, own, stays || limited, judged, generation)
 		if forget { // at once: datagrams that come before that get another port
-			err = overlay.ForgetTranslations([]overlay.Translation{f})
+			err = overlay.ForgetTranslations(f)
 		}
 		if err != nil && len(errs) < 8 {
 			errs = append(errs, err)
@@ -129,17 +129,20 @@ func podsOf(t *tables, f overlay.Translation) (limited, judged bool) {
 // sent, once those are served here: it sees them still, and gives them another port as long as it
 // knows of those from before, and as long as it knows of what got one. What the node itself sends
 // stays netfilter's. A daemon that follows does so, too, as this one may have died before.
-func forgetDatagrams(t *tables, dp *bpf.Datapath, log *slog.Logger) {
-	own, err := ownAddrs()
-	pods, dumpErr := dp.Endpoints().Dump()
-	errs := []error{err, dumpErr}
+func forgetDatagrams(t *tables, dp *bpf.Datapath) error {
+	pods, err := dp.Endpoints().Dump()
 	isLimited := func(row bpf.Endpoint) bool { return row.Flags&bpf.EndpointStack != 0 }
-	if dumpErr == nil && !slices.ContainsFunc(slices.Collect(maps.Values(pods)), isLimited) {
-		return
+	if err != nil || !slices.ContainsFunc(slices.Collect(maps.Values(pods)), isLimited) {
+		return err
 	}
+	own, err := ownAddrs()
+	if err != nil {
+		return err
+	}
+	var errs []error
 	for range 2 {
 		var over []overlay.Translation
-		errs = append(errs, overlay.Translations(func(f overlay.Translation) {
+		err := overlay.Translations(func(f overlay.Translation) {
 			_, asked := t.frontends.Wanted(placeOf(f, f.To))
 			_, translated := t.alive.Wanted(placeOf(f, f.Backend))
 			_, answers := t.frontends.Wanted(placeOf(f, f.Client))
@@ -148,11 +151,10 @@ func forgetDatagrams(t *tables, dp *bpf.Datapath, log *slog.Logger) {
 			if bpf.Protocol(f.Protocol) == bpf.UDP && (ask || answers) {
 				over = append(over, f)
 			}
-		}), overlay.ForgetTranslations(over))
+		})
+		errs = append(errs, err, overlay.ForgetTranslations(over...))
 	}
-	if err := errors.Join(errs...); err != nil {
-		log.Warn("datagrams of pods with a bandwidth limit may stay unanswered", "err", err)
-	}
+	return errors.Join(errs...)
 }
 
 func placeOf(f overlay.Translation, a netip.AddrPort) bpf.Place {

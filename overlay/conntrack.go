@@ -65,7 +65,7 @@ func Translations(f func(Translation)) error {
 }
 
 // ForgetTranslations has netfilter forget flows of the calling thread's network namespace.
-func ForgetTranslations(flows []Translation) error {
+func ForgetTranslations(flows ...Translation) error {
 	var errs []error
 	for _, f := range flows {
 		errs = append(errs, forget(f.Protocol, f.Client, f.To))

@@ -7,11 +7,11 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	"golang.org/x/sys/unix"
+
+	"github.com/weftnet/weft/internal/testnet"
 )
 
 // What netfilter translates is told with both ends and by how far it is; what it does not
@@ -94,7 +94,7 @@ func TestTranslationsAreTold(t *testing.T) {
 	wantTranslations(t, want)
 	for len(want) > 0 { // one of each family at a time
 		over := []Translation{want[0], want[len(want)/2]}
-		must(t, ForgetTranslations(over))
+		must(t, ForgetTranslations(over...))
 		want = slices.DeleteFunc(want, func(tr Translation) bool { return slices.Contains(over, tr) })
 		wantTranslations(t, want)
 	}
@@ -154,13 +154,7 @@ func TestEndedFlowsAreForgotten(t *testing.T) {
 // dialFrom connects from a port that others may have, too.
 func dialFrom(t *testing.T, from, to netip.AddrPort) net.Conn {
 	t.Helper()
-	d := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(from), Control: func(_, _ string, raw syscall.RawConn) error {
-		var err error
-		if e := raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEADDR, 1) }); e != nil {
-			return e
-		}
-		return err
-	}}
+	d := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(from), Control: testnet.SharePort}
 	conn, err := d.Dial("tcp", to.String())
 	must(t, err)
 	return conn
