@@ -107,6 +107,7 @@ type Datapath struct {
 	pins     map[string]string // where each map is pinned, by name
 	places   places
 	rejudge  sync.Mutex
+	looked   sync.Mutex // of the map alive_revision
 
 	slotted       sync.Mutex // of what follows, and of who writes `endpoints`
 	rows, maxRows uint32     // of it
@@ -205,6 +206,9 @@ func (d *Datapath) load(spec *ebpf.CollectionSpec) error {
 	}
 	d.byPacket, d.takenOver = c.Variables[weftVarPodsByPacket], c.Variables[weftVarTakenOver]
 	d.revision, d.allowedFull = c.Variables[weftVarPolicyRevision], c.Variables[weftVarAllowedFull]
+	if err := d.lookAgain(); err != nil { // a former daemon may have changed `alive` last
+		return err
+	}
 	return d.readPlaces()
 }
 

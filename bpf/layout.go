@@ -34,7 +34,7 @@ var pinnedMaps = []string{
 var lastingMaps = []string{
 	weftMapSockets, weftMapDatagrams, weftMapAffinity,
 	weftMapLive, weftMapBrief, weftMapClients, weftMapPairs, weftMapFragments,
-	weftMapAllowed, weftMapAllowedNew,
+	weftMapAllowed, weftMapAllowedNew, weftMapAliveRevision,
 	weftMapAnnounced, weftMapHeartbeat, weftMapClaims,
 }
 

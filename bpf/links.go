@@ -192,6 +192,9 @@ func (d *Datapath) Commit() error {
 		return fmt.Errorf("move links: %w", err)
 	}
 	d.committed.Store(true)
+	if err := d.lookAgain(); err != nil { // the former programs looked in another `alive`, if they have one
+		return err
+	}
 	removed, err := removeLayouts(d.dir, d.layout)
 	err = errors.Join(err, removeLasting(d.dir, d.pins))
 	if moved > 0 || removed > 0 {

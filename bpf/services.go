@@ -131,7 +131,7 @@ type Services struct {
 // room.
 func (d *Datapath) Services() Services {
 	return Services{
-		Alive: table[weftAliveKey, uint32, Place, uint32]{d, weftMapAlive, toAlive, alivePlace, same, same},
+		Alive: alive{d, table[weftAliveKey, uint32, Place, uint32]{d, weftMapAlive, toAlive, alivePlace, same, same}},
 		Backends: table[weftBackendKey, weftBackend, Slot, Backend]{d, weftMapBackends,
 			func(k Slot) weftBackendKey { return weftBackendKey{Set: uint64(k.Set), Slot: k.Slot} },
 			func(k weftBackendKey) Slot { return Slot{SetID(k.Set), k.Slot} },

@@ -109,13 +109,13 @@ type weftBackendKey struct {
 }
 
 type weftBriefSet struct {
-	_    structs.HostLayout
-	Tag  [8]uint32
-	Next uint32
-	Busy uint32
-	Use  [8]uint8
-	Pad  [2]uint64
-	Slot [8]struct {
+	_     structs.HostLayout
+	Tag   [8]uint32
+	Next  uint32
+	Busy  uint32
+	Use   [8]uint8
+	Known [8]uint16
+	Slot  [8]struct {
 		_   structs.HostLayout
 		T   weftTuple
 		Row weftFlow
@@ -527,6 +527,7 @@ type weftTupleKeys struct {
 const (
 	weftMapAffinity       = "affinity"
 	weftMapAlive          = "alive"
+	weftMapAliveRevision  = "alive_revision"
 	weftMapAllowed        = "allowed"
 	weftMapAllowedNew     = "allowed_new"
 	weftMapAnnounced      = "announced"
@@ -658,6 +659,7 @@ type weftProgramSpecs struct {
 type weftMapSpecs struct {
 	Affinity      *ebpf.MapSpec `ebpf:"affinity"`
 	Alive         *ebpf.MapSpec `ebpf:"alive"`
+	AliveRevision *ebpf.MapSpec `ebpf:"alive_revision"`
 	Allowed       *ebpf.MapSpec `ebpf:"allowed"`
 	AllowedNew    *ebpf.MapSpec `ebpf:"allowed_new"`
 	Announced     *ebpf.MapSpec `ebpf:"announced"`
@@ -733,6 +735,7 @@ func (o *weftObjects) Close() error {
 type weftMaps struct {
 	Affinity      *ebpf.Map `ebpf:"affinity"`
 	Alive         *ebpf.Map `ebpf:"alive"`
+	AliveRevision *ebpf.Map `ebpf:"alive_revision"`
 	Allowed       *ebpf.Map `ebpf:"allowed"`
 	AllowedNew    *ebpf.Map `ebpf:"allowed_new"`
 	Announced     *ebpf.Map `ebpf:"announced"`
@@ -772,6 +775,7 @@ func (m *weftMaps) Close() error {
 	return _WeftClose(
 		m.Affinity,
 		m.Alive,
+		m.AliveRevision,
 		m.Allowed,
 		m.AllowedNew,
 		m.Announced,

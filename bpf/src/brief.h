@@ -46,7 +46,7 @@ struct brief_set {
 	__u32 next; /* to make room, modulo BRIEF_WAYS */
 	__u32 busy;
 	__u8 use[BRIEF_WAYS];
-	__u64 pad[2]; /* to a line of the cache */
+	__u16 known[BRIEF_WAYS]; /* see is_served; to a line of the cache */
 	struct brief_slot slot[BRIEF_WAYS];
 };
 
@@ -317,6 +317,7 @@ __noinline int put_brief(const struct tuple *t, const struct flow *row, __u32 ho
 	asm volatile("" ::: "memory"); /* see copy_brief */
 	set->slot[i].row = *row;
 	set->use[i] = USE_NONE;
+	set->known[i] = 0;
 	__sync_lock_test_and_set(&set->tag[i], home.tag); /* after all before */
 	unlock_set(set);
 	return OK;

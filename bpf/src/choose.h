@@ -49,6 +49,16 @@ static __always_inline bool is_alive(const union addr *addr, __u16 port, __u8 pr
 	return now && *now == generation;
 }
 
+/* How often `alive` has been changed; never 0, if that is known. */
+static __always_inline __u16 alive_now(void)
+{
+	const volatile __u32 *revision;
+	__u32 key = 0;
+
+	revision = bpf_map_lookup_elem(&alive_revision, &key);
+	return revision ? *revision : 0;
+}
+
 /* The backend of a set by the hash of the flow: every node's choice (Maglev, NSDI 2016). */
 static __always_inline struct backend *choose_alike(__u64 set_id, const struct set *set, __u32 hash)
 {

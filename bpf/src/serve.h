@@ -178,6 +178,36 @@ static __always_inline int new_flow(const struct frontend *fe, const struct tupl
 	return why;
 }
 
+/* Whether the backend of a flow may keep it; t is its tuple, f a copy of its row, and place that
+ * of its row in `brief`, or -1. It is known there then until `alive` changes from what it was now.
+ */
+__noinline int look_alive(const struct tuple *t, const struct flow *f, int place)
+{
+	struct brief_set *set = set_at(place);
+	const __u16 now = alive_now();
+	__u64 port = now;
+
+	asm volatile("%0 &= 0" : "+r"(port)); /* so that no processor looks before it has read that */
+	if (!t || !f || !is_alive(&f->dst, f->dport | port, t->proto, f->generation))
+		return false;
+	place &= BRIEF_WAYS - 1;
+	if (set && set->tag[place] && same_tuple(&set->slot[place].t, t))
+		set->known[place] = now;
+	return true;
+}
+
+/* The same; each look is three calls of the kernel and as many lines of memory. */
+static __always_inline bool is_served(const struct tuple *t, const struct flow *f, int place)
+{
+	struct brief_set *set = set_at(place);
+	const __u16 now = alive_now();
+
+	asm volatile("" : "+r"(place)); /* nothing is added to set before it is looked at */
+	if (likely(set && now && set->known[place & (BRIEF_WAYS - 1)] == now))
+		return true;
+	return look_alive(t, f, place);
+}
+
 /* The flow of a tuple if there is one whose backend lives. NOT_OURS: a new one is to be
  * made, if the packet may begin one. So it is if a SYN comes again, and the backend gets no
  * new flows of fe any more; NULL: that is another node's matter, or none.
@@ -196,7 +226,7 @@ static __always_inline int known_flow(const struct tuple *t, __u8 flags, const s
 			return NOT_OURS;
 		return note_passed(t, known, f, flags, place);
 	}
-	if (unlikely(!is_alive(&f->dst, f->dport, t->proto, f->generation))) {
+	if (unlikely(!is_served(t, f, place))) {
 		why = forget_flow(t, f);
 		if (unlikely(why))
 			return why;
@@ -244,9 +274,9 @@ __noinline int service_of(struct packet *p, bool outside, struct flow *f)
 }
 
 /* Whether the flow of a tuple may go on: one to a backend itself always. */
-static __always_inline bool may_go_on(const struct tuple *t, const struct flow *f)
+static __always_inline bool may_go_on(const struct tuple *t, const struct flow *f, int place)
 {
-	return is_alive(&f->dst, f->dport, t->proto, f->generation) || is_diverted(t, f);
+	return is_diverted(t, f) || is_served(t, f, place);
 }
 
 /* What becomes of a packet that is of a flow translated here, as far as that can be told
@@ -287,7 +317,7 @@ __noinline int flow_of(struct packet *p, struct flow *f)
 		return NOT_OURS;
 	if (unlikely(f->flags & FLOW_PASSED))
 		return note_passed(&h->t, known, f, p->l4.flags, place);
-	if (unlikely(p->l4.flags & TCP_SYN) || !may_go_on(&h->t, f))
+	if (unlikely(p->l4.flags & TCP_SYN) || !may_go_on(&h->t, f, place))
 		return NOT_OURS;
 	if (likely(f->flags & FLOW_LIVE))
 		return note_live(&h->t, known, f, p->l4.flags, place);

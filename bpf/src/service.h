@@ -165,6 +165,17 @@ struct {
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 } alive SEC(".maps");
 
+/* How often `alive` has been changed: written by the daemon after that. What was known of a
+ * backend before is to be looked up again. Its lower half counts, and is not 0.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, __u32);
+	__uint(max_entries, 1);
+	__uint(map_flags, BPF_F_MMAPABLE);
+} alive_revision SEC(".maps");
+
 /* loadBalancerSourceRanges. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LPM_TRIE);

@@ -1,0 +1,110 @@
+package bpf
+
+import "testing"
+
+// known is a flow whose backend has been looked up, and goes on without that.
+func known(t *testing.T, o Options) *lane {
+	t.Helper()
+	p := laneOf(t, newUncheckedNode(t, 1, o), false, true)
+	p.establish(t, p.client)
+	p.tcp(t, p.client, ack)
+	p.vanishUnheard(t)
+	p.tcp(t, p.client, ack)
+	return p
+}
+
+// vanishUnheard removes the backend's row, and the programs are not told.
+func (p *lane) vanishUnheard(t *testing.T) {
+	t.Helper()
+	must(t, p.maps[weftMapAlive].Delete(toAlive(Place{p.backend.Addr(), p.backend.Port(), TCP})))
+}
+
+// refused sends what the client has for a backend that is gone, and wants it refused.
+func (p *lane) refused(t *testing.T, when string) {
+	t.Helper()
+	p.from(t, p.clientMAC, datagram(TCP, p.client, p.vip, 64, ack, nil), false)
+	if n := p.counts(t)["reject backend-gone"]; n != 1 {
+		t.Errorf("%s: %d packets to a backend that is gone were refused, want 1", when, n)
+	}
+}
+
+// What the programs know of a backend counts until the next change of any.
+func TestBackendsAreLookedUpAgain(t *testing.T) {
+	elsewhere := Place{addr("10.244.9.9"), servePort, TCP}
+	for _, c := range []struct {
+		when   string
+		change func(Services) error
+	}{
+		{"one came", func(s Services) error { return s.Alive.Set(elsewhere, 1) }},
+		{"many came", func(s Services) error {
+			_, err := s.Alive.(alive).SetAll([]Place{elsewhere}, []uint32{1})
+			return err
+		}},
+		{"one went", func(s Services) error { return s.Alive.Delete(elsewhere) }},
+	} {
+		p := known(t, Options{})
+		must(t, c.change(p.Services()))
+		p.refused(t, c.when)
+	}
+}
+
+// A daemon that ends between a change and the word of it leaves that to the next one.
+func TestBackendsAreLookedUpAfterAStart(t *testing.T) {
+	dir := bpffs(t)
+	p := known(t, Options{Dir: dir})
+	q := *p.node
+	q.Datapath = open(t, Options{Dir: dir})
+	p.node = &q
+	p.refused(t, "another daemon came")
+}
+
+// When another daemon's programs are in force, what the former ones knew is not.
+func TestBackendsAreLookedUpAfterCommit(t *testing.T) {
+	p := known(t, Options{})
+	must(t, p.Commit())
+	p.refused(t, "programs were moved")
+}
+
+// Changes are counted modulo 2^16: when the same count comes again, it is of other things.
+func TestBackendsAreLookedUpWhenTheCountComesAgain(t *testing.T) {
+	p := known(t, Options{})
+	revision := func() (v uint32) {
+		at := uint32(0)
+		must(t, p.maps[weftMapAliveRevision].Lookup(&at, &v))
+		return v
+	}
+	was := revision()
+	must(t, p.lookAgain())
+	for uint16(revision()) != uint16(was) {
+		must(t, p.lookAgain())
+	}
+	p.refused(t, "the count came again")
+}
+
+// A place of `brief` that is another flow's says nothing of that one's backend.
+func TestKnownBackendIsThatOfTheFlow(t *testing.T) {
+	p := newLaneWith(t, false, true, Options{MaxBriefFlows: briefWays})
+	p.establish(t, p.client)
+	p.tcp(t, p.client, ack)
+	b, err := p.openBrief()
+	must(t, err)
+	defer b.done()
+	there, _ := p.tuples(TCP, p.client)
+	_, at, _ := b.find(&there)
+	if at == nil {
+		t.Fatal("the flow is not in brief")
+	}
+	was := b.sets[0].Known
+	if was == [briefWays]uint16{} {
+		t.Fatal("no backend is known")
+	}
+	for i := range b.sets[0].Tag { // all places are free
+		b.sets[0].Tag[i] = 0
+	}
+	for i := range briefWays / 2 {
+		p.tcp(t, p.clientAt(20000+i), syn)
+	}
+	if got := b.sets[0].Known; got != [briefWays]uint16{} {
+		t.Errorf("new flows know %v of their backends, want nothing", got)
+	}
+}
