@@ -50,6 +50,9 @@ func tupleKeys(seed uint64) (k weftTupleKeys) {
 	return k
 }
 
+// part is the part of 2^32 that each of so many sets has, rounded up.
+func part(sets uint32) uint32 { return math.MaxUint32/sets + 1 }
+
 // homeOf is home_of in src/home.h: the set of a flow and its tag there, of so many sets.
 func homeOf(keys *weftTupleKeys, k *weftTuple, sets uint32) (set, tag uint32) {
 	addr := func(a weftAddr) (h uint64) {
@@ -63,6 +66,6 @@ func homeOf(keys *weftTupleKeys, k *weftTuple, sets uint32) (set, tag uint32) {
 	low, high := min(k.Sport, k.Dport), uint32(max(k.Sport, k.Dport))
 	h := mix(fold(src)+fold(dst)+fold(uint64(low)*keys.Port), uint64(k.Proto))
 	step := high>>5<<3 | (high+high>>3)&7
-	at := uint32(h>>32) + step*(math.MaxUint32/sets+1)
+	at := uint32(h>>32) + step*part(sets)
 	return uint32(uint64(at) * uint64(sets) >> 32), uint32(h+fold(src+uint64(k.Sport)*keys.Port)) | 1
 }

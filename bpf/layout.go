@@ -92,7 +92,7 @@ func specs(o Options) (*ebpf.CollectionSpec, error) {
 	allowed := allowedSets(cmp.Or(o.MaxAllowedNew, DefaultMaxAllowedNew))
 	spec.Maps[weftMapAllowedNew].MaxEntries = allowed + 1 // the seed
 	config := weftConfig{Vni: o.Config.VNI, Port: o.Config.Port, NetnsCookie: o.Config.NetnsCookie, Ended: ended,
-		AllowedSets: allowed, BriefSets: brief, EndpointSlots: slots, AnnouncePort: cmp.Or(o.Config.AnnouncePort, DefaultAnnouncePort)}
+		AllowedSets: allowed, AllowedPart: part(allowed), BriefSets: brief, BriefPart: part(brief), EndpointSlots: slots, AnnouncePort: cmp.Or(o.Config.AnnouncePort, DefaultAnnouncePort)}
 	if o.Config.Netfilter {
 		config.Netfilter = true
 	}

@@ -148,7 +148,9 @@ type weftConfig struct {
 	NetnsCookie   uint64
 	Ended         uint32
 	AllowedSets   uint32
+	AllowedPart   uint32
 	BriefSets     uint32
+	BriefPart     uint32
 	EndpointSlots uint32
 	AnnouncePort  uint16
 	Pad2          uint16

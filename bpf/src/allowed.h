@@ -195,7 +195,7 @@ __noinline int admit(struct judged *j, __u32 how)
 
 	if (!j)
 		return DROP_INTERNAL;
-	home_of(&j->t, config.allowed_sets, &j->home);
+	home_of(&j->t, config.allowed_sets, config.allowed_part, &j->home);
 	row = find_new(&j->t, &j->home);
 	if (!row)
 		row = settled = bpf_map_lookup_elem(&allowed, &j->t);
@@ -222,7 +222,7 @@ static __always_inline bool goes_on(const struct tuple *t, __u32 how)
 	struct home home;
 	int ways;
 
-	home_of(t, config.allowed_sets, &home);
+	home_of(t, config.allowed_sets, config.allowed_part, &home);
 	ways = ways_of_both(t, &home);
 	if (unlikely(ways < 0))
 		return false;
@@ -246,7 +246,7 @@ static __always_inline bool is_allowed(struct judged *j)
 {
 	struct allowed *row;
 
-	home_of(&j->t, config.allowed_sets, &j->home);
+	home_of(&j->t, config.allowed_sets, config.allowed_part, &j->home);
 	row = find_new(&j->t, &j->home);
 	if (!row)
 		row = bpf_map_lookup_elem(&allowed, &j->t);

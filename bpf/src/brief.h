@@ -85,7 +85,7 @@ __noinline int place_of(const struct tuple *t)
 
 	if (!t)
 		return -1;
-	home_of(t, config.brief_sets, &home);
+	find_home(t, config.brief_sets, config.brief_part, &home);
 	set = bpf_map_lookup_elem(&brief, &home.set);
 	i = set ? way_in(set, t, home.tag) : -1;
 	return i < 0 ? i : (int)(home.set * BRIEF_WAYS) + i;
@@ -299,7 +299,7 @@ __noinline int put_brief(const struct tuple *t, const struct flow *row, __u32 ho
 
 	if (!t || !row)
 		return DROP_INTERNAL;
-	home_of(t, config.brief_sets, &home);
+	home_of(t, config.brief_sets, config.brief_part, &home);
 	set = bpf_map_lookup_elem(&brief, &home.set);
 	if (!set)
 		return DROP_INTERNAL;

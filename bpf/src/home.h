@@ -63,18 +63,18 @@ static __always_inline __u32 step_of(__u32 port)
 	return port >> 5 << 3 | (port + (port >> 3) & 7);
 }
 
-/* Both tuples of a flow that is not translated are in the same set. Flows from ports that follow
+/* The set of a tuple, of so many, each of which has a part of 2^32, and its tag there.
+ * Both tuples of a flow that is not translated are in the same set. Flows from ports that follow
  * each other, as those of a client do, to one port of one address, are in sets that are near each
  * other: on a page whose address is known, and often in the cache. (One miss was a fifth of all
  * that policies cost a connection.) The higher port is the client's, nearly always.
  */
-__noinline int home_of(const struct tuple *t, __u32 sets, struct home *home)
+static __always_inline void find_home(const struct tuple *t, __u32 sets, __u32 part,
+				      struct home *home)
 {
 	__u64 src, dst, h;
 	__u32 at;
 
-	if (!t || !home || !sets)
-		return 0;
 	src = hash_of_addr(&t->src);
 	dst = hash_of_addr(&t->dst);
 	at = t->sport < t->dport ? t->sport : t->dport;
@@ -82,7 +82,14 @@ __noinline int home_of(const struct tuple *t, __u32 sets, struct home *home)
 	home->tag = (__u32)(h + folded(src + t->sport * tuple_keys.port)) | 1;
 	home->twin = (__u32)(h + folded(dst + t->dport * tuple_keys.port)) | 1;
 	at ^= t->sport ^ t->dport; /* the higher one */
-	at = (h >> 32) + step_of(at) * (0xffffffff / sets + 1);
+	at = (h >> 32) + step_of(at) * part;
 	home->set = (__u64)at * sets >> 32;
+}
+
+/* The same where the stack is short. */
+__noinline int home_of(const struct tuple *t, __u32 sets, __u32 part, struct home *home)
+{
+	if (t && home)
+		find_home(t, sets, part, home);
 	return 0;
 }

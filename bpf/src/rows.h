@@ -62,7 +62,9 @@ struct config {
 	__u64 netns_cookie;   /* of the node's own network namespace */
 	__u32 ended;	      /* size of the map of that name */
 	__u32 allowed_sets;   /* of allowed_new */
+	__u32 allowed_part;   /* the part of 2^32 that each has, rounded up: see home.h */
 	__u32 brief_sets;     /* of brief */
+	__u32 brief_part;
 	__u32 endpoint_slots; /* size of endpoints, a power of two */
 	__u16 announce_port;  /* host order; UDP, see announce.h */
 	__u16 pad2;
@@ -77,7 +79,9 @@ volatile const struct config config = {
 	.port = 8872,
 	.ended = 16384,
 	.allowed_sets = 16384,
+	.allowed_part = 1 << 18,
 	.brief_sets = 8192,
+	.brief_part = 1 << 19,
 	.endpoint_slots = 4096,
 	.announce_port = 8874,
 };
