@@ -104,19 +104,18 @@ func (d *Datapath) markAdopted(a *weftAdopted) error {
 
 // adoptLive writes a flow that both ends have spoken in.
 func (d *Datapath) adoptLive(a *weftAdopted) error {
-	live := d.maps[weftMapLive]
 	// Its replies first: they lead to the client that has sent what they answer.
-	if err := live.Update(&a.Back, &a.Reply, ebpf.UpdateNoExist); errors.Is(err, ebpf.ErrKeyExist) {
+	if err := d.putLive(&a.Back, &a.Reply); errors.Is(err, ebpf.ErrKeyExist) {
 		return nil
 	} else if err != nil {
-		return fmt.Errorf("write map %s: %w", weftMapLive, err)
+		return err
 	}
-	if err := live.Update(&a.There, &a.Row, ebpf.UpdateNoExist); err != nil {
-		gone := drop(live, a.Back)
+	if err := d.putLive(&a.There, &a.Row); err != nil {
+		gone := drop(d.maps[weftMapLive], a.Back)
 		if errors.Is(err, ebpf.ErrKeyExist) {
 			return gone
 		}
-		return errors.Join(fmt.Errorf("write map %s: %w", weftMapLive, err), gone)
+		return errors.Join(err, gone)
 	}
 	return nil
 }
@@ -157,7 +156,7 @@ func (d *Datapath) Reserve(p Protocol, backend, source netip.AddrPort) error {
 	k := weftTuple{Src: toAddr(backend.Addr()), Dst: toAddr(source.Addr()), Sport: backend.Port(), Dport: source.Port(), Proto: uint8(p)}
 	// A row of a client whose backend is nobody, and so never alive: no packet becomes that.
 	v := weftFlow{Seen: uint32(uptime() / flowTick)}
-	if err := d.maps[weftMapLive].Update(&k, &v, ebpf.UpdateNoExist); err != nil && !errors.Is(err, ebpf.ErrKeyExist) {
+	if err := d.putLive(&k, &v); err != nil && !errors.Is(err, ebpf.ErrKeyExist) {
 		return fmt.Errorf("reserve tuple: %w", err)
 	}
 	return nil

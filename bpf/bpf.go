@@ -108,6 +108,7 @@ type Datapath struct {
 	places   places
 	rejudge  sync.Mutex
 	looked   sync.Mutex // of the map alive_revision
+	rowless  rowless
 
 	slotted       sync.Mutex // of what follows, and of who writes `endpoints`
 	rows, maxRows uint32     // of it
@@ -206,7 +207,7 @@ func (d *Datapath) load(spec *ebpf.CollectionSpec) error {
 	}
 	d.byPacket, d.takenOver = c.Variables[weftVarPodsByPacket], c.Variables[weftVarTakenOver]
 	d.revision, d.allowedFull = c.Variables[weftVarPolicyRevision], c.Variables[weftVarAllowedFull]
-	if err := d.lookAgain(); err != nil { // a former daemon may have changed `alive` last
+	if err := errors.Join(d.markMoved(), d.lookAgain()); err != nil { // a former daemon may have changed `alive` last
 		return err
 	}
 	return d.readPlaces()

@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"net/netip"
 	"testing"
-
-	"github.com/cilium/ebpf"
 )
 
 // tuples are those of a client's flow to p's Service, and of its answers.
@@ -22,7 +20,7 @@ func (p *lane) moveOn(t testing.TB, k weftTuple) {
 	if err != nil || !ok {
 		t.Fatalf("%+v is not in brief (%v)", k, err)
 	}
-	must(t, p.maps[weftMapLive].Update(&k, &row, ebpf.UpdateNoExist))
+	must(t, p.putLive(&k, &row))
 	p.pushOut(t, k)
 }
 

@@ -263,7 +263,7 @@ func TestSilentFlowsAreForgottenAlone(t *testing.T) {
 		must(t, err)
 		row.Src, row.Seen = toAddr(p.secondService(t).Addr()), row.Seen+10
 		p.pushOut(t, back)
-		must(t, p.maps[weftMapLive].Put(&back, &row))
+		must(t, p.putLive(&back, &row))
 		if moved {
 			p.moveOn(t, there)
 		}

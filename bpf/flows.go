@@ -192,7 +192,8 @@ func flowOf(k *weftTuple, v *weftFlow, idle time.Duration) Flow {
 
 // Unmark lets packets pass without a look at the flows that are to addresses which are no
 // longer clients of translated flows, or to backends that have no longer flows of their
-// senders. A mark that was set meanwhile stays, and one that is missing is set.
+// senders. A mark that was set meanwhile stays, and one that is missing is set. Nor do they look for
+// flows in `live` that cannot be there.
 func (d *Datapath) Unmark() error {
 	start := uint32(uptime() / flowTick)
 	clients, pairs := map[uint32]bool{}, map[uint32]bool{}
@@ -211,7 +212,7 @@ func (d *Datapath) Unmark() error {
 	if err := d.scanFlows(use); err != nil {
 		return err
 	}
-	return errors.Join(d.unmark(weftMapClients, clients, start), d.unmark(weftMapPairs, pairs, start))
+	return errors.Join(d.unmark(weftMapClients, clients, start), d.unmark(weftMapPairs, pairs, start), d.unmarkMoved())
 }
 
 func (d *Datapath) unmark(name string, used map[uint32]bool, start uint32) error {

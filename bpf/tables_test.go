@@ -253,11 +253,10 @@ func TestNoPortForFlow(t *testing.T) {
 	node := netip.AddrPortFrom(p.outer4, 30080)
 	p.serve(t, 8, node, p.backend.Addr())
 	// As many flows as there are ports: rows of replies as established ones have them.
-	live := p.maps[weftMapLive]
 	for port := 1024; port < 30000; port++ {
 		key := weftTuple{Src: toAddr(p.backend.Addr()), Dst: toAddr(p.gw4), Sport: servePort, Dport: uint16(port), Proto: uint8(TCP)}
 		row := weftFlow{Src: toAddr(node.Addr()), Dst: toAddr(addr("198.51.100.7")), Sport: 30080, Dport: uint16(port), Flags: 1}
-		must(t, live.Update(key, row, ebpf.UpdateNoExist))
+		must(t, p.putLive(&key, &row))
 	}
 	before := p.flows(t, weftMapLive)
 	p.flood(t, node, 10)

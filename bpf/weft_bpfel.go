@@ -111,7 +111,8 @@ type weftBackendKey struct {
 type weftBriefSet struct {
 	_     structs.HostLayout
 	Tag   [8]uint32
-	Next  uint32
+	Next  uint16
+	Moved uint16
 	Busy  uint32
 	Use   [8]uint8
 	Known [8]uint16

@@ -18,6 +18,12 @@ enum {
 	BRIEF_PATIENCE = 256, /* tries; a set is busy for some 50 ns, unless a row moves on */
 };
 
+/* Instead of a place in `brief`. */
+enum {
+	NOWHERE = -1, /* it is not there, and not in `live` */
+	MOVED = -2,   /* not there, but it may be in `live` */
+};
+
 /* Over what put_brief writes, besides BPF_ANY and BPF_NOEXIST: see may_follow. */
 enum {
 	FOLLOW_OWN = 2, /* what has ended, of the same port of the client */
@@ -39,11 +45,13 @@ struct brief_slot {
 
 /* The tags are a part of the hash, and 0 where there is nothing, also while a slot is
  * written: who reads looks at the tag before and after the tuple. Who writes has `busy`, but for
- * that a row was seen or used, and for the daemon, which only empties slots.
+ * that a row was seen or used, and for the daemon, which empties slots and sets `moved`
+ * (../moved.go).
  */
 struct brief_set {
 	__u32 tag[BRIEF_WAYS];
-	__u32 next; /* to make room, modulo BRIEF_WAYS */
+	__u16 next;  /* to make room, modulo BRIEF_WAYS */
+	__u16 moved; /* 0: no row of this set is in `live`; else changed before each that goes there */
 	__u32 busy;
 	__u8 use[BRIEF_WAYS];
 	__u16 known[BRIEF_WAYS]; /* see is_served; to a line of the cache */
@@ -76,7 +84,16 @@ static __always_inline int way_in(struct brief_set *set, const struct tuple *t, 
 	return -1;
 }
 
-/* The place of a tuple in `brief`: its set, and its way in the lowest bits; or -1. */
+/* Whether a row of this set may be in `live`. To look there is a miss of the cache, as a rule: that
+ * was a fifth of what the first packet of a flow costs. A row that goes is there before it is not
+ * here.
+ */
+static __always_inline bool has_moved(const struct brief_set *set)
+{
+	return *(const volatile __u16 *)&set->moved;
+}
+
+/* The place of a tuple in `brief`: its set, and its way in the lowest bits; or NOWHERE, MOVED. */
 __noinline int place_of(const struct tuple *t)
 {
 	struct brief_set *set;
@@ -84,11 +101,15 @@ __noinline int place_of(const struct tuple *t)
 	int i;
 
 	if (!t)
-		return -1;
+		return NOWHERE;
 	find_home(t, config.brief_sets, config.brief_part, &home);
 	set = bpf_map_lookup_elem(&brief, &home.set);
-	i = set ? way_in(set, t, home.tag) : -1;
-	return i < 0 ? i : (int)(home.set * BRIEF_WAYS) + i;
+	if (!set)
+		return NOWHERE;
+	i = way_in(set, t, home.tag);
+	if (i < 0)
+		return unlikely(has_moved(set)) ? MOVED : NOWHERE;
+	return (int)(home.set * BRIEF_WAYS) + i;
 }
 
 static __always_inline struct brief_set *set_at(int place)
@@ -171,8 +192,11 @@ static __always_inline bool is_kept(const struct flow *f)
 
 /* Writes a row that lives into `live`; if there is no room, in the place of a flow that has ended.
  */
-static __always_inline bool move_on(const struct brief_slot *slot)
+static __always_inline bool move_on(struct brief_set *set, const struct brief_slot *slot)
 {
+	const __u16 moved = set->moved + 1;
+
+	*(volatile __u16 *)&set->moved = likely(moved) ? moved : 1;
 	if (likely(!bpf_map_update_elem(&live, &slot->t, &slot->row, BPF_ANY)))
 		return true;
 	make_room();
@@ -219,7 +243,7 @@ __noinline int make_way_in(struct brief_set *set)
 	if (!set)
 		return -1;
 	i = way_of_use(set, USE_LIVES);
-	if (i >= 0 && (!is_kept(&set->slot[i].row) || likely(move_on(&set->slot[i]))))
+	if (i >= 0 && (!is_kept(&set->slot[i].row) || likely(move_on(set, &set->slot[i]))))
 		return i;
 	i = way_of_use(set, USE_ENDED);
 	if (i >= 0)
@@ -275,7 +299,7 @@ static __always_inline int way_for(struct brief_set *set, const struct tuple *t,
 			return i;
 		return how == BPF_ANY ? -DROP_FLOWS_BUSY : -NOT_OURS;
 	}
-	if (how != BPF_ANY && unlikely(bpf_map_lookup_elem(&live, t)))
+	if (how != BPF_ANY && unlikely(has_moved(set)) && bpf_map_lookup_elem(&live, t))
 		return -NOT_OURS;
 	i = free_way(set);
 	if (i < 0)

@@ -126,14 +126,16 @@ static __always_inline struct flow *find_flow(const struct tuple *t)
 	return f ? f : bpf_map_lookup_elem(&live, t);
 }
 
-/* The same, a copy of it, f, and its place in `brief`, or -1. */
+/* The same, a copy of it, f, and its place in `brief`, or none. */
 static __always_inline struct flow *copy_flow(const struct tuple *t, struct flow *f, int *place)
 {
 	struct flow *known = copy_brief(t, f, place);
 
 	if (known)
 		return known;
-	*place = -1;
+	if (likely(*place == NOWHERE))
+		return NULL;
+	*place = MOVED;
 	known = bpf_map_lookup_elem(&live, t);
 	if (!known)
 		return NULL;
@@ -223,7 +225,7 @@ __noinline int close_rows(const struct tuple *t, const struct tuple *u)
 	return OK;
 }
 
-/* Takes note of a FIN or RST of a live flow; place is that of its row in `brief`, or -1. */
+/* Takes note of a FIN or RST of a live flow; place is that of its row in `brief`, or none. */
 __noinline int note_end(const struct tuple *t, const struct flow *f, __u32 flags, int place)
 {
 	const __u32 end = FLOW_FIN | (flags & TCP_RST ? FLOW_CLOSED << 8 : 0);

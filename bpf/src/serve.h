@@ -179,7 +179,7 @@ static __always_inline int new_flow(const struct frontend *fe, const struct tupl
 }
 
 /* Whether the backend of a flow may keep it; t is its tuple, f a copy of its row, and place that
- * of its row in `brief`, or -1. It is known there then until `alive` changes from what it was now.
+ * of its row in `brief`, or none. It is known there then until `alive` changes from what it was now.
  */
 __noinline int look_alive(const struct tuple *t, const struct flow *f, int place)
 {
