@@ -45,13 +45,13 @@ struct brief_slot {
 
 /* The tags are a part of the hash, and 0 where there is nothing, also while a slot is
  * written: who reads looks at the tag before and after the tuple. Who writes has `busy`, but for
- * that a row was seen or used, and for the daemon, which empties slots and sets `moved`
- * (../moved.go).
+ * that a row was seen or used, and for the daemon (which empties slots; ../moved.go).
  */
 struct brief_set {
 	__u32 tag[BRIEF_WAYS];
 	__u16 next;  /* to make room, modulo BRIEF_WAYS */
-	__u16 moved; /* 0: no row of this set is in `live`; else changed before each that goes there */
+	__u16 moved; /* 0: no row of this set is in `live`; else changed before each that goes there
+		      */
 	__u32 busy;
 	__u8 use[BRIEF_WAYS];
 	__u16 known[BRIEF_WAYS]; /* see is_served; to a line of the cache */
@@ -84,9 +84,8 @@ static __always_inline int way_in(struct brief_set *set, const struct tuple *t, 
 	return -1;
 }
 
-/* Whether a row of this set may be in `live`. To look there is a miss of the cache, as a rule: that
- * was a fifth of what the first packet of a flow costs. A row that goes is there before it is not
- * here.
+/* Whether a row of this set may be in `live`. To look there is a miss of the cache, as a rule, and
+ * was a third of a flow's first packet. A row that goes is there before it is not here.
  */
 static __always_inline bool has_moved(const struct brief_set *set)
 {

@@ -59,11 +59,11 @@ struct config {
 	__u16 port;	/* host order */
 	bool netfilter; /* see by_netfilter */
 	__u8 pad;
-	__u64 netns_cookie;   /* of the node's own network namespace */
-	__u32 ended;	      /* size of the map of that name */
-	__u32 allowed_sets;   /* of allowed_new */
-	__u32 allowed_part;   /* the part of 2^32 that each has, rounded up: see home.h */
-	__u32 brief_sets;     /* of brief */
+	__u64 netns_cookie; /* of the node's own network namespace */
+	__u32 ended;	    /* size of the map of that name */
+	__u32 allowed_sets; /* of allowed_new */
+	__u32 allowed_part; /* the part of 2^32 that each has, rounded up: see home.h */
+	__u32 brief_sets;   /* of brief */
 	__u32 brief_part;
 	__u32 endpoint_slots; /* size of endpoints, a power of two */
 	__u16 announce_port;  /* host order; UDP, see announce.h */

@@ -179,7 +179,8 @@ static __always_inline int new_flow(const struct frontend *fe, const struct tupl
 }
 
 /* Whether the backend of a flow may keep it; t is its tuple, f a copy of its row, and place that
- * of its row in `brief`, or none. It is known there then until `alive` changes from what it was now.
+ * of its row in `brief`, or none. It is known there then until `alive` changes from what it was
+ * now.
  */
 __noinline int look_alive(const struct tuple *t, const struct flow *f, int place)
 {
@@ -187,7 +188,7 @@ __noinline int look_alive(const struct tuple *t, const struct flow *f, int place
 	const __u16 now = alive_now();
 	__u64 port = now;
 
-	asm volatile("%0 &= 0" : "+r"(port)); /* so that no processor looks before it has read that */
+	asm volatile("%0 &= 0" : "+r"(port)); /* no processor looks before it has read that */
 	if (!t || !f || !is_alive(&f->dst, f->dport | port, t->proto, f->generation))
 		return false;
 	place &= BRIEF_WAYS - 1;
