@@ -18,7 +18,10 @@ func (t alive) Set(k Place, v uint32) error {
 
 func (t alive) SetAll(keys []Place, values []uint32) (int, error) {
 	n, err := t.table.SetAll(keys, values)
-	return n, errors.Join(err, t.d.lookAgain())
+	if again := t.d.lookAgain(); again != nil {
+		return 0, errors.Join(err, again) // all are to be set again
+	}
+	return n, err
 }
 
 func (t alive) Delete(k Place) error {

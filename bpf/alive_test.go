@@ -1,6 +1,9 @@
 package bpf
 
-import "testing"
+import (
+	"os"
+	"testing"
+)
 
 // known is a flow whose backend has been looked up, and goes on without that.
 func known(t *testing.T, o Options) *lane {
@@ -28,6 +31,28 @@ func (p *lane) refused(t *testing.T, when string) {
 	}
 }
 
+func (d *Datapath) aliveRevision(t *testing.T) (v uint32) {
+	t.Helper()
+	at := uint32(0)
+	must(t, d.maps[weftMapAliveRevision].Lookup(&at, &v))
+	return v
+}
+
+// Rows that are set without the programs being told are said not to be set.
+func TestChangesOfBackendsThatAreNotToldAreNotMade(t *testing.T) {
+	d := open(t, Options{})
+	m := d.maps[weftMapAliveRevision]
+	closed, err := m.Clone()
+	must(t, err)
+	must(t, closed.Close())
+	d.maps[weftMapAliveRevision] = closed
+	n, err := d.Services().Alive.(alive).SetAll([]Place{{addr("10.244.9.9"), servePort, TCP}}, []uint32{1})
+	d.maps[weftMapAliveRevision] = m
+	if err == nil || n != 0 {
+		t.Errorf("%d rows are set, err %v; want none and why", n, err)
+	}
+}
+
 // What the programs know of a backend counts until the next change of any.
 func TestBackendsAreLookedUpAgain(t *testing.T) {
 	elsewhere := Place{addr("10.244.9.9"), servePort, TCP}
@@ -52,10 +77,27 @@ func TestBackendsAreLookedUpAgain(t *testing.T) {
 func TestBackendsAreLookedUpAfterAStart(t *testing.T) {
 	dir := bpffs(t)
 	p := known(t, Options{Dir: dir})
-	q := *p.node
-	q.Datapath = open(t, Options{Dir: dir})
-	p.node = &q
-	p.refused(t, "another daemon came")
+	p.again(t, Options{Dir: dir}).refused(t, "another daemon came")
+}
+
+// A count that begins anew, as its pin was lost, says nothing by what it was before.
+func TestBackendsAreLookedUpWhenTheCountBeginsAnew(t *testing.T) {
+	dir := bpffs(t)
+	p := laneOf(t, newUncheckedNode(t, 1, Options{Dir: dir}), false, true)
+	for range 8 {
+		must(t, p.lookAgain())
+	}
+	was := p.aliveRevision(t)
+	must(t, os.Remove(p.pins[weftMapAliveRevision]))
+	q := p.again(t, Options{Dir: dir})
+	p.establish(t, p.client)
+	p.tcp(t, p.client, ack) // by the former programs
+	must(t, q.Commit())
+	q.vanishUnheard(t)
+	for q.aliveRevision(t) < was {
+		must(t, q.lookAgain())
+	}
+	q.refused(t, "the count is again what it was")
 }
 
 // When another daemon's programs are in force, what the former ones knew is not.
@@ -68,14 +110,9 @@ func TestBackendsAreLookedUpAfterCommit(t *testing.T) {
 // Changes are counted modulo 2^16: when the same count comes again, it is of other things.
 func TestBackendsAreLookedUpWhenTheCountComesAgain(t *testing.T) {
 	p := known(t, Options{})
-	revision := func() (v uint32) {
-		at := uint32(0)
-		must(t, p.maps[weftMapAliveRevision].Lookup(&at, &v))
-		return v
-	}
-	was := revision()
+	was := p.aliveRevision(t)
 	must(t, p.lookAgain())
-	for uint16(revision()) != uint16(was) {
+	for uint16(p.aliveRevision(t)) != uint16(was) {
 		must(t, p.lookAgain())
 	}
 	p.refused(t, "the count came again")

@@ -170,8 +170,9 @@ func Open(o Options) (*Datapath, error) {
 
 // load fills programs, ids and maps.
 func (d *Datapath) load(spec *ebpf.CollectionSpec) error {
+	made := map[string]bool{}
 	for name := range d.pins {
-		m, err := d.adopt(name, spec.Maps[name])
+		m, err := d.adopt(name, spec.Maps[name], made)
 		if err != nil {
 			return err
 		}
@@ -207,15 +208,15 @@ func (d *Datapath) load(spec *ebpf.CollectionSpec) error {
 	}
 	d.byPacket, d.takenOver = c.Variables[weftVarPodsByPacket], c.Variables[weftVarTakenOver]
 	d.revision, d.allowedFull = c.Variables[weftVarPolicyRevision], c.Variables[weftVarAllowedFull]
-	if err := errors.Join(d.markMoved(), d.lookAgain()); err != nil { // a former daemon may have changed `alive` last
+	if err := errors.Join(d.markMoved(made), d.lookAgain()); err != nil { // a former daemon may have changed `alive` last
 		return err
 	}
 	return d.readPlaces()
 }
 
-// adopt returns the pinned map, or makes and pins a new one. A pin that holds
+// adopt returns the pinned map, or makes and pins a new one, and notes that. A pin that holds
 // another kind of map is not ours to read: it is replaced.
-func (d *Datapath) adopt(name string, spec *ebpf.MapSpec) (*ebpf.Map, error) {
+func (d *Datapath) adopt(name string, spec *ebpf.MapSpec, made map[string]bool) (*ebpf.Map, error) {
 	path := d.pins[name]
 	m, err := ebpf.LoadPinnedMap(path, nil)
 	if err == nil {
@@ -239,6 +240,7 @@ func (d *Datapath) adopt(name string, spec *ebpf.MapSpec) (*ebpf.Map, error) {
 		return nil, fmt.Errorf("pin map: %w", err)
 	}
 	crash.Point("bpf pin map")
+	made[name] = true
 	return m, nil
 }
 

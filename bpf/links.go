@@ -192,7 +192,8 @@ func (d *Datapath) Commit() error {
 		return fmt.Errorf("move links: %w", err)
 	}
 	d.committed.Store(true)
-	if err := d.lookAgain(); err != nil { // the former programs looked in another `alive`, if they have one
+	// The former programs may have looked in another `alive`, or counted otherwise.
+	if err := errors.Join(d.lookAgain(), d.forgetKnown()); err != nil {
 		return err
 	}
 	removed, err := removeLayouts(d.dir, d.layout)

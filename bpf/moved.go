@@ -2,11 +2,14 @@ package bpf
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"sync/atomic"
 	"time"
 	"unsafe"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 )
 
 // rowless is the sets of `brief` that said at some time that rows of theirs are in `live`, and
@@ -25,12 +28,12 @@ func (s *weftBriefSet) word() *uint32 { return (*uint32)(unsafe.Pointer(&s.Next)
 
 func movedIn(word uint32) uint16 { return uint16(word >> 16) }
 
-// setMoved says that a row of the set is about to be in `live`.
-func (s *weftBriefSet) setMoved() {
+// setMoved says by the word of a set that a row of that is about to be in `live`.
+func setMoved(word *uint32) {
 	for {
-		was := atomic.LoadUint32(s.word())
+		was := atomic.LoadUint32(word)
 		moved := max(1, movedIn(was)+1)
-		if atomic.CompareAndSwapUint32(s.word(), was, was&0xffff|uint32(moved)<<16) {
+		if atomic.CompareAndSwapUint32(word, was, was&0xffff|uint32(moved)<<16) {
 			return
 		}
 	}
@@ -44,36 +47,57 @@ func (b brief) setOf(k *weftTuple) uint32 {
 
 // putLive writes a row into `live` where there is none (ErrKeyExist), so that programs find it.
 func (d *Datapath) putLive(k *weftTuple, v *weftFlow) error {
-	b, err := d.openBrief()
-	if err != nil {
+	if err := d.setMovedOf(k); err != nil {
 		return err
 	}
-	defer b.done()
-	b.sets[b.setOf(k)].setMoved()
 	if err := d.maps[weftMapLive].Update(k, v, ebpf.UpdateNoExist); err != nil {
 		return fmt.Errorf("write map %s: %w", weftMapLive, err)
 	}
 	return nil
 }
 
-// markMoved has the programs find all rows of `live`, also if `brief` has been made anew.
-func (d *Datapath) markMoved() error {
+// setMovedOf is setMoved of a tuple's set. It maps the page of the word only: all of `brief` would
+// take milliseconds.
+func (d *Datapath) setMovedOf(k *weftTuple) error {
+	m, page := d.maps[weftMapBrief], os.Getpagesize()
+	var set weftBriefSet
+	n, _ := homeOf(&d.tupleKeys, k, m.MaxEntries()-1)
+	at := int(n)*int(unsafe.Sizeof(set)) + int(unsafe.Offsetof(set.Next))
+	b, err := unix.Mmap(m.FD(), int64(at/page*page), page, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return fmt.Errorf("write map %s: %w", weftMapBrief, err)
+	}
+	setMoved((*uint32)(unsafe.Pointer(&b[at%page])))
+	return unix.Munmap(b)
+}
+
+// markMoved lets the programs look in `live` for all that is in no set, if `brief` has not been there
+// as long as `live` has: rows in there, and those that the former programs move there until Commit,
+// are of another `brief`, whose sets have said so.
+func (d *Datapath) markMoved(made map[string]bool) error {
+	others, err := filepath.Glob(filepath.Join(lastingDir(d.dir), weftMapBrief+"-*"))
+	if err != nil {
+		return fmt.Errorf("look for a former map %s: %w", weftMapBrief, err)
+	}
+	if len(others) <= 1 && (!made[weftMapBrief] || made[weftMapLive]) {
+		return nil
+	}
 	b, err := d.openBrief()
 	if err != nil {
 		return err
 	}
 	defer b.done()
-	return scan(d, weftMapLive, func(k *weftTuple, _ *weftFlow) {
-		if s := &b.sets[b.setOf(k)]; movedIn(atomic.LoadUint32(s.word())) == 0 {
-			s.setMoved()
-		}
-	})
+	for i := range b.sets {
+		setMoved(b.sets[i].word())
+	}
+	return nil
 }
 
 // unmarkMoved lets the programs look in `live` no more for what is not in a set, if that had no row
-// there when this was last called, nor has now. It does nothing if that was a moment ago.
+// there when this was last called, nor has now. It does nothing if that was a moment ago, or before
+// Commit.
 func (d *Datapath) unmarkMoved() error {
-	if time.Since(d.rowless.at) < rowlessFor {
+	if !d.committed.Load() || time.Since(d.rowless.at) < rowlessFor {
 		return nil
 	}
 	b, err := d.openBrief()

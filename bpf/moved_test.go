@@ -1,10 +1,10 @@
 package bpf
 
 import (
+	"net/netip"
+	"os"
 	"testing"
 	"time"
-
-	"github.com/cilium/ebpf"
 )
 
 // movedOf is what the set of a tuple says of its rows in `live`.
@@ -28,6 +28,7 @@ func TestSetsWithoutMovedRowsSaySo(t *testing.T) {
 	p := newLane(t, false, true)
 	p.live(t, true)
 	there, back := p.tuples(TCP, p.client)
+	must(t, p.Commit())
 	if p.movedOf(t, &there) == 0 || p.movedOf(t, &back) == 0 {
 		t.Fatal("rows are in live and their sets do not say so")
 	}
@@ -58,19 +59,20 @@ func TestSetsWhoseRowsMoveAgainSaySo(t *testing.T) {
 	p := newLane(t, false, true)
 	p.live(t, true)
 	there, _ := p.tuples(TCP, p.client)
+	must(t, p.Commit())
 	must(t, drop(p.maps[weftMapLive], there))
 	p.later(t)
 	b, err := p.openBrief()
 	must(t, err)
 	defer b.done()
 	set := &b.sets[b.setOf(&there)]
-	set.setMoved()
+	setMoved(set.word())
 	p.later(t)
 	if set.Moved == 0 {
 		t.Error("a set that had just said that a row moves has forgotten it")
 	}
 	set.Moved = 0xffff
-	set.setMoved()
+	setMoved(set.word())
 	if set.Moved != 1 {
 		t.Errorf("after 65535 rows a set says %d, want 1", set.Moved)
 	}
@@ -95,21 +97,63 @@ func TestFullSetsSayThatRowsMoved(t *testing.T) {
 	}
 }
 
-// A daemon finds the rows of `live` whose sets, as they were made anew, do not know of them.
-func TestRowsInLiveAreFoundAfterAStart(t *testing.T) {
-	dir := bpffs(t)
-	p := laneOf(t, newUncheckedNode(t, 1, Options{Dir: dir}), false, true)
-	p.establish(t, p.client)
-	there, back := p.tuples(TCP, p.client)
-	for _, k := range []weftTuple{there, back} {
-		row, _, err := p.inBrief(&k)
-		must(t, err)
-		must(t, p.maps[weftMapLive].Update(&k, &row, ebpf.UpdateNoExist))
-		p.pushOut(t, k)
+// Rows that the programs in force move to `live` from another `brief` than that of a daemon that
+// comes are found by its programs, too: of another size, or one whose pin was lost.
+func TestRowsThatMoveBeforeCommitAreFound(t *testing.T) {
+	for name, c := range map[string]struct {
+		v6, lost bool
+		rows     uint32
+	}{
+		"another size":       {rows: 64 * briefWays},
+		"another size, IPv6": {rows: 64 * briefWays, v6: true},
+		"lost":               {rows: briefWays, lost: true},
+	} {
+		dir := bpffs(t)
+		p := laneOf(t, newUncheckedNode(t, 1, Options{Dir: dir, MaxBriefFlows: briefWays}), c.v6, true)
+		if c.lost {
+			must(t, os.Remove(p.pins[weftMapBrief]))
+		}
+		q := p.again(t, Options{Dir: dir, MaxBriefFlows: c.rows})
+		must(t, q.unmarkMoved())
+		for i := range briefWays {
+			p.establish(t, p.clientAt(20000+i))
+		}
+		moved := map[weftTuple]bool{}
+		must(t, scan(p.Datapath, weftMapLive, func(k *weftTuple, _ *weftFlow) { moved[*k] = true }))
+		must(t, q.Commit())
+		// What begins now would be refused: only a flow that is found passes.
+		must(t, q.Services().Sets.Delete(7))
+		found := 0
+		for i := range briefWays {
+			client := p.clientAt(20000 + i)
+			there, back := p.tuples(TCP, client)
+			if !moved[there] || !moved[back] {
+				continue
+			}
+			src, dst := q.tcp(t, client, ack)
+			q.reply(t, dst, src, ack)
+			found++
+		}
+		if found == 0 {
+			t.Errorf("%s: no flow had moved", name)
+		}
 	}
-	q := *p.node
-	q.Datapath = open(t, Options{Dir: dir})
-	p.node = &q
-	src, dst := p.tcp(t, p.client, ack)
-	p.reply(t, dst, src, ack)
+}
+
+// again is the lane of another daemon on its node.
+func (p *lane) again(t *testing.T, o Options) *lane {
+	t.Helper()
+	n, q := *p.node, *p
+	n.Datapath = open(t, o)
+	q.node = &n
+	return &q
+}
+
+// To adopt a flow takes two pages of `brief`, not all of it.
+func BenchmarkAdopt(b *testing.B) {
+	p := newLane(b, false, true)
+	for i := 0; b.Loop(); i++ {
+		client := netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 1, byte(i >> 16), byte(i >> 8)}), uint16(40000+i%256))
+		must(b, p.Adopt(AdoptedFlow{Flow: Flow{Protocol: TCP, Client: client, Service: p.vip, Source: client, Backend: p.backend}, Answered: true}))
+	}
 }

@@ -45,7 +45,7 @@ struct brief_slot {
 
 /* The tags are a part of the hash, and 0 where there is nothing, also while a slot is
  * written: who reads looks at the tag before and after the tuple. Who writes has `busy`, but for
- * that a row was seen or used, and for the daemon (which empties slots; ../moved.go).
+ * that a row was seen or used, and for the daemon (../brief.go, alive.go, moved.go).
  */
 struct brief_set {
 	__u32 tag[BRIEF_WAYS];
