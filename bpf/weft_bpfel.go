@@ -445,6 +445,7 @@ const (
 	weftReasonNOT_OURS              weftReason = 44
 	weftReasonPASS_ON               weftReason = 45
 	weftReasonDONE                  weftReason = 46
+	weftReasonBEGINS                weftReason = 47
 )
 
 type weftRecord struct {

@@ -205,10 +205,51 @@ struct bpf_sock_addr {
 	__u32 protocol;
 };
 
-/* The context of the programs at a socket's making and end; no field is used. */
+/* A socket, up to the last field that is used; also the context of the programs at a socket's
+ * making and end, of which none is.
+ */
 struct bpf_sock {
 	__u32 bound_dev_if;
+	__u32 family;
+	__u32 type;
+	__u32 protocol;
+	__u32 mark;
+	__u32 priority;
+	__u32 src_ip4;
+	__u32 src_ip6[4];
+	__u32 src_port;
+	__u32 dst_port;
+	__u32 dst_ip4;
+	__u32 dst_ip6[4];
+	__u32 state;
 };
+
+/* include/net/tcp_states.h */
+enum {
+	TCP_TIME_WAIT = 6,
+	TCP_LISTEN = 10,
+	TCP_NEW_SYN_RECV = 12,
+};
+
+/* bpf_skc_lookup_tcp, as in the packet that is to the socket */
+struct bpf_sock_tuple {
+	union {
+		struct {
+			__u32 saddr;
+			__u32 daddr;
+			__u16 sport;
+			__u16 dport;
+		} ipv4;
+		struct {
+			__u32 saddr[4];
+			__u32 daddr[4];
+			__u16 sport;
+			__u16 dport;
+		} ipv6;
+	};
+};
+
+#define BPF_F_CURRENT_NETNS (-1L)
 
 static void *(*const bpf_map_lookup_elem)(const void *map, const void *key) = (void *)1;
 static long (*const bpf_map_update_elem)(const void *map, const void *key, const void *value,
@@ -240,6 +281,10 @@ static long (*const bpf_skb_adjust_room)(struct __sk_buff *skb, __s32 len_diff, 
 					 __u64 flags) = (void *)50;
 static long (*const bpf_fib_lookup)(struct __sk_buff *skb, struct bpf_fib_lookup *params,
 				    __s32 plen, __u32 flags) = (void *)69;
+static long (*const bpf_sk_release)(struct bpf_sock *sk) = (void *)86;
+static struct bpf_sock *(*const bpf_skc_lookup_tcp)(void *ctx, struct bpf_sock_tuple *tuple,
+						    __u32 size, __u64 netns,
+						    __u64 flags) = (void *)99;
 static __u64 (*const bpf_ktime_get_boot_ns)(void) = (void *)125;
 static __u64 (*const bpf_get_netns_cookie)(void *ctx) = (void *)122;
 static void *(*const bpf_ringbuf_reserve)(void *ring, __u64 size, __u64 flags) = (void *)131;

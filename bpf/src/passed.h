@@ -25,7 +25,7 @@ static __always_inline struct frontend *frontend_passed(const struct tuple *t)
 /* What becomes of a packet that another node passed on: f. A known flow goes on. A new one
  * gets the backend that the other node chose, if it is here and lives, else one of this
  * node's choice: PASS_ON, if that is of yet another node. What is passed on again is
- * translated by who gets it then, whoever has the backend.
+ * translated by who gets it then, whoever has the backend. BEGINS: begin_flow is to make f.
  */
 __noinline int passed_of(struct packet *p, struct hint *hint, struct flow *f)
 {
@@ -169,6 +169,8 @@ __noinline int from_passed(struct __sk_buff *skb, __u32 at, bool v6, bool outer_
 		why = return_of(skb, x);
 	if (likely(why == NOT_OURS))
 		why = passed_of(p, &x->hint, &x->f);
+	if (unlikely(why == BEGINS))
+		why = begin_flow(skb, true, &x->f);
 	if (at != ETH_HLEN) {
 		if (unlikely(decap(skb, outer_v6, v6)))
 			return give_up(skb, DROP_PASSAGE);

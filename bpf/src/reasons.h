@@ -62,6 +62,7 @@ enum reason {
 	NOT_OURS, /* not counted: no Service's and no translated flow's */
 	PASS_ON,  /* not counted: another node translates it, see pass.h */
 	DONE,	  /* not counted: see turn and judge_delivered */
+	BEGINS,	  /* not counted: a new flow, to be made by begin_flow */
 };
 
 /* Written by the programs, read by the daemon; packets by reason. */

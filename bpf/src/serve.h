@@ -9,6 +9,7 @@
 #include "own.h"
 #include "overlay.h"
 #include "reject.h"
+#include "taken.h"
 
 static __always_inline struct frontend *frontend_of(const union addr *addr, __u16 port, __u8 proto)
 {
@@ -139,7 +140,8 @@ static __always_inline enum reason pick_source(const struct tuple *t, bool outsi
 }
 
 /* A new flow to a place of a Service; from another node that has passed it on with a hint
- * of what that chose. Of f the flags are set. PASS_ON: the node of f's backend is to translate it.
+ * of what that chose. Of f the flags are set. BEGINS: begin_flow is to make it. PASS_ON: the node
+ * of f's backend is to translate it.
  */
 static __always_inline int new_flow(const struct frontend *fe, const struct tuple *t, bool outside,
 				    const struct hint *hint, struct flow *f)
@@ -170,11 +172,25 @@ static __always_inline int new_flow(const struct frontend *fe, const struct tupl
 		why = put_brief(t, f, BPF_ANY);
 		return why ? why : PASS_ON;
 	}
-	why = pick_source(t, outside, f);
+	return BEGINS;
+}
+
+/* Makes a flow that new_flow has a backend for: f, of the packet whose tuple is at hand. */
+__noinline int begin_flow(struct __sk_buff *skb, bool outside, struct flow *f)
+{
+	struct at_hand *h = at_hand_of();
+	int why;
+
+	if (!f || !h)
+		return DROP_INTERNAL;
+	why = pick_source(&h->t, outside, f);
+	if (unlikely(why))
+		return why;
+	if (h->t.proto == IPPROTO_TCP && f->flags & FLOW_BEGUN)
+		avoid_taken(skb, f);
+	why = make_flow(&h->t, f);
 	if (likely(!why))
-		why = make_flow(t, f);
-	if (likely(!why))
-		mark_flow(&t->src, f);
+		mark_flow(&h->t.src, f);
 	return why;
 }
 
@@ -248,8 +264,8 @@ static __always_inline int known_flow(const struct tuple *t, __u8 flags, const s
 	return note_client(t, f, flags, place);
 }
 
-/* What becomes of a packet to a Service: f. NOT_OURS: it is to none. PASS_ON: the node of
- * f's backend is to have it.
+/* What becomes of a packet to a Service: f. NOT_OURS: it is to none. BEGINS: f is to be made.
+ * PASS_ON: the node of f's backend is to have it.
  */
 __noinline int service_of(struct packet *p, bool outside, struct flow *f)
 {

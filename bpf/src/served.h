@@ -153,6 +153,8 @@ static __always_inline int serve(struct __sk_buff *skb, struct packet *p, __u32 
 	why = service_of(p, way & WAY_OUTSIDE, f);
 	if (likely(why == NOT_OURS))
 		return why;
+	if (why == BEGINS)
+		why = begin_flow(skb, way & WAY_OUTSIDE, f);
 	if (unlikely(why == PASS_ON))
 		return pass_on(skb, p, f, false);
 	if (unlikely(why))
