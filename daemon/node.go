@@ -128,7 +128,13 @@ func (n *node) observe() {
 	}
 	n.problems.set(problemNotSynced)
 	nodes := overlayNodes(state.Nodes)
-	c := survey(n.cfg.NodeName, nodes, n.holds)
+	n.mu.Lock()
+	c := n.cluster
+	n.mu.Unlock()
+	if !c.holds(state.Nodes) {
+		c = survey(n.cfg.NodeName, nodes, n.holds)
+		c.of = state.Nodes
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.cluster = c

@@ -21,6 +21,7 @@ type book struct {
 	cfg     overlay.Config
 	self    overlay.Node
 	entries map[string]*entry
+	byName  []*entry // of entries; nil: not made since one came or went
 	paths   map[netip.Addr]overlay.Path
 	lost    map[netip.Addr]bool   // addresses whose path is a former one: there is none now
 	mute    map[netip.Prefix]bool // nodes' prefixes that cannot answer clients; see daemon/returns
@@ -59,6 +60,7 @@ func (b *book) update(cfg overlay.Config, self overlay.Node, nodes map[string]ov
 	for name := range b.entries {
 		if _, ok := nodes[name]; !ok {
 			delete(b.entries, name)
+			b.byName = nil
 			b.put(name, peerRows{})
 		}
 	}
@@ -68,7 +70,7 @@ func (b *book) update(cfg overlay.Config, self overlay.Node, nodes map[string]ov
 		e := b.entries[name]
 		if e == nil {
 			e = &entry{}
-			b.entries[name] = e
+			b.entries[name], b.byName = e, nil
 		} else if !all && sameNode(e.node, n) {
 			continue
 		}
@@ -204,11 +206,14 @@ func (b *book) reaches() []api.Reach {
 	return out
 }
 
-// sorted is the entries in the order of their names.
+// sorted is the entries in the order of their names. It is not to be changed.
 func (b *book) sorted() []*entry {
-	return slices.SortedFunc(maps.Values(b.entries), func(x, y *entry) int {
-		return cmp.Compare(x.node.Name, y.node.Name)
-	})
+	if b.byName == nil {
+		b.byName = slices.SortedFunc(maps.Values(b.entries), func(x, y *entry) int {
+			return cmp.Compare(x.node.Name, y.node.Name)
+		})
+	}
+	return b.byName
 }
 
 func sameNode(a, b overlay.Node) bool {

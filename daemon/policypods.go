@@ -19,6 +19,7 @@ type policyPods struct {
 	pods  map[api.Ref]policyPod
 	addrs map[netip.Addr]api.Ref // whose an address is
 	order []api.Ref              // of pods, sorted; nil: not made since one came or went
+	list  []policyPod            // of pods, in that order; nil: not made since one changed
 	// isolated: a pod has been, since takeIsolated was asked last.
 	isolated bool
 }
@@ -71,7 +72,7 @@ func (p *policyPods) remove(ref api.Ref) {
 		}
 	}
 	delete(p.pods, ref)
-	p.order = nil
+	p.order, p.list = nil, nil
 }
 
 // renew makes a pod known that is being added, whatever was known of its name: closed.
@@ -123,10 +124,13 @@ func (p *policyPods) get(ref api.Ref) (policyPod, bool) {
 
 // set says what a pod's rows are to say, if it is still there.
 func (p *policyPods) set(ref api.Ref, i endpoint.Isolation) {
-	p.change(ref, func(e *policyPod) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if e, ok := p.pods[ref]; ok {
 		e.isolation, e.unjudged = i, false
 		p.isolated = p.isolated || i != endpoint.Isolation{}
-	})
+		p.pods[ref], p.list = e, nil
+	}
 }
 
 // takeIsolated says whether a pod is isolated or has been since it was asked last.
@@ -143,30 +147,28 @@ func (p *policyPods) takeIsolated() bool {
 
 // note says whether a pod's policies are known.
 func (p *policyPods) note(ref api.Ref, known bool) {
-	p.change(ref, func(e *policyPod) { e.unknown = !known })
-}
-
-func (p *policyPods) change(ref api.Ref, f func(*policyPod)) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if e, ok := p.pods[ref]; ok {
-		f(&e)
-		p.pods[ref] = e
+	if e, ok := p.pods[ref]; ok && e.unknown == known {
+		e.unknown = !known
+		p.pods[ref], p.list = e, nil
 	}
 }
 
-// all is the pods in a stable order.
+// all is the pods in a stable order, as they are now. It is not to be changed.
 func (p *policyPods) all() []policyPod {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.order == nil {
 		p.order = slices.SortedFunc(maps.Keys(p.pods), compareRefs)
 	}
-	out := make([]policyPod, len(p.order))
-	for i, ref := range p.order {
-		out[i] = p.pods[ref]
+	if p.list == nil {
+		p.list = make([]policyPod, len(p.order))
+		for i, ref := range p.order {
+			p.list[i] = p.pods[ref]
+		}
 	}
-	return out
+	return p.list
 }
 
 // locals is the pods as package policy takes them. With bare, a pod without labels from the

@@ -40,6 +40,13 @@ func TestPodsAreToldInOrder(t *testing.T) {
 	if e := p.all()[1]; e.isolation != endpoint.Closed {
 		t.Errorf("what is told of c is %+v, want that it is closed", e.isolation)
 	}
+	for _, known := range []bool{false, true} {
+		before := p.all()
+		p.note(podNamed("c").Ref, known)
+		if e := p.all()[1]; e.unknown == known || before[1].unknown != known {
+			t.Errorf("known %v is told of c as unknown %v, and was before as %v", known, e.unknown, before[1].unknown)
+		}
+	}
 }
 
 // Flows of isolated pods are looked for as long as a pod is isolated, and once more.

@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"net/netip"
@@ -54,33 +53,42 @@ func (r reach) found() string {
 	return "ok"
 }
 
+// silentProbes is how many of the peers of a round are such as did not answer, if there are.
+const silentProbes = 2
+
+// keepOldest puts e into a list of at most so many entries, those not probed for longest first:
+// of two that are alike the one that came first. To sort a thousand would take longer than to
+// probe them.
+func keepOldest(list []*entry, e *entry, most int) []*entry {
+	at := len(list)
+	for at > 0 && e.reach.at.Before(list[at-1].reach.at) {
+		at--
+	}
+	if at == most {
+		return list
+	}
+	list = slices.Insert(list, at, e)
+	return list[:min(most, len(list))]
+}
+
 // choose picks the peers of the next round: those not probed for longest, with two
 // places for such as did not answer, so that a peer's return is seen soon also among
 // a thousand.
 func (b *book) choose() []overlay.ProbeTarget {
-	var list []*entry
-	for _, e := range b.entries {
-		if len(e.rows) > 0 {
-			list = append(list, e)
+	bad := make([]*entry, 0, silentProbes+1)
+	for _, e := range b.sorted() {
+		if len(e.rows) > 0 && !e.reach.at.IsZero() && !e.reach.ok() {
+			bad = keepOldest(bad, e, silentProbes)
 		}
 	}
-	older := func(x, y *entry) int {
-		return cmp.Or(x.reach.at.Compare(y.reach.at), cmp.Compare(x.node.Name, y.node.Name))
-	}
-	slices.SortFunc(list, older)
-	if len(list) > overlay.MaxProbes {
-		var bad, rest []*entry
-		for _, e := range list {
-			if len(bad) < 2 && !e.reach.at.IsZero() && !e.reach.ok() {
-				bad = append(bad, e)
-			} else {
-				rest = append(rest, e)
-			}
+	rest := make([]*entry, 0, overlay.MaxProbes+1)
+	for _, e := range b.sorted() {
+		if len(e.rows) > 0 && !slices.Contains(bad, e) {
+			rest = keepOldest(rest, e, overlay.MaxProbes-len(bad))
 		}
-		list = append(bad, rest...)[:overlay.MaxProbes]
 	}
 	var out []overlay.ProbeTarget
-	for _, e := range list {
+	for _, e := range append(bad, rest...) {
 		if t, ok := b.target(e); ok {
 			out = append(out, t)
 		}

@@ -1,7 +1,12 @@
 package daemon
 
 import (
+	"cmp"
+	"fmt"
 	"log/slog"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -35,6 +40,50 @@ func TestALostNodeIsNoProblemOfTheOverlay(t *testing.T) {
 		}
 		if got != tc.want || e.reach.String() != tc.shown {
 			t.Errorf("%s: problems %q, shown as %q, want %q, %q", tc.name, got, e.reach, tc.want, tc.shown)
+		}
+	}
+}
+
+// TestProbesGoToWhomWasNotAskedForLongest compares who is probed next, among nodes of which some
+// did not answer and some cannot be probed, with the same said in another way.
+func TestProbesGoToWhomWasNotAskedForLongest(t *testing.T) {
+	now := time.Now()
+	for seed := range uint64(300) {
+		r := rand.New(rand.NewPCG(seed, 0))
+		b := newBook(nil, nil)
+		b.self.PodCIDRs = []netip.Prefix{netip.MustParsePrefix("10.1.0.0/24")}
+		var list []*entry
+		for i := range r.IntN(30) {
+			e := &entry{node: overlay.Node{Name: fmt.Sprintf("n-%02d", i)}}
+			b.entries[e.node.Name] = e
+			if r.IntN(10) == 0 {
+				continue
+			}
+			e.rows = []overlay.Peer{{Prefix: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 2, byte(i), 0}), 24)}}
+			if r.IntN(4) > 0 {
+				e.reach = reach{at: now.Add(time.Duration(r.IntN(8)) * time.Second), result: overlay.ProbeResult{Reachable: r.IntN(3) > 0}}
+			}
+			list = append(list, e)
+		}
+		slices.SortFunc(list, func(x, y *entry) int {
+			return cmp.Or(x.reach.at.Compare(y.reach.at), cmp.Compare(x.node.Name, y.node.Name))
+		})
+		var bad, rest []string
+		for _, e := range list {
+			if len(bad) < 2 && !e.reach.at.IsZero() && !e.reach.ok() {
+				bad = append(bad, e.node.Name)
+			} else {
+				rest = append(rest, e.node.Name)
+			}
+		}
+		want := append(bad, rest...)
+		want = want[:min(overlay.MaxProbes, len(want))]
+		var got []string
+		for _, target := range b.choose() {
+			got = append(got, target.Name)
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("seed %d: %v are probed, want %v", seed, got, want)
 		}
 	}
 }

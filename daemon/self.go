@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/weftnet/weft/bpf"
+	"github.com/weftnet/weft/daemon/source"
 	"github.com/weftnet/weft/internal/api"
 	"github.com/weftnet/weft/overlay"
 )
@@ -90,6 +91,13 @@ type cluster struct {
 	prefixes []netip.Prefix          // of all, merged
 	lost     error                   // a prefix of ours belongs to another node
 	clashes  []string                // who disputes what, for people
+	of       []*source.Node          // what it was made of; nil: of what a former daemon knew
+}
+
+// holds says that the cluster is the one that these nodes make. Where they dispute a prefix
+// it depends on what lives in it, too.
+func (c cluster) holds(nodes []*source.Node) bool {
+	return c.of != nil && len(c.clashes) == 0 && slices.Equal(c.of, nodes)
 }
 
 // survey sorts out the nodes. Of two nodes that claim the same addresses, the one

@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/weftnet/weft/bpf"
+	"github.com/weftnet/weft/daemon/source"
 	"github.com/weftnet/weft/overlay"
 )
 
@@ -77,6 +78,29 @@ func TestSurveySortsOutWhoHasWhichPrefix(t *testing.T) {
 				t.Errorf("got lost %v and clashes %q", c.lost, c.clashes)
 			}
 		})
+	}
+}
+
+// The nodes are sorted out again if one is another than before, or a prefix is disputed: who
+// has it depends on what lives in it.
+func TestSurveyHoldsWhileNodesAreTheSame(t *testing.T) {
+	a, b := &source.Node{Name: "a"}, &source.Node{Name: "b"}
+	made := cluster{of: []*source.Node{a, b}}
+	for _, tc := range []struct {
+		name  string
+		c     cluster
+		nodes []*source.Node
+		want  bool
+	}{
+		{"the same", made, []*source.Node{a, b}, true},
+		{"one is another", made, []*source.Node{a, {Name: "b"}}, false},
+		{"one is gone", made, []*source.Node{a}, false},
+		{"in dispute", cluster{of: made.of, clashes: []string{"a and b"}}, made.of, false},
+		{"a former daemon's, and there are none", cluster{peers: map[string]overlay.Node{"a": {}}}, nil, false},
+	} {
+		if got := tc.c.holds(tc.nodes); got != tc.want {
+			t.Errorf("%s: got %v, want %v", tc.name, got, tc.want)
+		}
 	}
 }
 

@@ -43,6 +43,8 @@ type Watch struct {
 	byIP   map[netip.Addr][]string // a machine that was set up anew may have two names for a while
 	ring   []*other                // the others, from the one after this node on
 	fresh  int                     // how many have never answered
+	due    []*other                // of these, who is to be greeted next; some may have been asked since
+	dueAt  time.Time               // when one is of those that are not in due
 	asked  map[string]struct{}     // those that are, or that may still answer
 	lost   map[string]bool         // replaced when it changes
 	stale  bool                    // some of lost are not there any more
@@ -84,6 +86,7 @@ func (w *Watch) Set(nodes map[string]netip.Addr) {
 	}
 	w.byIP = make(map[netip.Addr][]string, len(nodes))
 	w.ring, w.fresh = make([]*other, 0, len(nodes)), 0
+	w.due, w.dueAt = nil, time.Time{}
 	for name, at := range nodes {
 		n := w.nodes[name]
 		if n == nil {
@@ -153,7 +156,8 @@ func (w *Watch) Hear(now time.Time, from netip.Addr, d Datagram) (soon bool) {
 		}
 		for _, about := range w.byIP[d.Addr] {
 			n := w.nodes[about]
-			w.asked[about], n.next, soon = struct{}{}, now, true
+			w.asked[about], soon = struct{}{}, true
+			w.askAt(n, now)
 			if hello {
 				n.hello = now
 				continue
@@ -211,7 +215,7 @@ func (w *Watch) Step(now time.Time) (send []Message, changed bool) {
 			w.wait = Every / 2
 		}
 		if n.next.After(now.Add(every)) { // it was asked less often
-			n.next = now
+			w.askAt(n, now)
 		}
 		if every == 0 || now.Before(n.next) {
 			continue
@@ -219,7 +223,7 @@ func (w *Watch) Step(now time.Time) (send []Message, changed bool) {
 		if n.next.IsZero() && !n.heard {
 			send = append(send, Message{n.addr, hello})
 		}
-		n.next = now.Add(every)
+		w.askAt(n, now.Add(every))
 		send = w.ask(send, now, n, b)
 		if n.unproven() {
 			unproven++
@@ -261,7 +265,8 @@ func (w *Watch) count(now time.Time) {
 		for name := range lost {
 			n := w.nodes[name]
 			n.lost, n.mine, n.state, n.missed, n.seen, n.rounds, n.told = false, false, alive, 1, 0, nil, time.Time{}
-			n.next, w.wait = now, Every/2
+			w.askAt(n, now)
+			w.wait = Every / 2
 			w.asked[name] = struct{}{}
 		}
 		lost = map[string]bool{}
@@ -294,25 +299,43 @@ func (w *Watch) near() map[string]bool {
 // greeted is the nodes to be asked whether they are there: those that wait longest, and of these
 // first whom this node is to watch, so that at a start, too, each node is watched soon.
 func (w *Watch) greeted(now time.Time) map[string]bool {
-	due := make([]*other, 0, greetAtOnce+1)
-	if w.fresh > 0 {
-		for _, n := range w.ring {
-			if n.heard || now.Before(n.next) {
-				continue
-			}
-			at := len(due)
-			for at > 0 && n.next.Before(due[at-1].next) {
-				at--
-			}
-			due = slices.Insert(due, at, n)
-			due = due[:min(greetAtOnce, len(due))]
+	out := make(map[string]bool, greetAtOnce)
+	for w.fresh > 0 && len(out) < greetAtOnce {
+		if len(w.due) == 0 && !now.Before(w.dueAt) {
+			w.findDue(now)
+		}
+		if len(w.due) == 0 {
+			break
+		}
+		n := w.due[0]
+		w.due = w.due[1:]
+		if !n.heard && !now.Before(n.next) {
+			out[n.name] = true
 		}
 	}
-	out := make(map[string]bool, greetAtOnce)
-	for _, n := range due {
-		out[n.name] = true
-	}
 	return out
+}
+
+// findDue looks through the ring, which may be long: it is not done at each step.
+func (w *Watch) findDue(now time.Time) {
+	w.due, w.dueAt = nil, now.Add(greetEvery)
+	for _, n := range w.ring {
+		switch {
+		case n.heard:
+		case !now.Before(n.next):
+			w.due = append(w.due, n)
+		case n.next.Before(w.dueAt):
+			w.dueAt = n.next
+		}
+	}
+	slices.SortStableFunc(w.due, func(a, b *other) int { return a.next.Compare(b.next) })
+}
+
+// askAt says when a node is to be asked next.
+func (w *Watch) askAt(n *other, at time.Time) {
+	if n.next = at; !n.heard && at.Before(w.dueAt) {
+		w.dueAt = at
+	}
 }
 
 // every is how often a node is asked; 0: it is not.
