@@ -179,6 +179,7 @@ static __always_inline int new_flow(const struct frontend *fe, const struct tupl
 __noinline int begin_flow(struct __sk_buff *skb, bool outside, struct flow *f)
 {
 	struct at_hand *h = at_hand_of();
+	struct endpoint *to;
 	int why;
 
 	if (!f || !h)
@@ -186,7 +187,9 @@ __noinline int begin_flow(struct __sk_buff *skb, bool outside, struct flow *f)
 	why = pick_source(&h->t, outside, f);
 	if (unlikely(why))
 		return why;
-	if (h->t.proto == IPPROTO_TCP && f->flags & FLOW_BEGUN)
+	to = endpoint_of(&f->dst);
+	if (unlikely(to && to->flags & EP_HOST) && h->t.proto == IPPROTO_TCP &&
+	    f->flags & FLOW_BEGUN)
 		avoid_taken(skb, f);
 	why = make_flow(&h->t, f);
 	if (likely(!why))

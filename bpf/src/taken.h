@@ -47,19 +47,15 @@ static __always_inline bool is_taken(struct __sk_buff *skb, const struct flow *f
 	return state != TCP_LISTEN && state != TCP_NEW_SYN_RECV;
 }
 
-/* Gives a new connection, f, another port if its own is taken. (What claim has to say about the
- * tuple of its replies comes after that.)
+/* Gives a new connection to an address of this node, f, another port if its own is taken. (What
+ * claim has to say about the tuple of its replies comes after that.)
  */
 __noinline int avoid_taken(struct __sk_buff *skb, struct flow *f)
 {
-	struct endpoint *to;
 	int i;
 
 	if (!f)
 		return DROP_INTERNAL;
-	to = endpoint_of(&f->dst);
-	if (likely(!to || !(to->flags & EP_HOST)))
-		return OK;
 	for (i = 0; i < TAKEN_TRIES && unlikely(is_taken(skb, f)); i++)
 		f->sport = PORT_FIRST + bpf_get_prandom_u32() % PORTS;
 	return OK;
