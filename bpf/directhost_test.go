@@ -103,8 +103,8 @@ func deferAccept(t testing.TB, l net.Listener, seconds int) {
 
 // A backend in the node's own network has one socket for one tuple: a flow through a Service gets
 // another port than a connection that its client has to the backend itself, if that was there
-// first, and be it in TIME_WAIT; but one below 1024 stays then. Who listens takes no port, nor does
-// what is half open.
+// first, and be it in TIME_WAIT; but one below 1024 stays then, and the other one when that is in
+// TIME_WAIT. Who listens takes no port, nor does what is half open.
 func TestHostConnectionsThatWereThereBefore(t *testing.T) {
 	for _, v6 := range []bool{false, true} {
 		t.Run(fmt.Sprintf("v6=%v", v6), func(t *testing.T) {
@@ -170,15 +170,24 @@ func TestHostConnectionsThatWereThereBefore(t *testing.T) {
 				}
 
 				low := netip.AddrPortFrom(c.client.Addr(), c.client.Port()/100)
-				for _, from := range []netip.AddrPort{port(3), low} {
+				ended := func(from netip.AddrPort) {
+					t.Helper()
 					client, server := connection(t, ns, l, from)
 					server.Close()
 					_, _ = client.Read(make([]byte, 1))
 					client.Close()
 					awaitState(t, ns, v6, from.Port(), stateTimeWait)
+				}
+				for _, from := range []netip.AddrPort{port(3), low} {
+					ended(from)
 					if seen := ask(from, c.via, syn); (seen == from) != (from == low) {
 						t.Errorf("%s: after a connection from %s that has ended, the source is %s", c.name, from, seen)
 					}
+				}
+				seen = ask(port(3), c.via, rst)
+				ended(seen)
+				if again := ask(port(3), c.via, syn); again != seen {
+					t.Errorf("%s: the source was %s, and is %s after that connection has ended", c.name, seen, again)
 				}
 
 				deferAccept(t, l, 30)

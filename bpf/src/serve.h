@@ -109,6 +109,15 @@ static __always_inline enum reason pick_backend(const struct frontend *fe, const
 	return OK;
 }
 
+/* The port that this node stands in for a client by. One for each of a client's, always the same:
+ * what the backend remembers of it (TIME_WAIT, timestamps) is then of that very port. An address's
+ * own ports (ip_local_port_range) are fewer than PORTS, so none gets another's.
+ */
+static __always_inline __u16 stand_in(const struct tuple *t)
+{
+	return PORT_FIRST + (hash_of(t, true) % PORTS + t->sport) % PORTS;
+}
+
 /* Whose address the backend sees: the client's, unless its answer would not come back
  * here. A pod that reaches itself does not do so from outside.
  */
@@ -131,11 +140,7 @@ static __always_inline enum reason pick_source(const struct tuple *t, bool outsi
 	own_addr = bpf_map_lookup_elem(&own, &kind);
 	if (own_addr)
 		f->src = *own_addr;
-	/* One port for each of a client's, always the same: what the backend remembers of
-	 * it (TIME_WAIT, timestamps) is then of that very port. An address's own ports
-	 * (ip_local_port_range) are fewer than PORTS, so none gets another's.
-	 */
-	f->sport = PORT_FIRST + (hash_of(t, true) % PORTS + t->sport) % PORTS;
+	f->sport = stand_in(t);
 	return OK;
 }
 
@@ -190,7 +195,7 @@ __noinline int begin_flow(struct __sk_buff *skb, bool outside, struct flow *f)
 	to = endpoint_of(&f->dst);
 	if (unlikely(to && to->flags & EP_HOST) && h->t.proto == IPPROTO_TCP &&
 	    f->flags & FLOW_BEGUN)
-		avoid_taken(skb, f);
+		avoid_taken(skb, f, stand_in(&h->t));
 	why = make_flow(&h->t, f);
 	if (likely(!why))
 		mark_flow(&h->t.src, f);
