@@ -48,7 +48,7 @@ test: ## (root) everything CI runs: lint, generated files, unit, packet, namespa
 	@./deps.sh test
 	@$(MAKE) --no-print-directory lint verify
 	$(GO) test -race -timeout 20m ./internal/reconcile ./internal/api ./ipam ./daemon/source/...
-	$(GO) test -timeout 20m $$($(GO) list ./... | grep -v /e2e)
+	$(GO) test -timeout 30m $$($(GO) list ./... | grep -v /e2e)
 	$(GO) test -timeout 20m -tags weft_crash -run 'Killed|Hold' ./daemon/endpoint ./internal/crash
 	cd deploy/charttest && $(GO) vet ./... && $(GO) test ./...
 	$(GO) test -timeout 45m $$($(GO) list ./e2e/... | grep -v /e2e/page)
