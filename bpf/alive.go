@@ -37,6 +37,9 @@ const knownRevisions = 1 << 15
 func (d *Datapath) lookAgain() error {
 	d.looked.Lock()
 	defer d.looked.Unlock()
+	if err := d.repin(weftMapAliveRevision); err != nil {
+		return err
+	}
 	m, at := d.maps[weftMapAliveRevision], uint32(0)
 	var revision uint32
 	if err := m.Lookup(&at, &revision); err != nil {

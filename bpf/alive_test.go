@@ -100,6 +100,17 @@ func TestBackendsAreLookedUpWhenTheCountBeginsAnew(t *testing.T) {
 	q.refused(t, "the count is again what it was")
 }
 
+// The count's pin is put back by the next change, so that the next daemon counts on.
+func TestCountOfChangesIsPinnedAgain(t *testing.T) {
+	d := open(t, Options{})
+	pin := d.pins[weftMapAliveRevision]
+	must(t, os.Remove(pin))
+	must(t, d.Services().Alive.Set(Place{addr("10.244.9.9"), servePort, TCP}, 1))
+	if _, err := os.Stat(pin); err != nil {
+		t.Error(err)
+	}
+}
+
 // When another daemon's programs are in force, what the former ones knew is not.
 func TestBackendsAreLookedUpAfterCommit(t *testing.T) {
 	p := known(t, Options{})

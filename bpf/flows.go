@@ -212,8 +212,7 @@ func (d *Datapath) Unmark() error {
 	if err := d.scanFlows(use); err != nil {
 		return err
 	}
-	return errors.Join(d.unmark(weftMapClients, clients, start), d.unmark(weftMapPairs, pairs, start),
-		d.unmarkMoved(), d.repin(weftMapAliveRevision))
+	return errors.Join(d.unmark(weftMapClients, clients, start), d.unmark(weftMapPairs, pairs, start), d.unmarkMoved())
 }
 
 func (d *Datapath) unmark(name string, used map[uint32]bool, start uint32) error {

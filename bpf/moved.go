@@ -23,7 +23,8 @@ type rowless struct {
 // row within a microsecond, or as soon as the machine goes on.
 const rowlessFor = 10 * time.Second
 
-// word is `next` and `moved` of a set: who changes one of them changes both, as programs do, too.
+// word is `next` and `moved` of a set, compared and swapped as one: Go has nothing smaller. The
+// programs write each by itself, and what they write is never undone by that.
 func (s *weftBriefSet) word() *uint32 { return (*uint32)(unsafe.Pointer(&s.Next)) }
 
 func movedIn(word uint32) uint16 { return uint16(word >> 16) }

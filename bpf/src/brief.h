@@ -50,8 +50,7 @@ struct brief_slot {
 struct brief_set {
 	__u32 tag[BRIEF_WAYS];
 	__u16 next;  /* to make room, modulo BRIEF_WAYS */
-	__u16 moved; /* 0: no row of this set is in `live`; else changed before each that goes there
-		      */
+	__u16 moved; /* 0: none of its rows is in `live`; else changed before each goes there */
 	__u32 busy;
 	__u8 use[BRIEF_WAYS];
 	__u16 known[BRIEF_WAYS]; /* see is_served; to a line of the cache */

@@ -173,7 +173,6 @@ struct {
 	__type(key, __u32);
 	__type(value, __u32);
 	__uint(max_entries, 1);
-	__uint(map_flags, BPF_F_MMAPABLE);
 } alive_revision SEC(".maps");
 
 /* loadBalancerSourceRanges. */
