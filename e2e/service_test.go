@@ -76,10 +76,11 @@ func serveAs(t *testing.T, name string, ns *testnet.NS, addrs ...netip.Addr) *na
 			}
 			s.tcp = append(s.tcp, tcp)
 			udp, err := net.ListenUDP("udp", &net.UDPAddr{IP: a.AsSlice(), Port: 8080})
-			if err == nil {
-				s.udp = append(s.udp, udp)
+			if err != nil {
+				return err
 			}
-			return err
+			s.udp = append(s.udp, udp)
+			return testnet.Roomy(udp)
 		})
 		if err != nil {
 			t.Fatal(err)

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -205,7 +206,7 @@ func changeOver(t *testing.T, mode rival.ProxyMode, flags []string) {
 		t.Error(err)
 	}
 	if h.lost.Load() > 0 {
-		t.Errorf("%d datagrams lost, want none", h.lost.Load())
+		t.Errorf("%d datagrams lost, want none:\n%s", h.lost.Load(), strings.Join(h.losses, "\n"))
 	}
 	for _, r := range all {
 		t.Logf("%s: %d requests, %d failed", r.name, r.done.Load(), r.failed.Load())

@@ -24,6 +24,7 @@ type held struct {
 	lost    atomic.Int64
 	mu      sync.Mutex
 	failure []error
+	losses  []string // of datagrams: whose, how many, and when it was silent for longest
 }
 
 func (h *held) fail(err error) {
@@ -87,10 +88,15 @@ func (h *held) tcpFrom(t *testing.T, ns *testnet.NS, from, to netip.AddrPort) {
 func (h *held) udp(t *testing.T, ns *testnet.NS, to netip.AddrPort) {
 	t.Helper()
 	conn, err := traffic.Dial(ns, "udp", to, time.Second)
+	if err == nil {
+		err = testnet.Roomy(conn.(*net.UDPConn))
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
 	var heard, last atomic.Int64
+	var silence time.Duration // the longest, which ended at
+	var heardAgain time.Time
 	var listening sync.WaitGroup
 	listening.Go(func() {
 		b := make([]byte, 64)
@@ -102,8 +108,10 @@ func (h *held) udp(t *testing.T, ns *testnet.NS, to netip.AddrPort) {
 				h.fail(fmt.Errorf("UDP to %s: %w", to, err))
 				continue
 			}
-			heard.Add(1)
-			last.Store(time.Now().UnixNano())
+			now := time.Now()
+			if before := last.Swap(now.UnixNano()); heard.Add(1) > 1 && now.Sub(time.Unix(0, before)) > silence {
+				silence, heardAgain = now.Sub(time.Unix(0, before)), now
+			}
 		}
 	})
 	h.wg.Go(func() {
@@ -130,6 +138,12 @@ func (h *held) udp(t *testing.T, ns *testnet.NS, to netip.AddrPort) {
 		conn.Close()
 		listening.Wait()
 		h.sent.Add(sent)
-		h.lost.Add(sent - heard.Load())
+		if lost := sent - heard.Load(); lost != 0 {
+			h.lost.Add(lost)
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			h.losses = append(h.losses, fmt.Sprintf("UDP from %s in %s to %s: lost %d of %d; silent for %s until %s",
+				conn.LocalAddr(), ns.Name, to, lost, sent, silence, heardAgain.UTC().Format(time.RFC3339Nano)))
+		}
 	})
 }
