@@ -184,7 +184,7 @@ func (d *Datapath) load(spec *ebpf.CollectionSpec) error {
 	if err := d.seedFlows(spec); err != nil {
 		return err
 	}
-	c, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: d.maps})
+	c, err := loadCollection(spec, d.maps)
 	if err != nil {
 		return fmt.Errorf("load programs: %w", err)
 	}
