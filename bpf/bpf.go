@@ -181,6 +181,9 @@ func (d *Datapath) load(spec *ebpf.CollectionSpec) error {
 	if err := (slots{d}).scan(func(*weftAddr, *weftEndpoint) {}); err != nil {
 		return err
 	}
+	if err := d.markMoved(made); err != nil {
+		return err
+	}
 	if err := d.seedFlows(spec); err != nil {
 		return err
 	}
@@ -208,7 +211,7 @@ func (d *Datapath) load(spec *ebpf.CollectionSpec) error {
 	}
 	d.byPacket, d.takenOver = c.Variables[weftVarPodsByPacket], c.Variables[weftVarTakenOver]
 	d.revision, d.allowedFull = c.Variables[weftVarPolicyRevision], c.Variables[weftVarAllowedFull]
-	if err := errors.Join(d.markMoved(made), d.lookAgain()); err != nil { // a former daemon may have changed `alive` last
+	if err := d.lookAgain(); err != nil { // a former daemon may have changed `alive` last
 		return err
 	}
 	return d.readPlaces()

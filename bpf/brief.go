@@ -30,7 +30,8 @@ func (d *Datapath) inBrief(k *weftTuple) (weftFlow, bool, error) {
 // brief is the sets of `brief` as they are in the kernel, until done is called.
 type brief struct {
 	keys weftTupleKeys
-	sets []weftBriefSet // without the seed
+	sets []weftBriefSet
+	seed [2]uint32 // in a set more; zero: there is none yet
 	done func()
 }
 
@@ -42,7 +43,8 @@ func (d *Datapath) openBrief() (brief, error) {
 	if err != nil {
 		return brief{}, err
 	}
-	return brief{d.tupleKeys, all[:len(all)-1], done}, nil
+	last := &all[len(all)-1]
+	return brief{d.tupleKeys, all[:len(all)-1], [2]uint32(last.Tag[:]), done}, nil
 }
 
 // scan tells f of every row. One that is written just then may be left out, or be told as it was.

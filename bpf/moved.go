@@ -74,20 +74,21 @@ func (d *Datapath) setMovedOf(k *weftTuple) error {
 
 // markMoved lets the programs look in `live` for all that is in no set, if `brief` has not been there
 // as long as `live` has: rows in there, and those that the former programs move there until Commit,
-// are of another `brief`, whose sets have said so.
+// are of another `brief`, whose sets have said so. It comes before seedFlows: a `brief` with a seed
+// has been through this.
 func (d *Datapath) markMoved(made map[string]bool) error {
 	others, err := filepath.Glob(filepath.Join(lastingDir(d.dir), weftMapBrief+"-*"))
 	if err != nil {
 		return fmt.Errorf("look for a former map %s: %w", weftMapBrief, err)
-	}
-	if len(others) <= 1 && (!made[weftMapBrief] || made[weftMapLive]) {
-		return nil
 	}
 	b, err := d.openBrief()
 	if err != nil {
 		return err
 	}
 	defer b.done()
+	if len(others) <= 1 && (b.seed[0] != 0 || made[weftMapLive]) {
+		return nil
+	}
 	for i := range b.sets {
 		setMoved(b.sets[i].word())
 	}

@@ -101,17 +101,26 @@ func TestFullSetsSayThatRowsMoved(t *testing.T) {
 // comes are found by its programs, too: of another size, or one whose pin was lost.
 func TestRowsThatMoveBeforeCommitAreFound(t *testing.T) {
 	for name, c := range map[string]struct {
-		v6, lost bool
-		rows     uint32
+		v6, lost, died bool
+		rows           uint32
 	}{
 		"another size":       {rows: 64 * briefWays},
 		"another size, IPv6": {rows: 64 * briefWays, v6: true},
 		"lost":               {rows: briefWays, lost: true},
+		// By a daemon that pinned another and died before it had looked at anything.
+		"lost twice": {rows: briefWays, lost: true, died: true},
 	} {
 		dir := bpffs(t)
 		p := laneOf(t, newUncheckedNode(t, 1, Options{Dir: dir, MaxBriefFlows: briefWays}), c.v6, true)
 		if c.lost {
 			must(t, os.Remove(p.pins[weftMapBrief]))
+		}
+		if c.died {
+			spec, err := specs(Options{Config: p.config, MaxBriefFlows: c.rows})
+			must(t, err)
+			m, err := p.adopt(weftMapBrief, spec.Maps[weftMapBrief], map[string]bool{})
+			must(t, err)
+			must(t, m.Close())
 		}
 		q := p.again(t, Options{Dir: dir, MaxBriefFlows: c.rows})
 		must(t, q.unmarkMoved())
