@@ -130,7 +130,7 @@ func BenchmarkDerive(b *testing.B) {
 		b.Fatal(err)
 	}
 	v := view{root: []named{{objects: o}}}
-	whole := build(v, nil, nil)
+	whole := build(v, nil, nil, newKinds())
 	if got := whole.Slices.Len(); got != 500 || len(whole.flat[0].Endpoints) != 4 || len(whole.Problems) != 0 {
 		b.Fatal(got, whole.Problems)
 	}
@@ -138,7 +138,7 @@ func BenchmarkDerive(b *testing.B) {
 	for b.Loop() {
 		s := State{Nodes: whole.Nodes, Pods: whole.Pods, Services: whole.Services}
 		s.flat = nil
-		derive(&s)
+		derive(&s, served{})
 	}
 }
 

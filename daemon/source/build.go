@@ -30,13 +30,10 @@ func key(p *Pod) string { return p.Namespace + "/" + p.Name }
 
 // build makes the state of what the folder holds and what we attached ourselves. Of an
 // object that is in two files, that of the first file (by name) counts. Services that were
-// granted a status have that instead of their own.
-func build(v view, own []*Pod, granted map[nameIn]serviceStatus) State {
+// granted a status have that instead of their own. k is of the build before.
+func build(v view, own []*Pod, granted map[nameIn]serviceStatus, k *kinds) State {
 	s := State{Problems: slices.Clone(v.problems), Complete: v.complete, PoliciesComplete: v.sure}
 	nodes, pods, spaces := first[Node]{}, first[Pod]{}, first[Namespace]{}
-	var services ordered[Service]
-	var ends ordered[EndpointSlice]
-	var policies ordered[NetworkPolicy]
 	cluster := first[ClusterPolicy]{}
 	for _, f := range v.root {
 		s.Ignored += f.ignored
@@ -49,15 +46,6 @@ func build(v view, own []*Pod, granted map[nameIn]serviceStatus) State {
 		for _, n := range f.namespaces {
 			spaces.add(&s, "Namespace", n.Name, f.file, n)
 		}
-		for _, v := range f.services {
-			services.add(f.file, v)
-		}
-		for _, e := range f.slices {
-			ends.add(f.file, e)
-		}
-		for _, p := range f.policies {
-			policies.add(f.file, p)
-		}
 		for _, p := range f.cluster {
 			cluster.add(&s, "ClusterNetworkPolicy", p.Name, f.file, p)
 		}
@@ -69,16 +57,22 @@ func build(v view, own []*Pod, granted map[nameIn]serviceStatus) State {
 		}
 	}
 	s.Pods = mergeStatus(&s, pods, v.status, own)
-	s.Services = services.sorted(&s, "Service", compareServices, func(v *Service) string { return v.Namespace + "/" + v.Name })
+	k.services.update(v.root)
+	k.slices.update(v.root)
+	k.policies.update(v.root)
+	k.served.update(k.slices.out)
+	s.Problems = slices.Concat(s.Problems, k.services.problems, k.slices.problems, k.policies.problems)
+	s.Services, s.flat, s.Policies = k.services.out, k.slices.out, k.policies.out
+	if len(granted) > 0 {
+		s.Services = slices.Clone(s.Services)
+	}
 	for i, v := range s.Services {
 		if status, ok := granted[nameIn{v.Namespace, v.Name}]; ok {
 			s.Services[i] = v.withGrant(status)
 		}
 	}
-	s.flat = ends.sorted(&s, "EndpointSlice", compareSlices, func(e *EndpointSlice) string { return e.Namespace + "/" + e.Name })
-	derive(&s)
+	derive(&s, k.served)
 	s.Slices = ListOf(s.flat)
-	s.Policies = policies.sorted(&s, "NetworkPolicy", compareNetworkPolicies, func(p *NetworkPolicy) string { return p.Namespace + "/" + p.Name })
 	s.ClusterPolicies = cluster.sorted()
 	if len(s.Policies)+len(s.ClusterPolicies) > 0 {
 		s.Namespaces = withNamespaces(spaces, &s)
@@ -152,31 +146,6 @@ func (m first[T]) sorted() []*T {
 	out := make([]*T, 0, len(m))
 	for _, name := range slices.Sorted(maps.Keys(m)) {
 		out = append(out, m[name].object)
-	}
-	return out
-}
-
-// ordered is first for kinds of which there are many: it makes no names. Files are added
-// by name.
-type ordered[T any] []found[T]
-
-func (o *ordered[T]) add(file string, object *T) { *o = append(*o, found[T]{file, object}) }
-
-func (o ordered[T]) sorted(s *State, kind string, compare func(a, b *T) int, name func(*T) string) []*T {
-	slices.SortFunc(o, func(a, b found[T]) int {
-		if by := compare(a.object, b.object); by != 0 {
-			return by
-		}
-		return cmp.Compare(a.file, b.file)
-	})
-	out := make([]*T, 0, len(o))
-	for i, f := range o {
-		if n := len(out); n > 0 && compare(out[n-1], f.object) == 0 {
-			s.Problems = append(s.Problems, duplicate(kind, name(f.object), o[i-1].file, f.file))
-			o[i].file = o[i-1].file // the first is that of a third, too
-			continue
-		}
-		out = append(out, f.object)
 	}
 	return out
 }

@@ -86,7 +86,7 @@ func TestEndpointsAreDerived(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			s := build(view{root: []named{{file: "all.yaml", objects: got}}, complete: true}, nil, nil)
+			s := build(view{root: []named{{file: "all.yaml", objects: got}}, complete: true}, nil, nil, newKinds())
 			if text := text(State{Slices: s.Slices, Problems: s.Problems, Complete: true}); text != tc.want {
 				t.Errorf("got:\n%s\nwant:\n%s", text, tc.want)
 			}

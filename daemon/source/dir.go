@@ -45,7 +45,8 @@ type Dir struct {
 	since  map[string]time.Time // of problems, by their text
 	view   view
 	state  State
-	stale  bool // state is older than view or grants
+	kinds  *kinds // of which state was made
+	stale  bool   // state is older than view or grants
 	synced bool
 	// ownStale: state is older than own.
 	ownStale bool
@@ -80,6 +81,7 @@ func Open(source string, o Options) (*Dir, error) {
 		root:   &folder{path: path, files: map[string]*file{}},
 		status: map[string]*folder{},
 		since:  map[string]time.Time{},
+		kinds:  newKinds(),
 		own:    ownFiles{dir: filepath.Join(path, statusDir, o.Node), files: map[string]ownFile{}, gone: map[api.Ref]bool{}},
 		grants: grants{dir: filepath.Join(path, statusDir)},
 	}, nil
@@ -122,7 +124,7 @@ func (d *Dir) rebuild() {
 		return
 	}
 	before := d.state
-	d.state, d.stale, d.ownStale = build(d.view, d.own.pods(), d.grants.status), false, false
+	d.state, d.stale, d.ownStale = build(d.view, d.own.pods(), d.grants.status, d.kinds), false, false
 	keep(before.Nodes, d.state.Nodes, func(a, b *Node) int { return cmp.Compare(a.Name, b.Name) })
 	keep(before.Namespaces, d.state.Namespaces, func(a, b *Namespace) int { return cmp.Compare(a.Name, b.Name) })
 	keep(before.Pods, d.state.Pods, comparePods)
@@ -368,14 +370,14 @@ func (d *Dir) newView() view {
 			v.complete, v.sure = v.complete && one.good, v.sure && one.sure
 			out = append(out, named{file: path, node: node, objects: one.objects})
 		}
-		slices.SortFunc(out, func(a, b named) int { return cmp.Compare(a.file, b.file) })
+		slices.SortFunc(out, byName)
 		return out
 	}
 	v.root = add(d.root, "", "")
 	for node, f := range d.status {
 		v.status = append(v.status, add(f, filepath.Join(statusDir, node), node)...)
 	}
-	slices.SortFunc(v.status, func(a, b named) int { return cmp.Compare(a.file, b.file) })
+	slices.SortFunc(v.status, byName)
 	// A file that comes later and cannot be read is as one that is not there yet.
 	v.sure = v.sure || d.view.sure
 	slices.SortFunc(v.problems, func(a, b api.Problem) int {

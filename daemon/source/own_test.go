@@ -198,7 +198,7 @@ func FuzzDecode(f *testing.F) {
 		for _, p := range o.cluster {
 			checkClusterPolicy(t, p)
 		}
-		for e := range build(view{root: []named{{objects: o}}}, nil, nil).Slices.All() {
+		for e := range build(view{root: []named{{objects: o}}}, nil, nil, newKinds()).Slices.All() {
 			if !validName(e.Name) || !validName(e.Namespace) || !validName(e.Service) {
 				t.Errorf("slice %+v", e)
 			}

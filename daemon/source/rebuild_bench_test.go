@@ -20,7 +20,7 @@ func BenchmarkRebuild(b *testing.B) {
 		}
 		v.root = append(v.root, named{file: fmt.Sprintf("%03d.yaml", i), objects: o})
 	}
-	d := &Dir{view: v}
+	d := &Dir{view: v, kinds: newKinds()}
 	d.stale = true
 	d.rebuild()
 	for i := 0; b.Loop(); i++ {
