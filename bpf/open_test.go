@@ -5,10 +5,12 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 )
@@ -160,6 +162,43 @@ func TestSelfTestPassesAndChangesNothing(t *testing.T) {
 	rows, err := d.Endpoints().Dump()
 	if err != nil || len(rows) > 0 {
 		t.Errorf("rows %v, error %v", rows, err)
+	}
+}
+
+// A daemon that comes after does not load programs again to test what has passed; another one's do.
+func TestSelfTestIsDoneOnce(t *testing.T) {
+	next := func() ebpf.ProgramID { // ids are given one after the other
+		p, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.SchedCLS, License: "GPL", Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 0), asm.Return()}})
+		must(t, err)
+		defer p.Close()
+		info, err := p.Info()
+		must(t, err)
+		id, _ := info.ID()
+		return id
+	}
+	loads := func(d *Datapath) bool {
+		for range 50 { // others may load programs just then
+			before := next()
+			must(t, d.SelfTest())
+			if next() == before+1 {
+				return false
+			}
+		}
+		return true
+	}
+	o := Options{Dir: bpffs(t)}
+	d := open(t, o)
+	must(t, os.Mkdir(d.pin("tested-0123456789ab"), 0o700)) // of another version
+	before := next()
+	must(t, d.SelfTest())
+	if next() < before+3 {
+		t.Error("no copy of the programs was tested")
+	}
+	if left, _ := filepath.Glob(d.pin("tested-*")); !slices.Equal(left, []string{d.tested()}) {
+		t.Errorf("marks %v", left)
+	}
+	if loads(open(t, o)) {
+		t.Error("a daemon that comes after tests them again")
 	}
 }
 

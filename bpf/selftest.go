@@ -2,12 +2,19 @@ package bpf
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
+	"os"
+	"path/filepath"
 
 	"github.com/cilium/ebpf"
+
+	"github.com/weftnet/weft/internal/crash"
 )
 
 // Verdicts of the programs (TCX_* in include/uapi/linux/bpf.h).
@@ -17,12 +24,15 @@ const (
 )
 
 // SelfTest runs the programs in this kernel on test packets (PROG_TEST_RUN), before
-// traffic depends on them. A copy of the programs with maps of its own carries a
-// packet of each inner and outer family through encapsulation and back; the loaded
+// traffic depends on them. A copy of two of them with maps of its own carries a
+// packet of each inner and outer family through encapsulation and back, unless the same
+// programs have done so since the machine started; the loaded
 // programs themselves must let pass what is not theirs. It changes no map of ours
 // and no counter.
 func (d *Datapath) SelfTest() error {
-	errs := []error{d.passes()}
+	if err := d.passes(); err != nil || exists(d.tested()) {
+		return err
+	}
 	config := d.config
 	config.Netfilter = false // then nothing would be carried into a pod
 	spec, err := specs(Options{Config: config, MaxEndpoints: 2, MaxPeers: 2, MaxSockets: 2, MaxFlows: 2, MaxBriefFlows: 2,
@@ -30,15 +40,19 @@ func (d *Datapath) SelfTest() error {
 	if err != nil {
 		return err
 	}
-	c, err := ebpf.NewCollection(spec)
+	maps.DeleteFunc(spec.Programs, func(name string, _ *ebpf.ProgramSpec) bool {
+		return name != string(FromPod) && name != string(FromUplink)
+	})
+	c, err := loadCollection(spec, nil)
 	if err != nil {
 		return fmt.Errorf("self-test: load programs: %w", err)
 	}
 	defer c.Close()
 	t := &Datapath{config: config, maps: c.Maps, programs: map[Program]*ebpf.Program{}, maxRows: 2}
-	for name := range attachTypes {
-		t.programs[name] = c.Programs[string(name)]
+	for name, p := range c.Programs {
+		t.programs[Program(name)] = p
 	}
+	var errs []error
 	for _, outer := range []netip.Addr{netip.AddrFrom4([4]byte{192, 0, 2, 1}), netip.MustParseAddr("2001:db8::1")} {
 		for _, inner := range []netip.Addr{netip.AddrFrom4([4]byte{198, 51, 100, 0}), netip.MustParseAddr("100::")} {
 			if err := t.roundTrip(outer, inner); err != nil {
@@ -46,7 +60,29 @@ func (d *Datapath) SelfTest() error {
 			}
 		}
 	}
-	return errors.Join(errs...)
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	d.setTested()
+	return nil
+}
+
+// tested is an empty folder that is there when these programs have passed the test in this kernel:
+// a restart need not load them twice. What is on a bpffs is gone when the machine starts again.
+func (d *Datapath) tested() string {
+	h := sha256.Sum256(_WeftBytes)
+	return d.pin("tested-" + hex.EncodeToString(h[:])[:12])
+}
+
+func (d *Datapath) setTested() {
+	others, err := filepath.Glob(d.pin("tested-*"))
+	for _, other := range others {
+		err = errors.Join(err, os.Remove(other))
+	}
+	if err = errors.Join(err, mkdir(d.tested())); err != nil {
+		d.log.Warn("the self-test is done again at the next start", "err", err)
+	}
+	crash.Point("bpf mkdir")
 }
 
 // passes checks that the loaded programs leave alone what is not theirs.
