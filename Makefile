@@ -51,7 +51,7 @@ test: ## (root) everything CI runs: lint, generated files, unit, packet, namespa
 	$(GO) test -timeout 30m $$($(GO) list ./... | grep -v /e2e)
 	$(GO) test -timeout 20m -tags weft_crash -run 'Killed|Hold' ./daemon/endpoint ./internal/crash
 	cd deploy/charttest && $(GO) vet ./... && $(GO) test ./...
-	$(GO) test -timeout 45m $$($(GO) list ./e2e/... | grep -v /e2e/page)
+	$(GO) test -timeout 60m $$($(GO) list ./e2e/... | grep -v /e2e/page)
 	$(GO) test -timeout 5m ./e2e/page
 	@$(MAKE) --no-print-directory e2e
 

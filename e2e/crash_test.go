@@ -320,6 +320,7 @@ func (r *crashRig) count(v verb) int {
 
 // P1: SIGKILL of the daemon after every single write of ADD, DEL and GC.
 func TestCrashOfTheDaemonLeaksNothing(t *testing.T) {
+	t.Parallel()
 	r := newCrashRig(t)
 	const more = 24 // a pod with limits or host ports has more writes than the one that was counted
 	died := 0
