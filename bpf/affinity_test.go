@@ -21,6 +21,7 @@ func (d *Datapath) pass(t testing.TB, since time.Duration) {
 // A client whose packets are translated stays with its backend as long as the affinity
 // lasts, and no longer: also through a node port, where a hash chooses.
 func TestPacketsStayWithBackend(t *testing.T) {
+	t.Parallel()
 	for _, outside := range []bool{false, true} {
 		p := newLane(t, false, true)
 		at := netip.AddrPortFrom(p.outer4, 30080)
@@ -64,6 +65,7 @@ func TestPacketsStayWithBackend(t *testing.T) {
 // A backend that gets no new flows any more, as it is not ready or ends, but lives, gets none
 // of the client that stayed with it either; one whose slot is another now keeps its clients.
 func TestNoAffinityToWhatIsNotChosen(t *testing.T) {
+	t.Parallel()
 	for _, v6 := range []bool{false, true} {
 		for _, outside := range []bool{false, true} {
 			p := newLane(t, v6, true)

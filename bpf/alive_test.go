@@ -40,6 +40,7 @@ func (d *Datapath) aliveRevision(t *testing.T) (v uint32) {
 
 // Rows that are set without the programs being told are said not to be set.
 func TestChangesOfBackendsThatAreNotToldAreNotMade(t *testing.T) {
+	t.Parallel()
 	d := open(t, Options{})
 	m := d.maps[weftMapAliveRevision]
 	closed, err := m.Clone()
@@ -55,6 +56,7 @@ func TestChangesOfBackendsThatAreNotToldAreNotMade(t *testing.T) {
 
 // What the programs know of a backend counts until the next change of any.
 func TestBackendsAreLookedUpAgain(t *testing.T) {
+	t.Parallel()
 	elsewhere := Place{addr("10.244.9.9"), servePort, TCP}
 	for _, c := range []struct {
 		when   string
@@ -75,6 +77,7 @@ func TestBackendsAreLookedUpAgain(t *testing.T) {
 
 // A daemon that ends between a change and the word of it leaves that to the next one.
 func TestBackendsAreLookedUpAfterAStart(t *testing.T) {
+	t.Parallel()
 	dir := bpffs(t)
 	p := known(t, Options{Dir: dir})
 	p.again(t, Options{Dir: dir}).refused(t, "another daemon came")
@@ -82,6 +85,7 @@ func TestBackendsAreLookedUpAfterAStart(t *testing.T) {
 
 // A count that begins anew, as its pin was lost, says nothing by what it was before.
 func TestBackendsAreLookedUpWhenTheCountBeginsAnew(t *testing.T) {
+	t.Parallel()
 	dir := bpffs(t)
 	p := laneOf(t, newUncheckedNode(t, 1, Options{Dir: dir}), false, true)
 	for range 8 {
@@ -102,6 +106,7 @@ func TestBackendsAreLookedUpWhenTheCountBeginsAnew(t *testing.T) {
 
 // The count's pin is put back by the next change, so that the next daemon counts on.
 func TestCountOfChangesIsPinnedAgain(t *testing.T) {
+	t.Parallel()
 	d := open(t, Options{})
 	pin := d.pins[weftMapAliveRevision]
 	must(t, os.Remove(pin))
@@ -113,6 +118,7 @@ func TestCountOfChangesIsPinnedAgain(t *testing.T) {
 
 // When another daemon's programs are in force, what the former ones knew is not.
 func TestBackendsAreLookedUpAfterCommit(t *testing.T) {
+	t.Parallel()
 	p := known(t, Options{})
 	must(t, p.Commit())
 	p.refused(t, "programs were moved")
@@ -120,6 +126,7 @@ func TestBackendsAreLookedUpAfterCommit(t *testing.T) {
 
 // Changes are counted modulo 2^16: when the same count comes again, it is of other things.
 func TestBackendsAreLookedUpWhenTheCountComesAgain(t *testing.T) {
+	t.Parallel()
 	p := known(t, Options{})
 	was := p.aliveRevision(t)
 	must(t, p.lookAgain())
@@ -131,6 +138,7 @@ func TestBackendsAreLookedUpWhenTheCountComesAgain(t *testing.T) {
 
 // A place of `brief` that is another flow's says nothing of that one's backend.
 func TestKnownBackendIsThatOfTheFlow(t *testing.T) {
+	t.Parallel()
 	p := newLaneWith(t, false, true, Options{MaxBriefFlows: briefWays})
 	p.establish(t, p.client)
 	p.tcp(t, p.client, ack)

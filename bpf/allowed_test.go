@@ -16,6 +16,7 @@ import (
 // A flow of an isolated pod is new until both ends know of each other; then it lives until
 // it has ended.
 func TestLifeOfAllowedFlows(t *testing.T) {
+	t.Parallel()
 	for _, v6 := range []bool{false, true} {
 		for _, pushed := range []bool{false, true} {
 			// Of so few rows each flow is pushed out by eight others.
@@ -117,6 +118,7 @@ func (p *lane) isAnswered(t testing.TB, port int) bool {
 
 // A flood of flows that nobody answers pushes out no live one, nor do many live ones.
 func TestFloodPushesOutNothingAllowed(t *testing.T) {
+	t.Parallel()
 	p := newLaneWith(t, false, true, Options{MaxAllowedNew: 64})
 	p.rules(t, setOut, 0, allowAll)
 	p.isolate(t, p.client.Addr(), setIn, setOut)
@@ -140,6 +142,7 @@ func TestFloodPushesOutNothingAllowed(t *testing.T) {
 // Where there is no room for another live flow among those that nothing is pushed out of,
 // it goes on among the new ones, counted, as long as these do not all live.
 func TestLiveFlowsWithoutRoom(t *testing.T) {
+	t.Parallel()
 	p := newLaneWith(t, false, true, Options{MaxAllowed: 2, MaxAllowedNew: allowedWays})
 	p.rules(t, setOut, 0, allowAll)
 	p.isolate(t, p.client.Addr(), setIn, setOut)
@@ -193,6 +196,7 @@ func TestLiveFlowsWithoutRoom(t *testing.T) {
 // Programs that write rows on all processors at once lose no live flow, and let nothing
 // pass that was not asked for.
 func TestAllowedFlowsOfAllProcessors(t *testing.T) {
+	t.Parallel()
 	p := newLaneWith(t, false, true, Options{MaxAllowedNew: 16})
 	p.rules(t, setOut, 0, allowAll)
 	p.isolate(t, p.client.Addr(), setIn, setOut)
@@ -242,6 +246,7 @@ func (p *lane) beginMany(first, connections int) error {
 
 // Flows are told as they are, and forgotten when they have been silent too long.
 func TestAllowedFlowsAreCollected(t *testing.T) {
+	t.Parallel()
 	t.Run("new", func(t *testing.T) { collectAllowed(t, false) })
 	t.Run("pushed", func(t *testing.T) { collectAllowed(t, true) })
 }
@@ -294,6 +299,7 @@ func collectAllowed(t *testing.T, pushed bool) {
 // Connections that began before their pod was isolated are judged as their opener's, and
 // what the node has opened always passes; adopting again changes nothing.
 func TestAdoptedFlowsOfPods(t *testing.T) {
+	t.Parallel()
 	families(t, func(t *testing.T, p *lane) {
 		node := netip.AddrPortFrom(p.gw4, 7000)
 		if p.client.Addr().Is6() {
@@ -357,6 +363,7 @@ func TestAdoptedFlowsOfPods(t *testing.T) {
 
 // What the node sends in a flow that was adopted as another's is the node's from then on.
 func TestNodesFlowsStayOpen(t *testing.T) {
+	t.Parallel()
 	p := newLane(t, false, true)
 	uplinkAddr := netip.MustParseAddrPort("203.0.113.9:7000") // an address of the node that has no row
 	must(t, p.AdoptAllowed(p.client.Addr(), []AllowedFlow{{Local: p.client, Remote: uplinkAddr, Protocol: TCP}}))
@@ -370,24 +377,4 @@ func TestNodesFlowsStayOpen(t *testing.T) {
 		{"the node sends", true, func() uint32 { return p.deliver(t, 0, datagram(TCP, uplinkAddr, p.client, 64, ack, nil)) }},
 		{"its answer", true, answer},
 	})
-}
-
-// Rows of flows outlive a daemon and its layout, which judges them anew.
-func TestAllowedFlowsOutliveLayouts(t *testing.T) {
-	dir := bpffs(t)
-	p := newLaneWith(t, false, true, Options{Dir: dir})
-	p.rules(t, setOut, 0, allowAll)
-	p.isolate(t, p.client.Addr(), setIn, setOut)
-	p.there(t, TCP, syn)
-	p.back(t, TCP, syn|ack)
-	p.there(t, TCP, ack)
-	q := newLaneWith(t, false, true, Options{Dir: dir, MaxPeers: 32})
-	if p.Layout() == q.Layout() {
-		t.Fatal("the layout is the same")
-	}
-	q.rules(t, setOut, 0, allowAll)
-	q.isolate(t, q.client.Addr(), setIn, setOut)
-	q.walkThrough(t, "policy-ingress", []step{{"an answer", true, func() uint32 { return q.back(t, TCP, ack) }}})
-	q.isolate(t, q.client.Addr(), setIn, setIn)
-	q.walkThrough(t, "policy-egress", []step{{"an answer when it is denied", false, func() uint32 { return q.back(t, TCP, ack) }}})
 }

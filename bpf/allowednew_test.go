@@ -9,6 +9,7 @@ import (
 // Flows are spread over the sets as if by lot, however alike they are; both rows of one are
 // in the same, with different tags.
 func TestHomesOfAllowedFlows(t *testing.T) {
+	t.Parallel()
 	const sets, each = 1024, 8
 	for name, flow := range map[string]func(i int) (src, dst netip.AddrPort){
 		"ports that count up": func(i int) (src, dst netip.AddrPort) {
@@ -58,6 +59,7 @@ func TestHomesOfAllowedFlows(t *testing.T) {
 // sets, four in each, and the next in the next eight. Eight in a row, or eight that are even, are
 // in eight. Those to another port, or address, are elsewhere.
 func TestHomesOfNearPorts(t *testing.T) {
+	t.Parallel()
 	const sets = 16384
 	seed := rand.Uint64()
 	keys := tupleKeys(seed)
@@ -98,6 +100,7 @@ func TestHomesOfNearPorts(t *testing.T) {
 // A new flow between two pods of the node, both isolated, does not push out its own row where
 // all others of the set live.
 func TestNewFlowAmongLiveOnesWithoutRoom(t *testing.T) {
+	t.Parallel()
 	for _, v6 := range []bool{false, true} {
 		p := newLaneWith(t, v6, false, Options{MaxAllowed: 2, MaxAllowedNew: allowedWays})
 		p.rules(t, setOut, 0, allowAll)
@@ -110,4 +113,25 @@ func TestNewFlowAmongLiveOnesWithoutRoom(t *testing.T) {
 			t.Errorf("v6=%v: counted %d flows without room (%v): there was some", v6, n, err)
 		}
 	}
+}
+
+// Rows of flows outlive a daemon and its layout, which judges them anew.
+func TestAllowedFlowsOutliveLayouts(t *testing.T) {
+	t.Parallel()
+	dir := bpffs(t)
+	p := newLaneWith(t, false, true, Options{Dir: dir})
+	p.rules(t, setOut, 0, allowAll)
+	p.isolate(t, p.client.Addr(), setIn, setOut)
+	p.there(t, TCP, syn)
+	p.back(t, TCP, syn|ack)
+	p.there(t, TCP, ack)
+	q := newLaneWith(t, false, true, Options{Dir: dir, MaxPeers: 32})
+	if p.Layout() == q.Layout() {
+		t.Fatal("the layout is the same")
+	}
+	q.rules(t, setOut, 0, allowAll)
+	q.isolate(t, q.client.Addr(), setIn, setOut)
+	q.walkThrough(t, "policy-ingress", []step{{"an answer", true, func() uint32 { return q.back(t, TCP, ack) }}})
+	q.isolate(t, q.client.Addr(), setIn, setIn)
+	q.walkThrough(t, "policy-egress", []step{{"an answer when it is denied", false, func() uint32 { return q.back(t, TCP, ack) }}})
 }

@@ -34,6 +34,7 @@ func silent(t testing.TB, n *node, since time.Duration) {
 }
 
 func TestQuestionsForAnnouncedAddressesAreAnswered(t *testing.T) {
+	t.Parallel()
 	n := newNode(t, 1)
 	announces(t, n, true)
 	client4, client6 := addr("198.51.100.9"), addr("2001:db8:1::9")
@@ -88,6 +89,7 @@ func questions() map[string][]byte {
 }
 
 func TestNoAnswerForOthers(t *testing.T) {
+	t.Parallel()
 	for name, prepare := range map[string]func(*node){
 		"no rows":            func(n *node) { must(t, n.Beat()) },
 		"not announced":      func(n *node) { announces(t, n, false) },
@@ -120,6 +122,7 @@ func TestNoAnswerForOthers(t *testing.T) {
 
 // What the daemon said goes on counting for a while after its last sign of life.
 func TestAnswersGoOnForAWhileWithoutADaemon(t *testing.T) {
+	t.Parallel()
 	n := newNode(t, 1)
 	announces(t, n, true)
 	silent(t, n, SilenceLimit-5*time.Second)
@@ -131,6 +134,7 @@ func TestAnswersGoOnForAWhileWithoutADaemon(t *testing.T) {
 }
 
 func TestClaimsOfOthersAreNoted(t *testing.T) {
+	t.Parallel()
 	all := addr("ff02::1")
 	tll := cat([]byte{2, 1}, asker[:])
 	own := cat([]byte{2, 1}, lbMAC[:])
@@ -175,6 +179,7 @@ func question(src, dst netip.Addr, about netip.Addr) []byte {
 }
 
 func TestProbesOfOtherNodesAreAnswered(t *testing.T) {
+	t.Parallel()
 	const off, on = 2, 3 // PROBE_HELD, and PROBE_ON
 	other4, other6 := addr("192.0.2.99"), addr("2001:db8::99")
 	for _, c := range []struct {
@@ -216,6 +221,7 @@ func TestProbesOfOtherNodesAreAnswered(t *testing.T) {
 }
 
 func TestAProbeOfANodeThatNeverHadADaemonSaysSo(t *testing.T) {
+	t.Parallel()
 	n := newNode(t, 1)
 	ask := question(addr("192.0.2.99"), n.outer4, lb4)
 	verdict, got := n.run(t, FromUplink, ask, 0)
@@ -225,6 +231,7 @@ func TestAProbeOfANodeThatNeverHadADaemonSaysSo(t *testing.T) {
 }
 
 func TestWhatIsNoProbeIsTheStacks(t *testing.T) {
+	t.Parallel()
 	n := newNode(t, 1)
 	announces(t, n, true)
 	src := addr("192.0.2.99")

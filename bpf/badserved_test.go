@@ -12,6 +12,7 @@ import (
 
 // Packets to a Service whose ports cannot be read go nowhere, and are counted.
 func TestMalformedPacketsToService(t *testing.T) {
+	t.Parallel()
 	for _, v6 := range []bool{false, true} {
 		p := newLane(t, v6, true)
 		to := func(proto byte, options, body []byte) []byte {

@@ -48,6 +48,7 @@ func control(t testing.TB, c *net.UDPConn, f func(fd int) error) {
 
 // UDP segment trains (UDP_SEGMENT, as QUIC sends them) arrive as their segments.
 func TestUDPSegmentTrainsCross(t *testing.T) {
+	t.Parallel()
 	for _, outer6 := range []bool{false, true} {
 		_, _, p, q := pair(t, outer6)
 		for _, dst := range []netip.Addr{q.v4, q.v6} {
@@ -103,6 +104,7 @@ func offender(t testing.TB, c *net.UDPConn) (netip.Addr, uint32) {
 
 // What does not fit a peer, and what has no hops left, is answered by the gateway.
 func TestErrorsComeFromTheGateway(t *testing.T) {
+	t.Parallel()
 	for _, outer6 := range []bool{false, true} {
 		a, b, p, q := pair(t, outer6)
 		for i, dst := range []netip.Addr{q.v4, q.v6} {
@@ -150,6 +152,7 @@ func TestErrorsComeFromTheGateway(t *testing.T) {
 
 // A pod whose row says so is reached and left through the stack, with all traffic.
 func TestLimitedPodsGoThroughTheStack(t *testing.T) {
+	t.Parallel()
 	for _, outer6 := range []bool{false, true} {
 		a, b, p, q := pair(t, outer6)
 		near := a.addPod()
@@ -178,6 +181,7 @@ func TestLimitedPodsGoThroughTheStack(t *testing.T) {
 
 // Another layout and back, under traffic: nothing is lost.
 func TestUpgradeUnderTrafficLosesNothing(t *testing.T) {
+	t.Parallel()
 	a, b, p, q := pair(t, false)
 	near := a.addPod()
 	stop := make(chan struct{})
@@ -244,6 +248,7 @@ func TestUpgradeUnderTrafficLosesNothing(t *testing.T) {
 
 // Frames too short for PROG_TEST_RUN, from a real pod.
 func TestTruncatedFramesAreDropped(t *testing.T) {
+	t.Parallel()
 	a, _, p, q := pair(t, false)
 	whole := [][]byte{
 		ethernet(noMAC, p.mac, ethIPv4, header{src: p.v4, dst: q.v4, proto: protoUDP}.packet(nil)),

@@ -35,6 +35,7 @@ func (d *Datapath) pushOut(t testing.TB, k weftTuple) {
 
 // Go and the programs find a new flow's rows in the same place.
 func TestNewFlowsAreFound(t *testing.T) {
+	t.Parallel()
 	for _, v6 := range []bool{false, true} {
 		p := newLane(t, v6, false)
 		for port := range 200 {
@@ -56,6 +57,7 @@ func TestNewFlowsAreFound(t *testing.T) {
 
 // In a full set the oldest flow makes room, unless it was used since.
 func TestOldestNewFlowMakesRoom(t *testing.T) {
+	t.Parallel()
 	p := newLaneWith(t, false, true, Options{MaxBriefFlows: briefWays})
 	at := func(i int) string { return p.where(t, p.clientAt(40000+i)) }
 	begin := func(i int) { p.tcp(t, p.clientAt(40000+i), syn) }
@@ -93,6 +95,7 @@ func TestOldestNewFlowMakesRoom(t *testing.T) {
 
 // What lives leaves room to what is new.
 func TestLiveFlowsLeaveRoom(t *testing.T) {
+	t.Parallel()
 	p := newLaneWith(t, false, true, Options{MaxBriefFlows: briefWays})
 	first := p.clientAt(40000)
 	p.tcp(t, first, syn)
@@ -121,6 +124,7 @@ func (d *Datapath) busy(t testing.TB, k weftTuple, busy uint32) {
 // A flow of which a row cannot be written, as its set is busy for long, waits: it begins with
 // both rows in `brief`, and goes on as it began.
 func TestNewFlowsWhoseSetIsBusy(t *testing.T) {
+	t.Parallel()
 	for _, v6 := range []bool{false, true} {
 		p := newLane(t, v6, true)
 		for port := range 20 {
@@ -162,6 +166,7 @@ func TestNewFlowsWhoseSetIsBusy(t *testing.T) {
 
 // New flows are found also when the map that has the seed of both is of another size.
 func TestNewFlowsOutliveTheOtherTable(t *testing.T) {
+	t.Parallel()
 	dir := bpffs(t)
 	p := newLaneWith(t, false, true, Options{Dir: dir})
 	p.tcp(t, p.client, syn)
@@ -180,6 +185,7 @@ func TestNewFlowsOutliveTheOtherTable(t *testing.T) {
 // Flows that come to live, and move to `live`, while others, on another processor, push rows out of
 // their set have both rows, of their own, or none.
 func TestFlowsLiveWhole(t *testing.T) {
+	t.Parallel()
 	p := newLaneWith(t, false, true, Options{MaxBriefFlows: briefWays})
 	begin := func(client netip.AddrPort) error {
 		verdict, out, err := p.give(FromPod, p.fromClient(TCP, client, p.vip, syn))
@@ -219,6 +225,7 @@ func TestFlowsLiveWhole(t *testing.T) {
 
 // Two processors that have packets of one flow at a time may both make it live: it is there, whole.
 func TestFlowComesToLiveTwice(t *testing.T) {
+	t.Parallel()
 	p := newLane(t, false, true)
 	for i := range 5000 {
 		client := p.clientAt(2000 + i)
@@ -247,6 +254,7 @@ func TestFlowComesToLiveTwice(t *testing.T) {
 // While the place of a connection that is to have another port is busy, none of its packets
 // passes with the port of another flow.
 func TestDirectFlowsWhoseSetIsBusy(t *testing.T) {
+	t.Parallel()
 	p := newLane(t, false, true)
 	p.establish(t, p.client)
 	there := weftTuple{Src: toAddr(p.client.Addr()), Dst: toAddr(p.backend.Addr()), Sport: p.client.Port(), Dport: p.backend.Port(), Proto: uint8(TCP)}

@@ -59,6 +59,7 @@ func dumpSocketHooks(t *testing.T, n *sockNode) map[Program]struct{} {
 }
 
 func TestSocketHooksAreAdoptedAndRemoved(t *testing.T) {
+	t.Parallel()
 	n := newSockNode(t)
 	must(t, n.Commit())
 	tcpServer(t, n.host, at(backend4(1), 8080))
@@ -129,6 +130,7 @@ func remoteOf(t *testing.T, c net.Conn) string {
 // An upgrade to another layout moves the links at Commit, and what the programs have
 // remembered goes with them: peers' names, answers of UDP, backends to end.
 func TestSocketHooksMoveAtUpgrade(t *testing.T) {
+	t.Parallel()
 	n := newSockNode(t)
 	must(t, n.Commit())
 	fill := func() {
@@ -183,6 +185,7 @@ func TestSocketHooksMoveAtUpgrade(t *testing.T) {
 }
 
 func TestDriftOfSocketHooksIsSeen(t *testing.T) {
+	t.Parallel()
 	n := newSockNode(t)
 	must(t, n.Commit())
 	h := Hook{Program: SockConnect4}
@@ -231,6 +234,7 @@ func TestDriftOfSocketHooksIsSeen(t *testing.T) {
 // Nodes of one kernel have cgroups beside each other: one Service's address, two
 // tables.
 func TestSocketHooksOfSiblings(t *testing.T) {
+	t.Parallel()
 	a, b := newSockNode(t), newSockNode(t)
 	for i, n := range []*sockNode{a, b} {
 		place := at(backend4(i+1), 8080)
@@ -254,6 +258,7 @@ func TestSocketHooksOfSiblings(t *testing.T) {
 
 // Where one node's cgroup is inside of another's, the inner one's Services come first.
 func TestSocketHooksOfNested(t *testing.T) {
+	t.Parallel()
 	outer := newSockNode(t)
 	inner := &sockNode{t: t, host: outer.host, cgroup: newCgroupIn(t, outer.cgroup), o: Options{Dir: bpffs(t)}}
 	inner.start()
@@ -277,6 +282,7 @@ func TestSocketHooksOfNested(t *testing.T) {
 // While a daemon goes and another one comes, of another layout too, every connect is
 // translated.
 func TestSocketUpgradeLosesNoConnect(t *testing.T) {
+	t.Parallel()
 	n := newSockNode(t)
 	tcpServer(t, n.host, at(backend4(1), 8080))
 	fill := func() { n.serve(Place{service4, 80, TCP}, Frontend{}, at(backend4(1), 8080)) }
@@ -320,6 +326,7 @@ func TestSocketUpgradeLosesNoConnect(t *testing.T) {
 }
 
 func TestHighestCgroupIsFound(t *testing.T) {
+	t.Parallel()
 	got, err := FindCgroup()
 	must(t, err)
 	if !exists(filepath.Join(got, "cgroup.procs")) {

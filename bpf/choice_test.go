@@ -11,6 +11,7 @@ import (
 // Who is not in a load balancer's source ranges gets nothing of it, be it a pod or
 // someone outside, and is counted; who is in them is served.
 func TestSourceRangesCountPerPacket(t *testing.T) {
+	t.Parallel()
 	for _, v6 := range []bool{false, true} {
 		t.Run(fmt.Sprintf("v6=%v", v6), func(t *testing.T) {
 			p := newLane(t, v6, true)
@@ -52,6 +53,7 @@ func TestSourceRangesCountPerPacket(t *testing.T) {
 // With session affinity all connections of one client go to one backend, from pods as
 // from outside; without it they do not.
 func TestAffinityHoldsPerPacket(t *testing.T) {
+	t.Parallel()
 	const connections = 64 // that two backends are one by chance: 2^-63
 	p := newLane(t, false, true)
 	node := netip.AddrPortFrom(p.outer4, 30080)

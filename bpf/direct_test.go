@@ -39,6 +39,7 @@ func (p *lane) answers(t testing.TB, proto Protocol, seen, client, asked netip.A
 // Whatever a client sent to one backend before, through which Service or none, from one
 // port: an answer comes from whom its latest datagram went to, be its flows new or live.
 func TestAnswersComeFromWhomWasAskedLast(t *testing.T) {
+	t.Parallel()
 	families(t, func(t *testing.T, p *lane) {
 		second := netip.AddrPortFrom(p.vip.Addr(), 81)
 		p.serve(t, 8, second, p.backend.Addr())
@@ -73,6 +74,7 @@ func TestAnswersComeFromWhomWasAskedLast(t *testing.T) {
 // A client that goes back to a Service whose place it used for something else meanwhile
 // stays with its backend.
 func TestFlowOutlivesDirectDatagrams(t *testing.T) {
+	t.Parallel()
 	p := newLane(t, false, true)
 	p.serve(t, 7, p.vip, p.other.sib4, p.other.pod4)
 	for port := range 20 {
@@ -97,6 +99,7 @@ func TestFlowOutlivesDirectDatagrams(t *testing.T) {
 // What a datagram to the backend itself leaves of a flow, new or live, is one row, as of a new flow:
 // it goes when others need its place.
 func TestPartedFlowMakesRoom(t *testing.T) {
+	t.Parallel()
 	for _, v6 := range []bool{false, true} {
 		for questions := 1; questions <= 2; questions++ {
 			p := newLaneWith(t, v6, true, Options{MaxBriefFlows: briefWays})
@@ -129,6 +132,7 @@ func TestPartedFlowMakesRoom(t *testing.T) {
 // A datagram to the backend itself waits while its flow's place in `brief` is busy: its answer would
 // come from the Service.
 func TestDirectDatagramsWhoseSetIsBusy(t *testing.T) {
+	t.Parallel()
 	p := newLane(t, false, true)
 	served := weftTuple{Src: toAddr(p.client.Addr()), Dst: toAddr(p.vip.Addr()), Sport: p.client.Port(), Dport: p.vip.Port(), Proto: uint8(UDP)}
 	p.ask(t, UDP, p.client, p.vip, 0, load)
@@ -168,6 +172,7 @@ var dialogues = map[Protocol][]struct {
 // has become of that: neither gets what is the other's, and the backend can tell the two
 // apart as long as there are two. It lives as long as it likes, also without the Service.
 func TestConnectionsShareNoTuple(t *testing.T) {
+	t.Parallel()
 	families(t, func(t *testing.T, p *lane) {
 		port := 20000
 		for proto, dialogue := range dialogues {
@@ -224,6 +229,7 @@ func TestConnectionsShareNoTuple(t *testing.T) {
 // The other way round: what the backend of a direct connection says to a SYN that came
 // through a Service, with the tuple of the connection, goes to that connection.
 func TestAnswerOfAConnectionThatWasThereBefore(t *testing.T) {
+	t.Parallel()
 	families(t, func(t *testing.T, p *lane) {
 		for _, says := range []struct {
 			flags   byte
@@ -244,6 +250,7 @@ func TestAnswerOfAConnectionThatWasThereBefore(t *testing.T) {
 // A flow that lost its row of replies, as others pushed it out, is known to have had an
 // answer by what its client sends.
 func TestAnswersOfARowThatWasPushedOut(t *testing.T) {
+	t.Parallel()
 	p := newLane(t, false, true)
 	p.ask(t, TCP, p.client, p.vip, syn, nil)
 	p.answers(t, TCP, p.client, p.client, p.vip, syn|ack, nil)
@@ -256,6 +263,7 @@ func TestAnswersOfARowThatWasPushedOut(t *testing.T) {
 // What the backend of another flow says by an error about a direct packet comes to who sent
 // that, as it was sent.
 func TestErrorsAboutDirectPackets(t *testing.T) {
+	t.Parallel()
 	families(t, func(t *testing.T, p *lane) {
 		for _, proto := range []Protocol{UDP, TCP} {
 			p.ask(t, proto, p.client, p.vip, syn, load)
@@ -276,6 +284,7 @@ func TestErrorsAboutDirectPackets(t *testing.T) {
 // The same for backends in the node's own network, which pods reach by its address and
 // those outside by its ports: what they answer leaves by the stack.
 func TestHostAnswersComeFromWhomWasAskedLast(t *testing.T) {
+	t.Parallel()
 	for _, v6 := range []bool{false, true} {
 		t.Run(fmt.Sprintf("v6=%v", v6), func(t *testing.T) {
 			p := newLane(t, v6, false)

@@ -106,6 +106,7 @@ func deferAccept(t testing.TB, l net.Listener, seconds int) {
 // first, and be it in TIME_WAIT; but one below 1024 stays then, and the other one when that is in
 // TIME_WAIT. Who listens takes no port, nor does what is half open.
 func TestHostConnectionsThatWereThereBefore(t *testing.T) {
+	t.Parallel()
 	for _, v6 := range []bool{false, true} {
 		t.Run(fmt.Sprintf("v6=%v", v6), func(t *testing.T) {
 			p, backend, clients := hostClients(t, v6)
@@ -206,6 +207,7 @@ func TestHostConnectionsThatWereThereBefore(t *testing.T) {
 // The same with sockets: who has a connection to a backend in the node's network is served from
 // the same port.
 func TestServedBesideAConnectionToTheHost(t *testing.T) {
+	t.Parallel()
 	w := newTown(t, false)
 	for i, f := range []struct{ vip, node, near, outside netip.Addr }{
 		{addr("10.96.0.10"), w.a.outer4, w.near.v4, w.outside.outer4},

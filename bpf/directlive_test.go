@@ -46,6 +46,7 @@ func echoes(t *testing.T, what string, conns ...net.Conn) {
 // connection that was there before. Nor does it where they go through the stack, as an end has a
 // bandwidth limit.
 func TestConnectionsFromOnePort(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name                       string
 		client, backends, isolated bool

@@ -9,6 +9,7 @@ import (
 )
 
 func TestEveryReasonIsDocumented(t *testing.T) {
+	t.Parallel()
 	b, err := os.ReadFile("../docs/status.md")
 	if err != nil {
 		t.Fatal(err)

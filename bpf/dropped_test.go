@@ -8,6 +8,7 @@ import (
 )
 
 func TestParsePacket(t *testing.T) {
+	t.Parallel()
 	v4, w4 := addr("10.0.0.1"), addr("10.0.0.2")
 	v6, w6 := addr("fd00::1"), addr("fd00::2")
 	at := func(a netip.Addr, port uint16) netip.AddrPort { return netip.AddrPortFrom(a, port) }

@@ -16,6 +16,7 @@ import (
 // A connected UDP client of a Service whose backend does not listen is refused, wherever
 // the backend is.
 func TestPortUnreachableReachesClient(t *testing.T) {
+	t.Parallel()
 	w := newTown(t, false)
 	for _, v6 := range []bool{false, true} {
 		vip, node, near, other, far := addr("10.96.0.50"), w.a.outer4, w.near.v4, w.other.v4, w.far.v4
@@ -49,6 +50,7 @@ func TestPortUnreachableReachesClient(t *testing.T) {
 // A UDP client that wants no fragments learns the MTU to its backend through a Service:
 // from this node, which knows the peer's, and from the other, whose pod has less.
 func TestPathMTUThroughService(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name string
 		mtu  int
@@ -105,6 +107,7 @@ func TestPathMTUThroughService(t *testing.T) {
 // A TCP client that sends more than fits the way to its backend learns so, too, by segments
 // whose checksum is still to be made.
 func TestStreamFindsThePathMTUThroughService(t *testing.T) {
+	t.Parallel()
 	w := newTown(t, false)
 	backendEcho(t, w.far.ns, w.far.v4)
 	backendEcho(t, w.far.ns, w.far.v6)

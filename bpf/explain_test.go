@@ -155,6 +155,7 @@ func (g *guess) happened(t *testing.T, w way, proto Protocol) (reason string, se
 
 // What Explain says is what happens to such a packet, with the same set and rule.
 func TestExplainSaysWhatHappens(t *testing.T) {
+	t.Parallel()
 	const rounds = 25
 	for i, v6 := range []bool{false, true} {
 		for _, far := range []bool{false, true} {
@@ -202,6 +203,7 @@ func TestExplainSaysWhatHappens(t *testing.T) {
 // The whole answer: which end is here, its set, the other's class, the rule that decided,
 // and who is exempt.
 func TestExplainTellsBothEnds(t *testing.T) {
+	t.Parallel()
 	for _, v6 := range []bool{false, true} {
 		p := newLane(t, v6, false)
 		gw := p.gw4
@@ -266,6 +268,7 @@ func TestExplainTellsBothEnds(t *testing.T) {
 // Asking leaves no trace: no flow, no affinity, no count, no record. It tells each of the
 // backends that there are, and of a client that stays with one, that one.
 func TestExplainChangesNothing(t *testing.T) {
+	t.Parallel()
 	p := newLaneWith(t, false, false, Options{MaxAllowedNew: allowedWays})
 	at := netip.MustParseAddrPort("10.96.0.77:80")
 	backends := []netip.Addr{p.backend.Addr(), p.other.sib4, addr("10.244.2.99")}
@@ -316,6 +319,7 @@ func TestExplainChangesNothing(t *testing.T) {
 
 // At some places the node itself is served by a set of its own.
 func TestExplainAsTheNodeIsServed(t *testing.T) {
+	t.Parallel()
 	for _, v6 := range []bool{false, true} {
 		p := newLane(t, v6, false)
 		s, own := p.Services(), netip.AddrPortFrom(p.other.pod4, 30080)
@@ -345,6 +349,7 @@ func TestExplainAsTheNodeIsServed(t *testing.T) {
 
 // Beside kube-proxy, it says what is left to that.
 func TestExplainLeavesServicesToNetfilter(t *testing.T) {
+	t.Parallel()
 	p := newLaneWith(t, false, false, besideNetfilter)
 	p.isolate(t, p.client.Addr(), setIn, setOut)
 	a, err := p.Explain(Question{p.client.Addr(), p.vip, UDP})

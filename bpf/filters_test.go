@@ -43,6 +43,7 @@ func podDevice(t *testing.T) (netns.NsHandle, netlink.Link, Hook) {
 }
 
 func TestRestartAdoptsFilters(t *testing.T) {
+	t.Parallel()
 	ns, _, h := podDevice(t)
 	o := Options{Dir: bpffs(t)}
 	first := open(t, o)
@@ -71,6 +72,7 @@ func TestRestartAdoptsFilters(t *testing.T) {
 }
 
 func TestUpgradeReplacesFiltersAndBack(t *testing.T) {
+	t.Parallel()
 	ns, _, h := podDevice(t)
 	o := Options{Dir: bpffs(t)}
 	in(t, ns, func() {
@@ -107,6 +109,7 @@ func TestUpgradeReplacesFiltersAndBack(t *testing.T) {
 
 // A former daemon had from_pod in a TCX link; a daemon that died may have left both.
 func TestFormerLinksAreTakenOver(t *testing.T) {
+	t.Parallel()
 	for name, both := range map[string]bool{"link": false, "link and filter": true} {
 		t.Run(name, func(t *testing.T) {
 			ns, _, h := podDevice(t)
@@ -149,6 +152,7 @@ func TestFormerLinksAreTakenOver(t *testing.T) {
 
 // Where our place is taken, a former link stays in force, and a new pod gets an error.
 func TestForeignFilterInOurPlaceStays(t *testing.T) {
+	t.Parallel()
 	ns, _, h := podDevice(t)
 	o := Options{Dir: bpffs(t)}
 	former := open(t, o)
@@ -182,6 +186,7 @@ func TestForeignFilterInOurPlaceStays(t *testing.T) {
 }
 
 func TestDriftOfFiltersIsSeen(t *testing.T) {
+	t.Parallel()
 	ns, dev, h := podDevice(t)
 	d := open(t, Options{})
 	must(t, d.Commit())
@@ -239,6 +244,7 @@ func TestDriftOfFiltersIsSeen(t *testing.T) {
 
 // More devices than fit in one batch, some without a filter, some with a foreign one.
 func TestAllFiltersAreFound(t *testing.T) {
+	t.Parallel()
 	ns := newNS(t)
 	d := open(t, Options{})
 	in(t, ns, func() {

@@ -7,6 +7,7 @@ import (
 
 // A flow one of whose sets is busy when its SYN-ACK comes lives all the same.
 func TestAnswerWhileItsSetIsBusy(t *testing.T) {
+	t.Parallel()
 	p := newLane(t, false, true)
 	source, backend := p.tcp(t, p.client, syn)
 	_, back := p.tuples(TCP, p.client)
@@ -27,6 +28,7 @@ func TestAnswerWhileItsSetIsBusy(t *testing.T) {
 
 // A flow one of whose sets is busy when it ends has ended, once what ends it has passed.
 func TestEndWhileItsSetIsBusy(t *testing.T) {
+	t.Parallel()
 	p := newLane(t, false, true)
 	port := 40000
 	for where := range 4 {
@@ -62,6 +64,7 @@ func TestEndWhileItsSetIsBusy(t *testing.T) {
 // A backend's SYN-ACK on a tuple that has ended answers a connection to it itself, also if the set
 // was busy when it came.
 func TestDirectAnswerWhileItsSetIsBusy(t *testing.T) {
+	t.Parallel()
 	for _, lived := range []bool{false, true} {
 		p := newLane(t, false, true)
 		if lived {
@@ -88,6 +91,7 @@ func TestDirectAnswerWhileItsSetIsBusy(t *testing.T) {
 
 // A backend that speaks first and ends has ended, also if the client's ACK before that was lost.
 func TestBackendEndsBeforeTheFlowLives(t *testing.T) {
+	t.Parallel()
 	p := newLane(t, false, true)
 	p.tcp(t, p.client, syn)
 	p.reply(t, p.backend, p.client, syn|ack)
@@ -105,6 +109,7 @@ func TestBackendEndsBeforeTheFlowLives(t *testing.T) {
 
 // The FIN of a try before, which the backend ended before the flow lived, is not of the next one.
 func TestFINOfATryBefore(t *testing.T) {
+	t.Parallel()
 	p := newLane(t, false, true)
 	p.tcp(t, p.client, syn)
 	p.reply(t, p.backend, p.client, syn|ack)
@@ -122,6 +127,7 @@ func TestFINOfATryBefore(t *testing.T) {
 // Where the tuple of a new connection is that of another flow's answers, it has it: who sends it
 // is not that flow's backend any more.
 func TestConnectionOnATupleOfAnswers(t *testing.T) {
+	t.Parallel()
 	p := newLane(t, false, false)
 	other := netip.MustParseAddrPort("10.96.0.3:80")
 	must(t, p.Services().Frontends.Set(Place{Addr: other.Addr()}, Frontend{}))
@@ -142,6 +148,7 @@ func TestConnectionOnATupleOfAnswers(t *testing.T) {
 // What comes late of a connection that has ended does not reach its backend as a part of the next
 // one, through another Service, from the same port.
 func TestLatePacketsOfAFormerFlow(t *testing.T) {
+	t.Parallel()
 	for _, moved := range []bool{false, true} {
 		p := newLane(t, false, true)
 		second := p.secondService(t)
@@ -160,6 +167,7 @@ func TestLatePacketsOfAFormerFlow(t *testing.T) {
 // A living flow is not pushed out, though the note of what it is was lost: who looks at a row and
 // who makes it live may write that at once.
 func TestLivingFlowTakenForNew(t *testing.T) {
+	t.Parallel()
 	for use := range uint8(2) {
 		p := newLaneWith(t, false, true, Options{MaxBriefFlows: briefWays})
 		p.establish(t, p.client)
@@ -182,6 +190,7 @@ func TestLivingFlowTakenForNew(t *testing.T) {
 
 // Of a flow that has lost its row of replies a SYN makes another.
 func TestHalfFlowsBeginAnew(t *testing.T) {
+	t.Parallel()
 	for _, moved := range []bool{false, true} {
 		p := newLane(t, false, true)
 		p.establish(t, p.client)

@@ -38,6 +38,7 @@ func (p *lane) live(t testing.TB, moved bool) {
 // Wherever the two rows of a living flow are, it goes on, ends, begins anew, and makes way for
 // what its client sends to the backend itself.
 func TestRowsOfAFlowMayBeInBothTables(t *testing.T) {
+	t.Parallel()
 	for _, v6 := range []bool{false, true} {
 		p := newLane(t, v6, true)
 		port := 40000
@@ -93,6 +94,7 @@ func TestRowsOfAFlowMayBeInBothTables(t *testing.T) {
 // The same of datagrams: one to the backend itself takes the tuple of the flow's answers, and
 // the flow takes it back.
 func TestDatagramsTakeRowsOfBothTables(t *testing.T) {
+	t.Parallel()
 	for where := range 4 {
 		p := newLane(t, false, true)
 		p.ask(t, UDP, p.client, p.vip, 0, load)
@@ -122,6 +124,7 @@ func TestDatagramsTakeRowsOfBothTables(t *testing.T) {
 // In a full set what lives moves out of the way first, then what has ended makes room, the oldest
 // first, then what is new.
 func TestEndedFlowsMakeRoomBeforeNewOnes(t *testing.T) {
+	t.Parallel()
 	p := newLaneWith(t, false, true, Options{MaxBriefFlows: briefWays})
 	half, lives := p.clientAt(40000), p.clientAt(40001)
 	p.tcp(t, half, syn)

@@ -71,6 +71,7 @@ func (p *lane) secondService(t testing.TB) netip.AddrPort {
 
 // While others ask for the tuple of its answers, a living flow has it, wherever its rows are.
 func TestLivingFlowsKeepTheirTuple(t *testing.T) {
+	t.Parallel()
 	for _, moved := range []bool{false, true} {
 		p := newLane(t, false, true)
 		second := p.secondService(t)
@@ -99,6 +100,7 @@ func TestLivingFlowsKeepTheirTuple(t *testing.T) {
 
 // A flow that begins on the port of another one that ends, just then, has its own answers.
 func TestFlowsOfOnePortBeginAtOnce(t *testing.T) {
+	t.Parallel()
 	p := newLane(t, false, true)
 	second := p.secondService(t)
 	end := again(t, func(i int) error {
@@ -143,6 +145,7 @@ func TestFlowsOfOnePortBeginAtOnce(t *testing.T) {
 
 // Both ends end a flow at once, on two processors: it has ended.
 func TestBothEndsEndAtOnce(t *testing.T) {
+	t.Parallel()
 	p := newLane(t, false, true)
 	for i := range 5000 {
 		client := p.clientAt(2000 + i)
@@ -176,6 +179,7 @@ func TestBothEndsEndAtOnce(t *testing.T) {
 // Datagrams to a backend itself take the tuples of flows, while others push rows out of their set:
 // once one has passed, nothing is left of the flow that lives, or all of it that is found.
 func TestDatagramsWhileRowsMove(t *testing.T) {
+	t.Parallel()
 	p := newLaneWith(t, false, true, Options{MaxBriefFlows: briefWays})
 	end := p.floodBeside(t)
 	passed := map[uint16]bool{}
@@ -219,6 +223,7 @@ func TestDatagramsWhileRowsMove(t *testing.T) {
 
 // Flows that begin anew while the daemon forgets what has ended have both rows.
 func TestFlowsBeginAnewWhileTheyAreCollected(t *testing.T) {
+	t.Parallel()
 	p := newLane(t, false, true)
 	end := again(t, func(int) error {
 		_, err := p.Collect(Timeouts{TCP: time.Hour, Ended: -1}, nil)
@@ -250,6 +255,7 @@ func TestFlowsBeginAnewWhileTheyAreCollected(t *testing.T) {
 
 // What the daemon forgets of a silent flow is its own: the tuple of its answers may be another's.
 func TestSilentFlowsAreForgottenAlone(t *testing.T) {
+	t.Parallel()
 	for _, moved := range []bool{false, true} {
 		p := newLane(t, false, true)
 		p.establish(t, p.client)

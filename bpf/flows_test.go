@@ -12,6 +12,7 @@ import (
 // Flows are told while they live, stay as long as one side speaks, are forgotten after
 // their time with all they took, and a closed connection is none of them.
 func TestFlowsAreCollected(t *testing.T) {
+	t.Parallel()
 	w := newTown(t, false)
 	for _, vip := range []netip.AddrPort{netip.MustParseAddrPort("10.96.0.50:80"), netip.MustParseAddrPort("[fd00:96::50]:80")} {
 		to := w.far.v4
@@ -106,6 +107,7 @@ func marked(t *testing.T, d *Datapath, a netip.Addr) bool {
 // Pairs of a client and a backend are marked as long as they have flows, where the client
 // has its own address, and as the programs mark them.
 func TestPairsAreMarked(t *testing.T) {
+	t.Parallel()
 	for _, v6 := range []bool{false, true} {
 		p := newLane(t, v6, true)
 		marks := func() (marked []uint32) {
@@ -147,6 +149,7 @@ func TestPairsAreMarked(t *testing.T) {
 
 // Also a machine that has just started may have been told of what was long ago.
 func TestIdleSince(t *testing.T) {
+	t.Parallel()
 	for _, tc := range []struct {
 		now  time.Duration
 		ago  time.Duration

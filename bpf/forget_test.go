@@ -10,6 +10,7 @@ import (
 // What is remembered of sockets and clients goes with the backend and with its time; what
 // is of use stays.
 func TestUselessMemoryIsForgotten(t *testing.T) {
+	t.Parallel()
 	n := newSockNode(t)
 	one, two := at(backend4(1), 5353), at(backend4(2), 5353)
 	six := at(backend6(1), 5353)

@@ -30,6 +30,7 @@ func errorKinds(v6 bool) [][3]int {
 // An error about a translated packet, or about a reply, comes to who sent that, and
 // quotes what was sent; with every checksum right, however little is quoted.
 func TestErrorsAreTurned(t *testing.T) {
+	t.Parallel()
 	for _, v6 := range []bool{false, true} {
 		for _, far := range []bool{false, true} {
 			for _, proto := range []Protocol{TCP, UDP, SCTP} {
@@ -80,6 +81,7 @@ func TestErrorsAreTurned(t *testing.T) {
 // A UDP datagram without a checksum is quoted without one, and a first fragment's quote
 // is turned too.
 func TestErrorsQuoteWhatWasSent(t *testing.T) {
+	t.Parallel()
 	p := newLane(t, false, true)
 	p.send(t, datagram(UDP, p.client, p.vip, 64, 0, []byte("x")))
 	bare := func(dst netip.AddrPort) []byte {
@@ -104,6 +106,7 @@ func TestErrorsQuoteWhatWasSent(t *testing.T) {
 // Errors that are cut short, damaged, or about what is not translated pass as they are,
 // or are dropped; none comes out half turned.
 func TestErrorsThatAreNotTurned(t *testing.T) {
+	t.Parallel()
 	for _, v6 := range []bool{false, true} {
 		p := newLane(t, v6, true)
 		p.send(t, datagram(UDP, p.client, p.vip, 64, 0, []byte("x")))

@@ -45,6 +45,7 @@ func (p *lane) leaves(t testing.TB, from, to netip.AddrPort, flags byte, src, ds
 // All of a pod's connection to a Service whose backend is in no pod goes by the stack, not its
 // first packet alone. So does what it sends to that backend itself, which needs another port.
 func TestWhatPodsSendOutsideGoesByTheStack(t *testing.T) {
+	t.Parallel()
 	for _, v6 := range []bool{false, true} {
 		p := away(t, v6)
 		for _, flags := range []byte{syn, ack, ack, fin | ack, ack} {
@@ -75,6 +76,7 @@ func TestWhatPodsSendOutsideGoesByTheStack(t *testing.T) {
 // Nor does a Service lead a pod to the overlay's port of another node, where what it sends
 // would have its own node's address.
 func TestServicesDoNotLeadToTheOverlay(t *testing.T) {
+	t.Parallel()
 	for _, v6 := range []bool{false, true} {
 		p := newLane(t, v6, false)
 		node := p.other.outer4

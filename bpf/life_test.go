@@ -11,6 +11,7 @@ import (
 // The life of a packet: out of a pod, over the wire, into a pod of another node, and
 // the answer back; every inner and outer family.
 func TestPacketCrossesNodesAndBack(t *testing.T) {
+	t.Parallel()
 	for _, outer6 := range []bool{false, true} {
 		a, b := newNode(t, 1), newNode(t, 2)
 		a.knows(t, b, outer6)
@@ -79,6 +80,7 @@ func TestPacketCrossesNodesAndBack(t *testing.T) {
 }
 
 func TestPacketStaysOnNode(t *testing.T) {
+	t.Parallel()
 	n := newNode(t, 1)
 	for _, h := range []header{
 		{src: n.pod4, dst: n.sib4, proto: protoUDP},

@@ -51,6 +51,7 @@ func passAll(t *testing.T, name string) *ebpf.Program {
 }
 
 func TestLinksAreSetFoundAndRemoved(t *testing.T) {
+	t.Parallel()
 	ns := newNS(t)
 	dev := veth(t, ns, newNS(t), "weft0", "eth0")
 	ifindex := dev.Attrs().Index
@@ -102,6 +103,7 @@ func TestLinksAreSetFoundAndRemoved(t *testing.T) {
 }
 
 func TestDriftOfLinksIsSeen(t *testing.T) {
+	t.Parallel()
 	ns := newNS(t)
 	dev := veth(t, ns, newNS(t), "weft0", "eth0")
 	h := Hook{FromUplink, dev.Attrs().Index}
@@ -157,6 +159,7 @@ func TestDriftOfLinksIsSeen(t *testing.T) {
 }
 
 func TestUpgradeMovesLinksAndBack(t *testing.T) {
+	t.Parallel()
 	ns := newNS(t)
 	dev := veth(t, ns, newNS(t), "weft0", "eth0")
 	h := Hook{FromUplink, dev.Attrs().Index}

@@ -40,6 +40,7 @@ func check(t *testing.T, n *node, cases []bad) {
 }
 
 func TestPodCannotSpoofOrConfuse(t *testing.T) {
+	t.Parallel()
 	a, b := newNode(t, 1), newNode(t, 2)
 	a.knows(t, b, false)
 	h4 := header{src: a.pod4, dst: b.sib4, proto: protoUDP}
@@ -121,6 +122,7 @@ func wire(t *testing.T, a, b *node, v6 bool) []byte {
 }
 
 func TestMalformedTunnelPacketsNeverCross(t *testing.T) {
+	t.Parallel()
 	for name, outer6 := range map[string]bool{"outer v4": false, "outer v6": true} {
 		for family, v6 := range map[string]bool{"inner v4": false, "inner v6": true} {
 			t.Run(name+" "+family, func(t *testing.T) {

@@ -28,6 +28,7 @@ func filterBy(t *testing.T, ns netns.NsHandle, l netlink.Link, at ebpf.AttachTyp
 // What to_pod relies on (leave_mark in nat.h): the kernel keeps tc_index from where a packet comes in
 // to where it is delivered, as it is or put together of fragments, and made into others.
 func TestTheStackKeepsTheMark(t *testing.T) {
+	t.Parallel()
 	const tcIndex, mark = 44, 0x7765 // struct __sk_buff
 	from, node, to := newNS(t), newNS(t), newNS(t)
 	near, far := veth(t, node, from, "near", "eth0"), veth(t, node, to, "far", "eth0")

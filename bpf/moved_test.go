@@ -25,6 +25,7 @@ func (d *Datapath) later(t *testing.T) {
 
 // A set whose rows have left `live` says so, but not before that has been so for a while.
 func TestSetsWithoutMovedRowsSaySo(t *testing.T) {
+	t.Parallel()
 	p := newLane(t, false, true)
 	p.live(t, true)
 	there, back := p.tuples(TCP, p.client)
@@ -56,6 +57,7 @@ func TestSetsWithoutMovedRowsSaySo(t *testing.T) {
 
 // A row that is about to be in `live` keeps its set from forgetting that.
 func TestSetsWhoseRowsMoveAgainSaySo(t *testing.T) {
+	t.Parallel()
 	p := newLane(t, false, true)
 	p.live(t, true)
 	there, _ := p.tuples(TCP, p.client)
@@ -80,6 +82,7 @@ func TestSetsWhoseRowsMoveAgainSaySo(t *testing.T) {
 
 // What a full set moves on is found there, with the programs alone, however often that has been.
 func TestFullSetsSayThatRowsMoved(t *testing.T) {
+	t.Parallel()
 	p := newLaneWith(t, false, true, Options{MaxBriefFlows: briefWays})
 	for i := range briefWays {
 		if i == briefWays/2 {
@@ -100,6 +103,7 @@ func TestFullSetsSayThatRowsMoved(t *testing.T) {
 // Rows that the programs in force move to `live` from another `brief` than that of a daemon that
 // comes are found by its programs, too: of another size, or one whose pin was lost.
 func TestRowsThatMoveBeforeCommitAreFound(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct {
 		v6, lost, died bool
 		rows           uint32

@@ -9,6 +9,7 @@ import (
 // answers through a Service learns of it, and what it sends then arrives: also from an address
 // that is the node's own.
 func TestNarrowWayToAClient(t *testing.T) {
+	t.Parallel()
 	w := newTown(t, false)
 	backendEcho(t, w.near.ns, w.near.v4)
 	backendEcho(t, w.near.ns, w.near.v6)

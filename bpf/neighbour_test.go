@@ -20,6 +20,7 @@ func nd(src, dst netip.Addr, kind byte, flags int, target netip.Addr, option ...
 }
 
 func TestPodsQuestionsForNeighboursAreAnswered(t *testing.T) {
+	t.Parallel()
 	n := newNode(t, 1)
 	host := mac{2, 1, 1, 1, 1, 1}
 	for _, a := range []netip.Addr{n.pod4, n.pod6} {
@@ -55,6 +56,7 @@ func TestPodsQuestionsForNeighboursAreAnswered(t *testing.T) {
 }
 
 func TestNeighbourNoiseIsDropped(t *testing.T) {
+	t.Parallel()
 	n := newNode(t, 1)
 	other := mac{2, 9, 9, 9, 9, 9}
 	group := addr("ff02::1:ff00:1")
@@ -84,6 +86,7 @@ func TestNeighbourNoiseIsDropped(t *testing.T) {
 }
 
 func TestSolicitationWithUnknownOptionIsDropped(t *testing.T) {
+	t.Parallel()
 	n := newNode(t, 1)
 	for _, opt := range [][]byte{
 		cat([]byte{14, 1}, make([]byte, 6)),                 // a nonce (RFC 3971) instead of the address

@@ -14,6 +14,7 @@ var besideNetfilter = Options{Config: Config{VNI: 87, Port: 8872, Netfilter: tru
 // connections to a Service that are netfilter's; what begins now is translated here, and
 // goes the direct way.
 func TestWhatIsNetfiltersGoesThroughTheStack(t *testing.T) {
+	t.Parallel()
 	for _, v6 := range []bool{false, true} {
 		for _, far := range []bool{false, true} {
 			p := newLaneWith(t, v6, far, besideNetfilter)
@@ -48,6 +49,7 @@ func TestWhatIsNetfiltersGoesThroughTheStack(t *testing.T) {
 // A Service that netfilter serves for good is nobody's here: neither what begins nor what was
 // translated until a moment ago becomes anything, and no port of its address is refused.
 func TestWhatIsLeftToNetfilterIsNotTranslated(t *testing.T) {
+	t.Parallel()
 	for _, v6 := range []bool{false, true} {
 		for _, o := range []Options{besideNetfilter, {}} { // as it is, and before it is in force
 			p := newLaneWith(t, v6, true, o)
@@ -74,6 +76,7 @@ func TestWhatIsLeftToNetfilterIsNotTranslated(t *testing.T) {
 // Host ports are ours also where netfilter serves Services, of all protocols and from their
 // first packet, whatever that is.
 func TestHostPortsBesideNetfilter(t *testing.T) {
+	t.Parallel()
 	for _, v6 := range []bool{false, true} {
 		p := newLaneWith(t, v6, true, besideNetfilter)
 		at, client := netip.AddrPortFrom(p.outer4, 8088), netip.MustParseAddrPort("198.51.100.7:40000")
@@ -138,6 +141,7 @@ func (p adopter) from(client, source netip.AddrPort) AdoptedFlow {
 // An adopted flow goes on as it was translated before, both ways, whatever would have
 // become of it here; adopting it again changes nothing.
 func TestAdoptedFlowsGoOn(t *testing.T) {
+	t.Parallel()
 	for _, v6 := range []bool{false, true} {
 		p := newAdopter(t, v6)
 		gateway := p.gateway(v6)
@@ -172,6 +176,7 @@ func TestAdoptedFlowsGoOn(t *testing.T) {
 
 // One that was half-open is where a flood pushes out its like, and is live when it goes on.
 func TestAdoptedHalfOpenFlows(t *testing.T) {
+	t.Parallel()
 	for _, v6 := range []bool{false, true} {
 		p := newAdopter(t, v6)
 		gateway := p.gateway(v6)
@@ -217,6 +222,7 @@ func TestAdoptedHalfOpenFlows(t *testing.T) {
 // What becomes of adopted flows: half-open ones become live, half-closed ones end, and all
 // do with their backend.
 func TestLifeOfAdoptedFlows(t *testing.T) {
+	t.Parallel()
 	p := newAdopter(t, false)
 	half := p.from(p.clientAt(41000), p.clientAt(41000))
 	half.Answered = false
@@ -269,6 +275,7 @@ func TestLifeOfAdoptedFlows(t *testing.T) {
 // A tuple that is reserved for a connection of the node itself is no flow's of ours: none
 // gets it, and what comes on it is left to the stack.
 func TestReservedTuples(t *testing.T) {
+	t.Parallel()
 	for _, v6 := range []bool{false, true} {
 		node, gateway, outside := newLane(t, v6, true).outer4, addr("10.244.1.1"), netip.MustParseAddrPort("198.51.100.7:40000")
 		if v6 {
@@ -307,6 +314,7 @@ func TestReservedTuples(t *testing.T) {
 // A flow that others go on to translate passes as it is, both ways, until its end or until
 // another begins, whatever becomes of the Service.
 func TestFlowsLeftToOthers(t *testing.T) {
+	t.Parallel()
 	for _, v6 := range []bool{false, true} {
 		client, other := netip.MustParseAddrPort("198.51.100.7:40000"), netip.MustParseAddrPort("198.51.100.7:40001")
 		if v6 {

@@ -21,6 +21,7 @@ var testRow = Endpoint{IfIndex: 7, MAC: mac{2, 0, 0, 0, 0, 7}, HostMAC: mac{2, 0
 var addrs = cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{})
 
 func TestRowsReadAsWritten(t *testing.T) {
+	t.Parallel()
 	d := open(t, Options{})
 	endpoints := map[netip.Addr]Endpoint{
 		addr("10.244.1.5"):     testRow,
@@ -81,6 +82,7 @@ func TestRowsReadAsWritten(t *testing.T) {
 }
 
 func TestFullMapRefusesWhatIsNew(t *testing.T) {
+	t.Parallel()
 	d := open(t, Options{MaxEndpoints: 2, MaxPeers: 2})
 	p := Peer{Remote: addr("192.0.2.2"), Local: addr("192.0.2.1")}
 	var errE, errP error
@@ -104,6 +106,7 @@ func TestFullMapRefusesWhatIsNew(t *testing.T) {
 }
 
 func TestRestartAdoptsPinnedMaps(t *testing.T) {
+	t.Parallel()
 	o := Options{Dir: bpffs(t)}
 	d := open(t, o)
 	must(t, d.Endpoints().Set(addr("10.244.1.5"), testRow))
@@ -129,6 +132,7 @@ func TestRestartAdoptsPinnedMaps(t *testing.T) {
 }
 
 func TestDamagedPinsArePutRight(t *testing.T) {
+	t.Parallel()
 	o := Options{Dir: bpffs(t)}
 	d := open(t, o)
 	must(t, d.Endpoints().Set(addr("10.244.1.5"), testRow))
@@ -154,6 +158,7 @@ func TestDamagedPinsArePutRight(t *testing.T) {
 }
 
 func TestSelfTestPassesAndChangesNothing(t *testing.T) {
+	t.Parallel()
 	d := open(t, Options{})
 	must(t, d.SelfTest())
 	if diff := cmp.Diff(d.counts(t), map[string]uint64{}); diff != "" {
@@ -203,6 +208,7 @@ func TestSelfTestIsDoneOnce(t *testing.T) {
 }
 
 func TestEveryCounterHasAName(t *testing.T) {
+	t.Parallel()
 	seen := map[string]bool{}
 	for r, name := range reasons {
 		if (name == "") != (r == 0) {
@@ -216,6 +222,7 @@ func TestEveryCounterHasAName(t *testing.T) {
 }
 
 func TestPreflightSaysWhatIsMissing(t *testing.T) {
+	t.Parallel()
 	if err := Preflight(bpffs(t)); err != nil {
 		t.Errorf("on a bpffs: %v", err)
 	}
@@ -230,6 +237,7 @@ func TestPreflightSaysWhatIsMissing(t *testing.T) {
 }
 
 func TestOptionsAreChecked(t *testing.T) {
+	t.Parallel()
 	for _, o := range []Options{
 		{},
 		{Dir: "/x", Config: Config{Port: 1}},
@@ -245,6 +253,7 @@ func TestOptionsAreChecked(t *testing.T) {
 // Every program in every configuration stays far from the kernel's limit of a
 // million instructions, so that no kernel's verifier refuses it.
 func TestVerifierGate(t *testing.T) {
+	t.Parallel()
 	const limit = 100_000
 	for _, c := range []Config{{VNI: 87, Port: 8872}, {VNI: 87, Port: 8872, Netfilter: true}, {VNI: 1, Port: 1}, {VNI: 1<<24 - 2, Port: 65535}} {
 		for _, size := range []uint32{1, 100_000} {

@@ -66,6 +66,7 @@ func le32(b []byte) uint32 {
 
 // What the kernel decapsulated goes into the pod, if the sender may send it.
 func TestOverlayDeviceAcceptsOnlyKnownSenders(t *testing.T) {
+	t.Parallel()
 	for _, outer6 := range []bool{false, true} {
 		a, b := newNode(t, 1), newNode(t, 2)
 		b.knows(t, a, outer6)
@@ -130,6 +131,7 @@ func TestOverlayDeviceAcceptsOnlyKnownSenders(t *testing.T) {
 }
 
 func TestOverlayDeviceTakesNothingElse(t *testing.T) {
+	t.Parallel()
 	a, b := newNode(t, 1), newNode(t, 2)
 	a.knows(t, b, false)
 	h := header{src: a.gw4, dst: b.sib4, proto: protoUDP}

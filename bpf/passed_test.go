@@ -95,6 +95,7 @@ func (w town) passed(t testing.TB, id SetID, at netip.AddrPort, backends ...neti
 // A backend on another node sees the client itself, and its node answers the client: what
 // the first node sends is what it passes on, and it gets no more than the client sends.
 func TestPassedOnKeepsTheClient(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct{ outer6, direct bool }{{false, false}, {true, false}, {false, true}} {
 		t.Run(fmt.Sprintf("outer6=%v direct=%v", c.outer6, c.direct), func(t *testing.T) {
 			w := newPassingTown(t, c.outer6, c.direct)
@@ -131,6 +132,7 @@ func TestPassedOnKeepsTheClient(t *testing.T) {
 
 // A client that asks a port at which the backend does not listen is refused.
 func TestPassedOnPortUnreachable(t *testing.T) {
+	t.Parallel()
 	w := newPassingTown(t, false, false)
 	id := SetID(130)
 	for name, p := range w.passedPlaces() {
@@ -148,6 +150,7 @@ func TestPassedOnPortUnreachable(t *testing.T) {
 
 // What does not fit into the tunnel is told by the address that was asked.
 func TestPassedOnTooBig(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		outer6, direct bool
 		mtu            int

@@ -9,6 +9,7 @@ import (
 
 // Who is no node, or not by the address that the overlay uses, passes nothing on.
 func TestOnlyNodesPassOn(t *testing.T) {
+	t.Parallel()
 	r := newRelay(t, false, false)
 	r.knows(t, r.b, r.b.pod4)
 	inner := ethernet(mac{2, 0x1f, 0x90}, mac{2}, ethIPv4, datagram(TCP, r.client, r.at, 64, syn, nil))
@@ -37,6 +38,7 @@ func TestOnlyNodesPassOn(t *testing.T) {
 // Source ranges are the first node's matter, policies that of the backend's node, which
 // knows the client.
 func TestWhoJudgesPassedFlows(t *testing.T) {
+	t.Parallel()
 	r := newRelay(t, false, false)
 	b := r.b.pod4
 	r.knows(t, r.a, b)

@@ -147,6 +147,7 @@ func (r *relay) want(t testing.TB, what string, n *node, flags byte, way string,
 // What is passed on comes out of the tunnel as it went in, but for what translation and one
 // hop change, whatever the protocol and the families.
 func TestPassedOnIsTranslatedOnce(t *testing.T) {
+	t.Parallel()
 	for _, outer6 := range []bool{false, true} {
 		for _, v6 := range []bool{false, true} {
 			r := newRelay(t, v6, outer6)
@@ -179,6 +180,7 @@ func TestPassedOnIsTranslatedOnce(t *testing.T) {
 
 // The frame in the tunnel says what the first node chose; the packet itself is untouched.
 func TestPassedOnFrame(t *testing.T) {
+	t.Parallel()
 	r := newRelay(t, false, false)
 	r.knows(t, r.a, r.b.pod4)
 	packet := datagram(TCP, r.client, r.at, 1, syn, nil) // the last hop is the backend's node
@@ -200,6 +202,7 @@ func TestPassedOnFrame(t *testing.T) {
 // counts while it lives at the second; if not, the second chooses, and passes on what is a
 // third one's; that one serves it whoever has the backend.
 func TestNodesThatKnowDifferently(t *testing.T) {
+	t.Parallel()
 	for _, v6 := range []bool{false, true} {
 		r := newRelay(t, v6, false)
 		a, b, c := r.pod(r.a), r.pod(r.b), r.pod(r.c)
@@ -250,6 +253,7 @@ func TestNodesThatKnowDifferently(t *testing.T) {
 // also if it comes in by another node; when the backend is gone at the first node, that
 // chooses anew, and who has it then may know the flow.
 func TestPassedFlowStays(t *testing.T) {
+	t.Parallel()
 	r := newRelay(t, false, false)
 	b, c := r.b.pod4, r.c.pod4
 	for _, n := range r.nodes() {
@@ -282,6 +286,7 @@ func TestPassedFlowStays(t *testing.T) {
 // A flow that a node translates itself goes on so when the Service's traffic is to be passed
 // on from now on, and one that is passed on when it no longer is.
 func TestChangeOfForwardingMovesNoFlow(t *testing.T) {
+	t.Parallel()
 	r := newRelay(t, false, false)
 	b := r.b.pod4
 	r.knows(t, r.b, b)
@@ -302,6 +307,7 @@ func TestChangeOfForwardingMovesNoFlow(t *testing.T) {
 // A client with affinity stays with the backend that the first node remembers, and the
 // second remembers it, too.
 func TestAffinityOfPassedFlows(t *testing.T) {
+	t.Parallel()
 	r := newRelay(t, false, false)
 	b, sib := r.b.pod4, r.b.sib4
 	serve := func(n *node, backends ...netip.Addr) {
@@ -324,6 +330,7 @@ func TestAffinityOfPassedFlows(t *testing.T) {
 // An ICMP error about an answer reaches the pod that sent it, whatever node it comes to, and
 // whether that node knows the flow or not.
 func TestErrorAboutPassedFlow(t *testing.T) {
+	t.Parallel()
 	for _, v6 := range []bool{false, true} {
 		r := newRelay(t, v6, false)
 		backend := netip.AddrPortFrom(r.pod(r.b), servePort)

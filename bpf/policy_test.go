@@ -19,6 +19,7 @@ var ported = []Protocol{TCP, UDP, SCTP}
 // What a pod that is isolated in a direction begins, or is begun with, passes by rules
 // only, and the answer to it always; the other direction is as free as before.
 func TestIsolatedPods(t *testing.T) {
+	t.Parallel()
 	families(t, func(t *testing.T, p *lane) {
 		for _, proto := range ported {
 			for _, c := range []struct {
@@ -72,6 +73,7 @@ func (d *Datapath) forgetAllowed(t testing.TB) {
 
 // A pod whose policies are not known is closed to all but its node.
 func TestClosedPods(t *testing.T) {
+	t.Parallel()
 	families(t, func(t *testing.T, p *lane) {
 		p.class(t, 7, p.backend.Addr())
 		p.rules(t, RuleSetClosed, 7, allowAll) // nobody writes such a row; it says nothing
@@ -95,6 +97,7 @@ func TestClosedPods(t *testing.T) {
 
 // Both pods of a flow are judged by their own sets, wherever the other one is.
 func TestBothEndsAreJudged(t *testing.T) {
+	t.Parallel()
 	for _, v6 := range []bool{false, true} {
 		p := newLane(t, v6, false)
 		p.class(t, 3, p.client.Addr())
@@ -118,6 +121,7 @@ func TestBothEndsAreJudged(t *testing.T) {
 // Policies know a flow through a Service by its backend and that port, both ways, and the
 // backend's policies by the client.
 func TestPoliciesSeeBackends(t *testing.T) {
+	t.Parallel()
 	families(t, func(t *testing.T, p *lane) {
 		for i, proto := range ported {
 			p.forgetAllowed(t)
@@ -166,6 +170,7 @@ func TestPoliciesSeeBackends(t *testing.T) {
 
 // Who comes from outside is known by its own address at a backend of the node.
 func TestOutsideClientsAreKnown(t *testing.T) {
+	t.Parallel()
 	for _, v6 := range []bool{false, true} {
 		p := newLane(t, v6, false)
 		node, in, out := p.outer4, netip.MustParseAddrPort("198.51.100.7:5000"), netip.MustParseAddrPort("198.51.100.8:5000")
@@ -201,6 +206,7 @@ func TestOutsideClientsAreKnown(t *testing.T) {
 // After a change of policies an open flow is judged again by its next packet, of either
 // end; denied, nothing of it passes, and the other end's packets do not begin it anew.
 func TestOpenFlowsAreJudgedAgain(t *testing.T) {
+	t.Parallel()
 	families(t, func(t *testing.T, p *lane) {
 		for i, proto := range ported {
 			for _, outwards := range []bool{true, false} {
@@ -239,6 +245,7 @@ func TestOpenFlowsAreJudgedAgain(t *testing.T) {
 
 // A connection or ping that begins against a flow is no answer to it.
 func TestWhatBeginsIsNoAnswer(t *testing.T) {
+	t.Parallel()
 	families(t, func(t *testing.T, p *lane) {
 		p.rules(t, setOut, 0, allowAll)
 		p.isolate(t, p.client.Addr(), setIn, setOut)
@@ -294,6 +301,7 @@ func ping(src, dst netip.Addr, request bool) []byte {
 
 // After a silence, what comes the other way is no answer; connections may be silent.
 func TestAnswersComeInTime(t *testing.T) {
+	t.Parallel()
 	families(t, func(t *testing.T, p *lane) {
 		p.rules(t, setOut, 0, allowAll)
 		p.isolate(t, p.client.Addr(), setIn, setOut)
@@ -325,6 +333,7 @@ func TestAnswersComeInTime(t *testing.T) {
 
 // Pods without policy leave no trace.
 func TestFreePodsHaveNoRows(t *testing.T) {
+	t.Parallel()
 	families(t, func(t *testing.T, p *lane) {
 		for _, proto := range ported {
 			p.there(t, proto, syn)

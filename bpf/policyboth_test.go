@@ -5,6 +5,7 @@ import "testing"
 // What goes on between two isolated pods of a node finds the rows of both in one set, and each is
 // as if it had been asked alone: of both it is known what was said last, and what is over.
 func TestRowsOfBothPodsGoOnTogether(t *testing.T) {
+	t.Parallel()
 	const past = 5 // ticks
 	for _, v6 := range []bool{false, true} {
 		for _, proto := range []Protocol{TCP, UDP} {
@@ -120,6 +121,7 @@ func TestRowsOfBothPodsGoOnTogether(t *testing.T) {
 // A flow between two isolated pods that was silent for too long is over: what the other end sends
 // then is not of it, though the rows of both are still there.
 func TestSilentFlowOfBothPodsIsOver(t *testing.T) {
+	t.Parallel()
 	for _, v6 := range []bool{false, true} {
 		p := newLane(t, v6, false)
 		open, shut := RuleSet(2000), RuleSet(3000)
@@ -148,6 +150,7 @@ func TestSilentFlowOfBothPodsIsOver(t *testing.T) {
 
 // Another processor may have taken note of a packet in the next tick of the clock already.
 func TestFlowSeenInTheNextTickIsNotSilent(t *testing.T) {
+	t.Parallel()
 	for _, v6 := range []bool{false, true} {
 		for _, both := range []bool{false, true} {
 			p := newLane(t, v6, false)

@@ -9,6 +9,7 @@ import (
 // to the same through a Service, so that it gets another port there. What the backend answers
 // is of that connection, and of no new one of its own.
 func TestAnswersOfAnIsolatedBackendToADirectConnection(t *testing.T) {
+	t.Parallel()
 	for _, v6 := range []bool{false, true} {
 		t.Run(fmt.Sprintf("v6=%v", v6), func(t *testing.T) {
 			p := newLane(t, v6, false)

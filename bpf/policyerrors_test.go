@@ -8,6 +8,7 @@ import (
 // ICMP errors pass that are about a flow that may, from whoever they come; others are judged
 // as what they are.
 func TestErrorsAboutAllowedFlows(t *testing.T) {
+	t.Parallel()
 	families(t, func(t *testing.T, p *lane) {
 		kind := byte(3)
 		if p.client.Addr().Is6() {

@@ -5,6 +5,7 @@ import "testing"
 // What IPv6 extension headers hide may be what a rule denies, so it is denied; rules that
 // allow ports do not match it.
 func TestWhatHeadersHideIsDenied(t *testing.T) {
+	t.Parallel()
 	p := newLane(t, true, true)
 	src, dst := p.client.Addr(), p.backend.Addr()
 	hidden := func(proto byte) func() uint32 {

@@ -107,6 +107,7 @@ func (s *shares) says(t *testing.T, to netip.AddrPort, flags byte, payload []byt
 // Both connections of an isolated pod get their answers, and nothing else comes in, until
 // the pod may not ask any more.
 func TestAnswersToAnIsolatedPodByTheStack(t *testing.T) {
+	t.Parallel()
 	sharing(t, func(t *testing.T, s *shares) {
 		s.comes(t, s.seen, s.second, syn|ack)
 		for range 2 {
@@ -139,6 +140,7 @@ func TestAnswersToAnIsolatedPodByTheStack(t *testing.T) {
 
 // Of an answer that is denied people are told how policies saw it.
 func TestAnswersByTheStackThatAreDenied(t *testing.T) {
+	t.Parallel()
 	for _, v6 := range []bool{false, true} {
 		for _, direct := range []bool{false, true} {
 			s := awayOf(t, newUncheckedNode(t, 1, Options{}), v6).shares(t, TCP, direct)
@@ -165,6 +167,7 @@ func TestAnswersByTheStackThatAreDenied(t *testing.T) {
 // Errors about both connections come as they were sent, from the backend or from a router. Others
 // are judged as of who sends them, not of a Service.
 func TestErrorsToAnIsolatedPodByTheStack(t *testing.T) {
+	t.Parallel()
 	sharing(t, func(t *testing.T, s *shares) {
 		router, echo := addr("198.51.100.7"), Protocol(1)
 		if s.client.Addr().Is6() {
@@ -209,6 +212,7 @@ func TestErrorsToAnIsolatedPodByTheStack(t *testing.T) {
 // What a backend begins, with the tuple of an answer, is of the backend, and to the port that the
 // pod gets it at.
 func TestBackendsBeginAtAnIsolatedPodByTheStack(t *testing.T) {
+	t.Parallel()
 	for _, v6 := range []bool{false, true} {
 		for _, direct := range []bool{false, true} {
 			s := away(t, v6).shares(t, SCTP, direct)
@@ -226,6 +230,7 @@ func TestBackendsBeginAtAnIsolatedPodByTheStack(t *testing.T) {
 
 // An answer in fragments comes as one that is whole; a later one without its first does not.
 func TestFragmentsToAnIsolatedPodByTheStack(t *testing.T) {
+	t.Parallel()
 	for _, v6 := range []bool{false, true} {
 		s := away(t, v6).shares(t, UDP, false)
 		whole := segment(UDP, s.backend, s.seen, 0, make([]byte, 32))

@@ -10,6 +10,7 @@ import (
 // always reach itself through a Service: neither as one that begins a flow nor in the place
 // of the pod in one.
 func TestOutsideIsNotThePodItself(t *testing.T) {
+	t.Parallel()
 	for _, v6 := range []bool{false, true} {
 		for _, proto := range ported {
 			t.Run(fmt.Sprintf("v6=%v %s", v6, proto), func(t *testing.T) {

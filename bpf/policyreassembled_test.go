@@ -35,6 +35,7 @@ func (h *host) askJudged(t *testing.T, from netns.NsHandle, to netip.AddrPort, s
 // What comes from outside past the direct ways is judged where the stack delivers it, in
 // whatever pieces it does; what the node itself sends is let in.
 func TestReassembledDatagramsAreJudged(t *testing.T) {
+	t.Parallel()
 	const let, none RuleSet = 41, 42
 	w := newTown(t, false)
 	w.a.tracks(t)
@@ -78,6 +79,7 @@ func TestReassembledDatagramsAreJudged(t *testing.T) {
 // Beside kube-proxy, what an isolated pod sends to a Service is judged where the stack
 // sends it to another node, in whatever pieces.
 func TestReassembledDatagramsToTheOverlayAreJudged(t *testing.T) {
+	t.Parallel()
 	const let, none RuleSet = 41, 42
 	w := newTownWith(t, false, besideNetfilter)
 	w.a.class(t, 51, w.far.v4, w.far.v6)

@@ -10,6 +10,7 @@ import (
 )
 
 func TestPolicyRowsReadAsWritten(t *testing.T) {
+	t.Parallel()
 	d := open(t, Options{})
 	classes := map[netip.Prefix]Class{
 		netip.MustParsePrefix("10.244.1.5/32"):   1 << 63,
@@ -55,6 +56,7 @@ func TestPolicyRowsReadAsWritten(t *testing.T) {
 }
 
 func TestFullPolicyMapsRefuseWhatIsNew(t *testing.T) {
+	t.Parallel()
 	d := open(t, Options{MaxClasses: 2, MaxRules: 2})
 	var errC, errR error
 	for i := range 3 {
@@ -68,6 +70,7 @@ func TestFullPolicyMapsRefuseWhatIsNew(t *testing.T) {
 
 // Two daemons with the same maps do not take each other's judgements for their own.
 func TestRevisionsDiffer(t *testing.T) {
+	t.Parallel()
 	o := Options{Dir: bpffs(t)}
 	revision := func(d *Datapath) (v uint32) {
 		must(t, d.revision.Get(&v))
@@ -87,6 +90,7 @@ func TestRevisionsDiffer(t *testing.T) {
 // The rules of a set and class are read in order, whatever their number; a class without
 // any is class 0; what matches none does not pass. Judged by a plain reading of them.
 func TestRulesAreReadInOrder(t *testing.T) {
+	t.Parallel()
 	r := rand.New(rand.NewPCG(1, 2))
 	d := open(t, Options{})
 	p := &node{Datapath: d}

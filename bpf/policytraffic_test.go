@@ -17,6 +17,7 @@ import (
 // Real pods on two nodes, all of them isolated both ways: what is allowed passes, directly,
 // through a Service and through the stack, with errors and refusals; nothing else does.
 func TestTrafficOfIsolatedPods(t *testing.T) {
+	t.Parallel()
 	for _, outer6 := range []bool{false, true} {
 		for _, stack := range []bool{false, true} {
 			t.Run(fmt.Sprintf("outer6=%v stack=%v", outer6, stack), func(t *testing.T) {

@@ -10,6 +10,7 @@ import (
 
 // What the kernel's VXLAN device decapsulated is judged as what we do.
 func TestOverlayDeviceJudges(t *testing.T) {
+	t.Parallel()
 	a, b := newNode(t, 1), newNode(t, 2)
 	b.knows(t, a, false)
 	b.class(t, 3, a.pod4, a.pod6)
@@ -36,6 +37,7 @@ func TestOverlayDeviceJudges(t *testing.T) {
 // The stack delivers what the pod's policies let pass, and all that the node itself sends,
 // whose answers pass. What the node answers opens no way for a pod that may not ask.
 func TestStackDelivers(t *testing.T) {
+	t.Parallel()
 	families(t, func(t *testing.T, p *lane) {
 		node := netip.AddrPortFrom(p.outer4, 7000)
 		if p.client.Addr().Is6() {
@@ -83,6 +85,7 @@ func TestStackDelivers(t *testing.T) {
 
 // A pod reaches itself, also through a Service, with the gateway as its other end.
 func TestPodsReachThemselves(t *testing.T) {
+	t.Parallel()
 	for _, v6 := range []bool{false, true} {
 		for _, proto := range ported {
 			p := newLane(t, v6, false)
@@ -134,6 +137,7 @@ func TestPodsReachThemselves(t *testing.T) {
 
 // Neighbours are asked and told on the pod's link, whatever its policies; nothing else is.
 func TestNeighboursOfIsolatedPods(t *testing.T) {
+	t.Parallel()
 	p := newLane(t, true, true)
 	p.isolate(t, p.client.Addr(), RuleSetClosed, RuleSetClosed)
 	out := func(dst mac, packet []byte) func() uint32 {
@@ -171,6 +175,7 @@ func TestNeighboursOfIsolatedPods(t *testing.T) {
 // All fragments of a datagram are judged by its ports; of what has none, by the protocol. A
 // later one whose first was not seen does not pass. IPv4 options hide no port.
 func TestFragmentsAreJudged(t *testing.T) {
+	t.Parallel()
 	for _, v6 := range []bool{false, true} {
 		p := newLane(t, v6, true)
 		p.rules(t, setOut, 0, allowPort(UDP, 80), allowPort(1, 0), allowPort(58, 0))
@@ -218,6 +223,7 @@ func TestFragmentsAreJudged(t *testing.T) {
 
 // Fragments through a Service are judged by the backend's port, and its answers by its own.
 func TestFragmentsThroughServicesAreJudged(t *testing.T) {
+	t.Parallel()
 	p := newLane(t, false, false)
 	p.rules(t, setOut, 0, allowPort(UDP, servePort))
 	p.isolate(t, p.client.Addr(), setIn, setOut)
@@ -242,6 +248,7 @@ func TestFragmentsThroughServicesAreJudged(t *testing.T) {
 // A pod that the stack serves gets answers of Services by their address: they are of the
 // backend's flow.
 func TestAnswersOfServicesThroughTheStack(t *testing.T) {
+	t.Parallel()
 	families(t, func(t *testing.T, p *lane) {
 		p.rules(t, setOut, 0, allowAll)
 		e, _, err := endpoints{p.Datapath}.Get(p.client.Addr())
@@ -281,6 +288,7 @@ func (p *lane) leave(t *testing.T) {
 // Where netfilter serves Services, what is to one is judged where its backend is known:
 // while they are taken over, and where they are left to it.
 func TestPoliciesBesideNetfilter(t *testing.T) {
+	t.Parallel()
 	for i := range 8 {
 		v6, far, left := i&1 > 0, i&2 > 0, i&4 > 0
 		t.Run(fmt.Sprintf("v6=%v far=%v left=%v", v6, far, left), func(t *testing.T) {

@@ -41,6 +41,7 @@ func withoutLinks() error {
 
 // A kernel that is too old is named, and so is the one that is needed.
 func TestKernelWithoutTCXIsNamed(t *testing.T) {
+	t.Parallel()
 	const asked = "WEFT_TEST_OLD_KERNEL"
 	if dir := os.Getenv(asked); dir != "" { // a process of its own: it cannot be undone
 		if err := withoutLinks(); err != nil {

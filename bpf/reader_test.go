@@ -10,6 +10,7 @@ import (
 // However long drops go on, and whenever they end, none of their records stays in the ring
 // until another drop. (One that came without a word after the reader has looked would.)
 func TestNoRecordWaitsForAnotherDrop(t *testing.T) {
+	t.Parallel()
 	d := newUncheckedNode(t, 1, Options{RecordRate: 1 << 20})
 	r, err := d.Records()
 	must(t, err)

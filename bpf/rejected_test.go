@@ -63,6 +63,7 @@ func told(src, dst netip.Addr, mtu int, quoted []byte) []byte {
 // Who sends what is refused is told by what he can find his socket with, also if the packet
 // comes in fragments: their first one is refused, and the others have nowhere to go.
 func TestRefusalsAreWellFormed(t *testing.T) {
+	t.Parallel()
 	load := make([]byte, 24)
 	for _, v6 := range []bool{false, true} {
 		p := newLane(t, v6, true)

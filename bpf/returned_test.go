@@ -37,6 +37,7 @@ func inTunnel(src, dst netip.Addr, body []byte) []byte {
 // A node sends a probe back from the address that it is to, whosever that is, and by its own
 // way as it would an answer to a client.
 func TestProbesAreSentBackFromTheAddressThatWasAsked(t *testing.T) {
+	t.Parallel()
 	for _, outer6 := range []bool{false, true} {
 		w := newPassingTown(t, outer6, false)
 		from, to := w.a.outer4, w.b.outer4
@@ -99,6 +100,7 @@ func noChecksum(c *net.UDPConn, v6 bool) error {
 }
 
 func TestOnlyNodesProbesAreSentBack(t *testing.T) {
+	t.Parallel()
 	r := newRelay(t, false, false)
 	sentBack := func(frame []byte) ([]byte, bool) { // its verdict depends on the neighbours known
 		_, got := r.b.run(t, FromUplink, frame, 0)
@@ -121,6 +123,7 @@ func TestOnlyNodesProbesAreSentBack(t *testing.T) {
 
 // Numbers that nobody asks for any more do not keep others out.
 func TestForgottenReturnsMakeRoom(t *testing.T) {
+	t.Parallel()
 	n := newNode(t, 1)
 	for i := range uint64(20_000) {
 		must(t, n.AwaitReturn(returningNonce+1000+i))
@@ -135,6 +138,7 @@ func TestForgottenReturnsMakeRoom(t *testing.T) {
 
 // What comes back counts if it is awaited, once, and goes no further.
 func TestReturnsAreNotedIfTheyAreAwaited(t *testing.T) {
+	t.Parallel()
 	for src, dst := range map[netip.Addr]bool{lb4: false, lb6: true} {
 		n := newNode(t, 1)
 		to := n.outer4
@@ -186,6 +190,7 @@ func (r *relay) mute(t testing.TB, n, other *node, mute bool) {
 // New flows to a node whose answers do not arrive are translated by the node that is asked,
 // as are those that had no answer yet; open connections stay.
 func TestFlowsToAMuteNodeAreTranslatedByTheFirst(t *testing.T) {
+	t.Parallel()
 	for _, v6 := range []bool{false, true} {
 		r := newRelay(t, v6, false)
 		b := r.pod(r.b)
@@ -238,6 +243,7 @@ func (w *wrongWay) Error() string { return "way " + w.way }
 
 // A flow counts where it is asked for, once, whoever has to choose again.
 func TestPassedFlowsCountOnce(t *testing.T) {
+	t.Parallel()
 	r := newRelay(t, false, false)
 	begun := func(what string, want [3]uint64) {
 		t.Helper()

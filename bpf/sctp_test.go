@@ -30,6 +30,7 @@ func sctp(sport, dport uint16, size int, summed bool) []byte {
 // An SCTP packet to a Service has the right checksum behind its translation, and so has
 // what comes back; one that a device is still to make stays zero.
 func TestSCTPChecksum(t *testing.T) {
+	t.Parallel()
 	for _, v6 := range []bool{false, true} {
 		for _, far := range []bool{false, true} {
 			p := newLane(t, v6, far)

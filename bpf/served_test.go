@@ -144,6 +144,7 @@ func newTownWith(t *testing.T, outer6 bool, o Options) town {
 
 // Who reaches a Service from where, and which address the backend sees.
 func TestServicePerPacket(t *testing.T) {
+	t.Parallel()
 	for _, outer6 := range []bool{false, true} {
 		t.Run(fmt.Sprintf("outer6=%v", outer6), func(t *testing.T) {
 			w := newTown(t, outer6)

@@ -13,6 +13,7 @@ import (
 
 // Every row comes back as it was set, single and in a dump, and goes.
 func TestServiceTables(t *testing.T) {
+	t.Parallel()
 	s := open(t, Options{}).Services()
 	v4, v6 := netip.MustParseAddr("10.96.0.10"), netip.MustParseAddr("fd00:96::a")
 	const id SetID = math.MaxUint64 - 2
@@ -35,6 +36,7 @@ func TestServiceTables(t *testing.T) {
 
 // Addresses of other nodes, those of the overlay and others.
 func TestNodesHoldWhatIsSet(t *testing.T) {
+	t.Parallel()
 	d := open(t, Options{})
 	v4, v6 := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")
 	testTable(t, d.Nodes(), map[netip.Addr]netip.Addr{v4: addr("192.0.2.9"), v6: {}, addr("2001:db8::2"): addr("2001:db8::9")})
@@ -66,6 +68,7 @@ func testTable[K, V comparable](t *testing.T, table reconcile.Target[K, V], rows
 // Rows that are set together are as those that are set alone, and a full map takes what
 // there is room for and no more; what it had stays.
 func TestManyServiceRowsAtOnce(t *testing.T) {
+	t.Parallel()
 	d := open(t, Options{})
 	s := d.Services()
 	places, backends := make([]Place, 300), make([]Backend, 300)

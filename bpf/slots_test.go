@@ -56,6 +56,7 @@ func (l slotLab) found(t testing.TB, a netip.Addr) bool {
 
 // Whatever is set, replaced and deleted in whatever order: the programs find what Dump tells.
 func TestProgramsFindEachRowThatIsSet(t *testing.T) {
+	t.Parallel()
 	l := newSlotLab(t, 64, 4, 20)
 	want := map[netip.Addr]Endpoint{}
 	for i := range 150 {
@@ -95,6 +96,7 @@ func TestProgramsFindEachRowThatIsSet(t *testing.T) {
 
 // A row that is replaced is there all the time.
 func TestRowIsReplacedAtOnce(t *testing.T) {
+	t.Parallel()
 	l := newSlotLab(t, 64, 1, 2)
 	for _, a := range l.addrs {
 		must(t, l.Endpoints().Set(a, l.pod))
@@ -129,6 +131,7 @@ func TestRowIsReplacedAtOnce(t *testing.T) {
 // A slot that someone else empties may hide others from the programs: their rows are told as
 // missing, and set again.
 func TestRowBehindAnEmptiedSlotIsMissing(t *testing.T) {
+	t.Parallel()
 	l := newSlotLab(t, 64, 1, 3)
 	for _, a := range l.addrs {
 		must(t, l.Endpoints().Set(a, l.pod))
@@ -151,6 +154,7 @@ func TestRowBehindAnEmptiedSlotIsMissing(t *testing.T) {
 // If such a row is set again before anybody looks, it is in two slots: the programs find the
 // new one, and nobody the old one after the next look.
 func TestRowInTwoSlots(t *testing.T) {
+	t.Parallel()
 	l := newSlotLab(t, 64, 1, 3)
 	for _, a := range l.addrs {
 		must(t, l.Endpoints().Set(a, l.pod))
@@ -178,6 +182,7 @@ func TestRowInTwoSlots(t *testing.T) {
 
 // An address whose slots are all others' is refused, and nobody is pushed out.
 func TestNoSlotForAnAddress(t *testing.T) {
+	t.Parallel()
 	l := newSlotLab(t, 200, 1, slotTries+1)
 	for i, a := range l.addrs {
 		if err := l.Endpoints().Set(a, l.pod); errors.Is(err, ErrFull) != (i == slotTries) {
@@ -194,6 +199,7 @@ func TestNoSlotForAnAddress(t *testing.T) {
 // Of as many addresses as there is room for, as clusters give them to pods, none is without
 // a slot.
 func TestSlotsSufficeForPods(t *testing.T) {
+	t.Parallel()
 	for _, rows := range []uint32{2, 16, 250, 1024, 8192} {
 		size := slotsFor(rows)
 		used := make([]bool, size)

@@ -21,6 +21,7 @@ func inBoth(t *testing.T, n *sockNode, f func(t *testing.T, ns netns.NsHandle)) 
 func at(a netip.Addr, port uint16) netip.AddrPort { return netip.AddrPortFrom(a, port) }
 
 func TestSocketConnectsToBackend(t *testing.T) {
+	t.Parallel()
 	n := newSockNode(t)
 	n.serve(Place{service4, 80, TCP}, Frontend{}, at(backend4(1), 8080))
 	n.serve(Place{service6, 80, TCP}, Frontend{}, at(backend6(1), 8080))
@@ -65,6 +66,7 @@ func TestSocketConnectsToBackend(t *testing.T) {
 }
 
 func TestSocketSpreadsConnections(t *testing.T) {
+	t.Parallel()
 	n := newSockNode(t)
 	var places []netip.AddrPort
 	for i := 1; i <= 3; i++ {
@@ -111,6 +113,7 @@ func (n *sockNode) rows(name string) int {
 }
 
 func TestSocketConnectedDatagrams(t *testing.T) {
+	t.Parallel()
 	n := newSockNode(t)
 	for to, b := range map[netip.Addr]netip.Addr{service4: backend4(1), service6: backend6(1)} {
 		udpServer(t, n.host, at(b, 5353))
@@ -141,6 +144,7 @@ func TestSocketConnectedDatagrams(t *testing.T) {
 }
 
 func TestSocketUnconnectedDatagrams(t *testing.T) {
+	t.Parallel()
 	n := newSockNode(t)
 	inBoth(t, n, func(t *testing.T, ns netns.NsHandle) {
 		for _, c := range []struct {
@@ -198,6 +202,7 @@ func TestSocketUnconnectedDatagrams(t *testing.T) {
 }
 
 func TestSocketIsRefused(t *testing.T) {
+	t.Parallel()
 	n := newSockNode(t)
 	drop := netip.MustParseAddr("10.96.0.11")
 	must(t, n.Sets.Set(81<<8|SetID(TCP), Set{Flags: SetDrop}))
@@ -234,6 +239,7 @@ func TestSocketIsRefused(t *testing.T) {
 // What the socket's programs cannot know is the packets' programs' matter: then the
 // destination stays what it is, and there is nobody at it here.
 func TestSocketLeavesAlone(t *testing.T) {
+	t.Parallel()
 	n := newSockNode(t)
 	lo := netip.MustParseAddr("127.0.0.1")
 	n.serve(Place{service4, 80, TCP}, Frontend{Affinity: 100}, at(backend4(1), 8080), at(backend4(2), 8080), at(backend4(3), 8080))
@@ -291,6 +297,7 @@ func TestSocketLeavesAlone(t *testing.T) {
 // While connections live that began elsewhere, those that pods begin are left to the
 // packets; the host's are not.
 func TestSocketLeavesPodsToPackets(t *testing.T) {
+	t.Parallel()
 	n := newSockNode(t)
 	n.serve(Place{service4, 80, TCP}, Frontend{}, at(backend4(1), 8080))
 	n.serve(Place{service6, 80, TCP}, Frontend{}, at(backend6(1), 8080))
@@ -332,6 +339,7 @@ func TestSocketLeavesPodsToPackets(t *testing.T) {
 // The host stays with its backend until the time is over, or that ends or is not chosen any
 // more.
 func TestSocketStaysWithBackend(t *testing.T) {
+	t.Parallel()
 	n := newSockNode(t)
 	var places []netip.AddrPort
 	for i := 1; i <= 3; i++ {

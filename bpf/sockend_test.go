@@ -38,6 +38,7 @@ func lives(t testing.TB, c net.Conn) bool {
 }
 
 func TestSocketsOfDeadBackendsEnd(t *testing.T) {
+	t.Parallel()
 	n := newSockNode(t)
 	paths := []string{nsPath(n.host), "/run/netns/there-is-none", nsPath(n.pod)}
 	one, two, six := at(backend4(1), 8080), at(backend4(2), 8080), at(backend6(1), 8080)
@@ -135,6 +136,7 @@ func TestSocketsOfDeadBackendsEnd(t *testing.T) {
 // The filter that the kernel applies is byte code of ours: with many places at once it
 // must accept each and nothing else.
 func TestManyDeadBackendsAtOnce(t *testing.T) {
+	t.Parallel()
 	n := newSockNode(t)
 	const count = 3*diagFilterPlaces/2 + 1
 	ip(t, n.host, "route add local 10.2.0.0/24 dev lo")

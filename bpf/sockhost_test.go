@@ -9,6 +9,7 @@ import (
 // At some places the node's own sockets are served by a set of their own, all ways; pods'
 // are not.
 func TestSocketsOfTheHostHaveTheirOwnSet(t *testing.T) {
+	t.Parallel()
 	n := newSockNode(t)
 	for i, c := range []struct {
 		service          netip.Addr
@@ -66,6 +67,7 @@ func TestSocketsOfTheHostHaveTheirOwnSet(t *testing.T) {
 
 // Where netfilter serves Services, sockets reach nothing here but host ports.
 func TestSocketsBesideNetfilterReachHostPorts(t *testing.T) {
+	t.Parallel()
 	n := newSockNode(t)
 	must(t, n.Datapath.Close())
 	must(t, Remove(n.o.Dir))

@@ -9,6 +9,7 @@ import (
 )
 
 func TestConnectionsAreListedWithWhoOpenedThem(t *testing.T) {
+	t.Parallel()
 	testnet.Require(t)
 	ns := testnet.New(t, "pod")
 	if err := ns.IP("link", "set", "lo", "up"); err != nil {

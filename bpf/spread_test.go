@@ -12,6 +12,7 @@ import (
 // expectation, have the mean 2 then (chi-squared); of so many samples it is beyond 3.2 once in
 // some thousand choices of addresses, and these are always the same.
 func TestFlowsFromOutsideAreSpreadAsByChance(t *testing.T) {
+	t.Parallel()
 	const samples, flows = 40, 600
 	p := newLane(t, false, true)
 	node := netip.AddrPortFrom(p.outer4, 30080)

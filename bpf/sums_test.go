@@ -9,6 +9,7 @@ import (
 // Whatever checksum a packet has, the translated one has that of what it is then; a UDP datagram
 // without one has none afterwards.
 func TestChecksumsOfTranslatedPackets(t *testing.T) {
+	t.Parallel()
 	for _, v6 := range []bool{false, true} {
 		p := newLane(t, v6, true)
 		at := 20
@@ -47,6 +48,7 @@ func TestChecksumsOfTranslatedPackets(t *testing.T) {
 
 // The same where the backend is in the node's own network, and ports alone change.
 func TestChecksumsWhereAddressesStay(t *testing.T) {
+	t.Parallel()
 	for _, v6 := range []bool{false, true} {
 		p := newLane(t, v6, false)
 		host, client, at := p.outer4, netip.MustParseAddrPort("203.0.113.7:20000"), 20

@@ -11,6 +11,7 @@ import (
 // as it is on a node that is lost, or not ready, another one has it; connections stay where
 // they are, and so do those whose backend is still to be chosen.
 func TestSYNThatComesAgainGoesToWhatIsChosen(t *testing.T) {
+	t.Parallel()
 	for _, v6 := range []bool{false, true} {
 		for _, outside := range []bool{false, true} {
 			t.Run(fmt.Sprintf("v6=%v outside=%v", v6, outside), func(t *testing.T) {
@@ -78,6 +79,7 @@ func TestSYNThatComesAgainGoesToWhatIsChosen(t *testing.T) {
 
 // The same, where another node answers: the node that is asked passes it on elsewhere.
 func TestPassedSYNThatComesAgainGoesToWhatIsChosen(t *testing.T) {
+	t.Parallel()
 	for _, v6 := range []bool{false, true} {
 		r := newRelay(t, v6, false)
 		b, c := r.pod(r.b), r.pod(r.c)

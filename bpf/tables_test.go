@@ -61,6 +61,7 @@ func (p *lane) clientAt(port int) netip.AddrPort {
 
 // When there is no room for another flow, none begins; those that live go on.
 func TestNoRoomForFlows(t *testing.T) {
+	t.Parallel()
 	const flows = 32 + briefWays/2
 	p := newLaneWith(t, false, true, Options{MaxFlows: 2*flows - briefWays, MaxBriefFlows: briefWays})
 	for i := range flows {
@@ -107,6 +108,7 @@ func (p *lane) settle(t testing.TB) {
 // Flows that end in `live` stay for a while, never at the cost of others: in a map that is
 // small for them, and beside one that lives.
 func TestEndedFlowsAreForgotten(t *testing.T) {
+	t.Parallel()
 	const rows, kept = 128, 16
 	p := newLaneWith(t, false, true, Options{MaxFlows: rows, MaxBriefFlows: briefWays})
 	p.establish(t, p.client)
@@ -140,6 +142,7 @@ func TestEndedFlowsAreForgotten(t *testing.T) {
 // A tuple that ends again and again keeps its latest end as long as any other does: so
 // many ends of other tuples.
 func TestTupleThatEndsAgain(t *testing.T) {
+	t.Parallel()
 	const kept = 16
 	p := newLaneWith(t, false, true, Options{MaxFlows: 16 * kept, MaxBriefFlows: briefWays})
 	end := func(client netip.AddrPort) {
@@ -195,6 +198,7 @@ func (p *lane) enter(t testing.TB, client, to netip.AddrPort, flags byte) (src, 
 // those of pods nor those that came through the same node port, whose source ports the
 // others want, too. `make soak` has ten times as many.
 func TestFloodEndsNoFlow(t *testing.T) {
+	t.Parallel()
 	p := newLane(t, false, true)
 	node := netip.AddrPortFrom(p.outer4, 30080)
 	p.serve(t, 8, node, p.backend.Addr())
@@ -249,6 +253,7 @@ func TestFloodEndsNoFlow(t *testing.T) {
 
 // When all ports towards a backend are taken, no other flow to it begins that needs one.
 func TestNoPortForFlow(t *testing.T) {
+	t.Parallel()
 	p := newLaneWith(t, false, true, Options{MaxBriefFlows: 1 << 10})
 	node := netip.AddrPortFrom(p.outer4, 30080)
 	p.serve(t, 8, node, p.backend.Addr())

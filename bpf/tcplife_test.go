@@ -36,6 +36,7 @@ func (p *lane) where(t testing.TB, client netip.AddrPort) string {
 // A TCP flow is brief until both ends know of each other, and live until both have ended
 // it.
 func TestTCPLife(t *testing.T) {
+	t.Parallel()
 	for _, v6 := range []bool{false, true} {
 		for _, far := range []bool{false, true} {
 			t.Run(fmt.Sprintf("v6=%v far=%v", v6, far), func(t *testing.T) {
@@ -79,6 +80,7 @@ func TestTCPLife(t *testing.T) {
 // A closed flow's tuple begins anew: with a backend of the day. What a direct connection
 // to the former backend answers, from the same port, is not translated.
 func TestClosedTupleBeginsAnew(t *testing.T) {
+	t.Parallel()
 	p := newLane(t, false, true)
 	p.establish(t, p.client)
 	p.tcp(t, p.client, rst)
@@ -104,6 +106,7 @@ func TestClosedTupleBeginsAnew(t *testing.T) {
 // A connection that goes to the backend itself, on the tuple of a flow that has ended or
 // was refused, is not translated from its first answer on.
 func TestDirectConnectionOnAnEndedTuple(t *testing.T) {
+	t.Parallel()
 	for _, v6 := range []bool{false, true} {
 		for _, far := range []bool{false, true} {
 			p := newLane(t, v6, far)
@@ -130,6 +133,7 @@ func TestDirectConnectionOnAnEndedTuple(t *testing.T) {
 // Whatever comes in whatever order: what a packet becomes, its answer undoes. Not so what
 // cannot be one: a SYN after the end, and anything else before a SYN is answered.
 func TestTranslationIsInverted(t *testing.T) {
+	t.Parallel()
 	for _, v6 := range []bool{false, true} {
 		t.Run(fmt.Sprintf("v6=%v", v6), func(t *testing.T) {
 			p := newLane(t, v6, true)
@@ -183,6 +187,7 @@ func TestTranslationIsInverted(t *testing.T) {
 // one each time; that of a connection that has ended goes to no other client's port, which
 // the backend, in TIME_WAIT, would take for the former.
 func TestPortsAreNotMixed(t *testing.T) {
+	t.Parallel()
 	p := newLane(t, false, true)
 	owner := map[netip.AddrPort]netip.AddrPort{}
 	for round := range 2 {

@@ -95,6 +95,7 @@ func stream(t testing.TB, from, to netns.NsHandle, dst netip.Addr) {
 }
 
 func TestTrafficBetweenPodsAndHosts(t *testing.T) {
+	t.Parallel()
 	for _, mode := range []struct {
 		name           string
 		outer6, direct bool
@@ -140,6 +141,7 @@ func TestTrafficBetweenPodsAndHosts(t *testing.T) {
 // A kernel's VXLAN device as the other node, set up with static entries, both ways:
 // what we write is standard VXLAN, and we read it.
 func TestKernelVXLANPeer(t *testing.T) {
+	t.Parallel()
 	for _, outer6 := range []bool{false, true} {
 		t.Run(fmt.Sprintf("outer6=%v", outer6), func(t *testing.T) {
 			segment := newSegment(t)

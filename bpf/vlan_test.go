@@ -14,6 +14,7 @@ import (
 // too: here it is left alone. One with a priority and no VLAN (IEEE 802.1Q's number 0) is as
 // without.
 func TestFramesOfVLANsAreLeftToTheirDevice(t *testing.T) {
+	t.Parallel()
 	segment := newSegment(t)
 	h := newHost(t, 1, segment)
 	p := h.addPod()
