@@ -11,7 +11,7 @@ import (
 )
 
 // The kernel verifies a program on the processor that loads it, the large ones for a quarter of a
-// second each, with some tens of MiB meanwhile: so many are loaded at a time.
+// second each: so many are loaded at a time.
 const maxLoaders = 4
 
 // loadCollection loads what spec has, with the maps that are there already.
@@ -23,7 +23,7 @@ func loadCollection(spec *ebpf.CollectionSpec, there map[string]*ebpf.Map) (*ebp
 		return nil, err
 	}
 	var loaders errgroup.Group
-	shares := shareOut(spec.Programs, min(maxLoaders, runtime.GOMAXPROCS(0)))
+	shares := shareOut(spec.Programs, min(maxLoaders, runtime.GOMAXPROCS(0), len(spec.Programs)))
 	loaded := make([]*ebpf.Collection, len(shares))
 	for i, programs := range shares {
 		loaders.Go(func() (err error) {

@@ -57,7 +57,7 @@ func TestProgramsAreSharedOut(t *testing.T) {
 	}
 }
 
-// What the kernel refuses, in whichever share, is the error, and nothing stays loaded.
+// What the kernel refuses, in whichever share, is the error.
 func TestOneRefusedProgramIsAnError(t *testing.T) {
 	spec, err := specs(Options{Config: Config{VNI: 87, Port: 8872}})
 	must(t, err)

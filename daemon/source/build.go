@@ -26,6 +26,9 @@ type named struct {
 	objects
 }
 
+// byName is the order of files.
+func byName(a, b named) int { return cmp.Compare(a.file, b.file) }
+
 func key(p *Pod) string { return p.Namespace + "/" + p.Name }
 
 // build makes the state of what the folder holds and what we attached ourselves. Of an

@@ -1,8 +1,6 @@
 package source
 
 import (
-	"cmp"
-	"reflect"
 	"slices"
 	"strings"
 
@@ -55,7 +53,11 @@ func (o *ordered[T]) update(root []named) {
 			kept = append(kept, f)
 		}
 	}
-	o.keep(lost, came)
+	now := objectsOf(came)
+	keep(objectsOf(lost), now, o.compare)
+	for i := range came {
+		came[i].object = now[i]
+	}
 	o.all = o.merge(kept, came)
 	o.choose()
 }
@@ -87,22 +89,12 @@ func (o *ordered[T]) order(a, b found[T]) int {
 	return strings.Compare(a.file, b.file)
 }
 
-// keep replaces what came and is as what was lost by that.
-func (o *ordered[T]) keep(lost, came []found[T]) {
-	for i, j := 0, 0; i < len(lost) && j < len(came); {
-		switch by := o.compare(lost[i].object, came[j].object); {
-		case by < 0:
-			i++
-		case by > 0:
-			j++
-		default:
-			if reflect.DeepEqual(lost[i].object, came[j].object) {
-				came[j].object = lost[i].object
-			}
-			i++
-			j++
-		}
+func objectsOf[T any](list []found[T]) []*T {
+	out := make([]*T, len(list))
+	for i, f := range list {
+		out[i] = f.object
 	}
+	return out
 }
 
 // merge puts came in its places. It searches them, as there may be few.
@@ -159,6 +151,3 @@ func newKinds() *kinds {
 		},
 	}
 }
-
-// byName is the order of files.
-func byName(a, b named) int { return cmp.Compare(a.file, b.file) }
