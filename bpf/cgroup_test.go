@@ -290,39 +290,35 @@ func TestSocketUpgradeLosesNoConnect(t *testing.T) {
 	must(t, n.Commit())
 	stop, ended := make(chan struct{}), make(chan error)
 	connects := 0
-	inCgroup(t, n.cgroup, func() {
-		go func() {
-			var err error
-			in(t, n.host, func() {
-				for err == nil {
-					var c net.Conn
-					if c, err = net.DialTimeout("tcp", at(service4, 80).String(), 5*time.Second); err == nil {
-						_ = c.(*net.TCPConn).SetLinger(0)
-						c.Close()
-						connects++
-					}
-					select {
-					case <-stop:
-						ended <- err
-						return
-					default:
-					}
-				}
+	go n.do(n.host, func() {
+		var err error
+		for err == nil {
+			var c net.Conn
+			if c, err = net.DialTimeout("tcp", at(service4, 80).String(), 5*time.Second); err == nil {
+				_ = c.(*net.TCPConn).SetLinger(0)
+				c.Close()
+				connects++
+			}
+			select {
+			case <-stop:
 				ended <- err
-			})
-		}()
-		for i := range 6 {
-			n.o.MaxPeers = uint32(16 + i/2)
-			must(t, n.Datapath.Close())
-			n.start()
-			fill()
-			must(t, n.Commit())
+				return
+			default:
+			}
 		}
-		close(stop)
-		if err := <-ended; err != nil || connects < 10 {
-			t.Errorf("after %d connects: %v", connects, err)
-		}
+		ended <- err
 	})
+	for i := range 6 {
+		n.o.MaxPeers = uint32(16 + i/2)
+		must(t, n.Datapath.Close())
+		n.start()
+		fill()
+		must(t, n.Commit())
+	}
+	close(stop)
+	if err := <-ended; err != nil || connects < 10 {
+		t.Errorf("after %d connects: %v", connects, err)
+	}
 }
 
 func TestHighestCgroupIsFound(t *testing.T) {

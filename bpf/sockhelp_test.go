@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -33,15 +34,17 @@ func newCgroup(t testing.TB) string {
 	t.Helper()
 	root, err := FindCgroup()
 	must(t, err)
-	return newCgroupIn(t, filepath.Join(root, ownCgroup(t)))
+	return newCgroupIn(t, filepath.Join(root, threadCgroup(t)))
 }
 
+// newCgroupIn makes a threaded cgroup: tests that run beside each other are one process,
+// and each moves only the thread that it is on.
 func newCgroupIn(t testing.TB, parent string) string {
 	t.Helper()
 	dir := filepath.Join(parent, fmt.Sprintf("weft-test-%d-%d", os.Getpid(), time.Now().UnixNano()))
 	must(t, os.Mkdir(dir, 0o755))
 	t.Cleanup(func() {
-		// The kernel moves a process out of it a moment after we asked.
+		// The kernel moves a thread out of it a moment after we asked.
 		var err error
 		for range 100 {
 			if err = os.Remove(dir); err == nil {
@@ -51,36 +54,40 @@ func newCgroupIn(t testing.TB, parent string) string {
 		}
 		t.Errorf("remove cgroup: %v", err)
 	})
+	must(t, os.WriteFile(filepath.Join(dir, "cgroup.type"), []byte("threaded"), 0))
 	return dir
 }
 
-// ownCgroup is the test's cgroup2 path ("/a/b").
-func ownCgroup(t testing.TB) string {
+// threadCgroup is the cgroup2 path ("/a/b") of the thread that this runs on.
+func threadCgroup(t testing.TB) string {
 	t.Helper()
-	b, err := os.ReadFile("/proc/self/cgroup")
+	b, err := os.ReadFile("/proc/thread-self/cgroup")
 	must(t, err)
 	for line := range strings.Lines(string(b)) {
 		if p, ok := strings.CutPrefix(line, "0::"); ok {
 			return strings.TrimSpace(p)
 		}
 	}
-	t.Fatal("this process is in no cgroup2")
+	t.Fatal("this thread is in no cgroup2")
 	return ""
 }
 
-// inCgroup runs f with the whole test in a cgroup: sockets that f makes belong there.
+// inCgroup runs f in a cgroup: sockets that f makes belong there. What goroutines that f
+// starts make does not.
 func inCgroup(t testing.TB, dir string, f func()) {
 	t.Helper()
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	root, err := FindCgroup()
 	must(t, err)
-	home := filepath.Join(root, ownCgroup(t))
+	home := filepath.Join(root, threadCgroup(t))
 	enter := func(dir string) error {
-		return os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte("0"), 0)
+		return os.WriteFile(filepath.Join(dir, "cgroup.threads"), []byte("0"), 0)
 	}
 	must(t, enter(dir))
 	defer func() {
 		if err := enter(home); err != nil {
-			t.Errorf("leave cgroup: %v", err)
+			panic(err) // the thread must not go on in the wrong cgroup
 		}
 	}()
 	f()
@@ -149,7 +156,7 @@ func (n *sockNode) serve(at Place, f Frontend, backends ...netip.AddrPort) {
 	must(n.t, n.Frontends.Set(Place{Addr: at.Addr}, Frontend{}))
 }
 
-// do runs f with the test in the node's cgroup and a namespace.
+// do runs f in the node's cgroup and a namespace.
 func (n *sockNode) do(ns netns.NsHandle, f func()) {
 	n.t.Helper()
 	inCgroup(n.t, n.cgroup, func() { in(n.t, ns, f) })
