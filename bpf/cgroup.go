@@ -74,26 +74,22 @@ func (t socketHooks) Get(p Program) (struct{}, bool, error) {
 // link on another cgroup is ended: it is of a former configuration.
 func (t socketHooks) attached(p Program, known map[ebpf.ProgramID]bool) (bool, error) {
 	h := Hook{Program: p}
-	l, _, err := t.d.openLink(h)
+	l, info, err := t.d.openLink(h)
 	if l == nil || err != nil {
 		return false, err
 	}
-	defer l.Close()
+	l.Close()
 	if t.path == "" {
 		return true, nil
-	}
-	info, err := l.Info()
-	if err != nil {
-		return false, fmt.Errorf("read link %s: %w", t.d.linkPin(h), err)
 	}
 	id, err := cgroupID(t.path)
 	if err != nil {
 		return false, err
 	}
-	if c := info.Cgroup(); c == nil || c.CgroupId != id {
+	if info.Cgroup().CgroupId != id { // openLink gives no other kind of link
 		return false, detach(t.d.linkPin(h))
 	}
-	return t.d.linked(h, known)
+	return t.d.fits(p, info.Program, known), nil
 }
 
 // Set attaches the program, in the link it has or in a new one. A former daemon's stays

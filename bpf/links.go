@@ -78,13 +78,13 @@ func (t links) Set(h Hook, _ struct{}) error {
 		}
 		return t.d.setLink(h, prog)
 	}
-	l, id, err := t.d.openLink(h)
+	l, info, err := t.d.openLink(h)
 	if err != nil {
 		return err
 	}
 	if l != nil {
 		l.Close()
-		if t.d.fits(h.Program, id, known) {
+		if t.d.fits(h.Program, info.Program, known) {
 			return nil
 		}
 	}

@@ -40,30 +40,30 @@ func hookOf(name string) (Hook, bool) {
 	return Hook{Program: Program(name[:i]), IfIndex: n}, err == nil
 }
 
-// openLink returns the pinned link of a hook and the program it runs, or nil if
+// openLink returns the pinned link of a hook and what the kernel says of it, or nil if
 // there is none that works: then there is no pin any more either.
-func (d *Datapath) openLink(h Hook) (link.Link, ebpf.ProgramID, error) {
+func (d *Datapath) openLink(h Hook) (link.Link, *link.Info, error) {
 	path := d.linkPin(h)
 	l, err := link.LoadPinnedLink(path, nil)
 	if errors.Is(err, os.ErrNotExist) {
-		return nil, 0, nil
+		return nil, nil, nil
 	}
 	if err == nil {
 		info, err := l.Info()
 		if err != nil {
 			l.Close()
-			return nil, 0, fmt.Errorf("read link %s: %w", path, err)
+			return nil, nil, fmt.Errorf("read link %s: %w", path, err)
 		}
 		if h.describes(info) {
-			return l, info.Program, nil
+			return l, info, nil
 		}
 		l.Close()
 	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, 0, fmt.Errorf("remove dead pin: %w", err)
+		return nil, nil, fmt.Errorf("remove dead pin: %w", err)
 	}
 	crash.Point("bpf unpin link")
-	return nil, 0, nil
+	return nil, nil, nil
 }
 
 // describes says whether a link is one of the hook. A link whose device is gone names
@@ -92,12 +92,12 @@ func attach(h Hook, prog *ebpf.Program) (link.Link, error) {
 
 // move makes the hook's link run our program if it runs another; whether it did.
 func (d *Datapath) move(h Hook) (bool, error) {
-	l, id, err := d.openLink(h)
+	l, info, err := d.openLink(h)
 	if l == nil || err != nil {
 		return false, err
 	}
 	defer l.Close()
-	if id == d.ids[h.Program] {
+	if info.Program == d.ids[h.Program] {
 		return false, nil
 	}
 	if err := l.Update(d.programs[h.Program]); err != nil {
@@ -129,12 +129,12 @@ func detach(path string) error {
 // linked says whether the hook's link is alive and runs a program that fits. The pin of
 // a dead one is removed.
 func (d *Datapath) linked(h Hook, known map[ebpf.ProgramID]bool) (bool, error) {
-	l, id, err := d.openLink(h)
+	l, info, err := d.openLink(h)
 	if l == nil || err != nil {
 		return false, err
 	}
 	l.Close()
-	return d.fits(h.Program, id, known), nil
+	return d.fits(h.Program, info.Program, known), nil
 }
 
 // setLink makes the link of a hook that has none that fits: the one that is there is
