@@ -23,7 +23,7 @@ type guess struct {
 
 func newGuess(t *testing.T, v6, far bool, seed uint64) *guess {
 	t.Helper()
-	p := laneOf(t, newUncheckedNode(t, 1, Options{RecordRate: 1 << 20}), v6, far)
+	p := laneOf(t, newUncheckedNode(t, 1, Options{RecordRate: 1 << 20, MaxAllowedNew: 1024}), v6, far)
 	r, err := p.Records()
 	must(t, err)
 	t.Cleanup(func() { r.Close() })
@@ -277,16 +277,13 @@ func TestExplainChangesNothing(t *testing.T) {
 	p.isolate(t, p.client.Addr(), setIn, setOut)
 	p.rules(t, setOut, 0, allowPort(TCP, 1))
 	state := func() string {
-		text := ""
+		all := map[string]contents{}
 		for _, name := range []string{weftMapLive, weftMapBrief, weftMapAllowed, weftMapAllowedNew, weftMapAffinity, weftMapClients, weftMapFragments} {
-			it := p.maps[name].Iterate()
-			var k, v []byte
-			for it.Next(&k, &v) {
-				text += fmt.Sprintf("%s % x: % x\n", name, k, v)
-			}
-			must(t, it.Err())
+			var err error
+			all[name], err = contentsOf(p.maps[name])
+			must(t, err)
 		}
-		return text + fmt.Sprint(p.counts(t))
+		return fmt.Sprintf("% x %v", all, p.counts(t))
 	}
 	before := state()
 	told := map[netip.Addr]bool{}

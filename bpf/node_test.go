@@ -1,6 +1,7 @@
 package bpf
 
 import (
+	"cmp"
 	"errors"
 	"net/netip"
 	"path/filepath"
@@ -37,21 +38,28 @@ func bpffs(t testing.TB) string {
 	return filepath.Join(dir, "weft")
 }
 
+// small gives the options that are not set: small maps.
+func (o Options) small() Options {
+	if o.Config == (Config{}) {
+		o.Config = Config{VNI: 87, Port: 8872}
+	}
+	o.MaxEndpoints, o.MaxPeers = cmp.Or(o.MaxEndpoints, 16), cmp.Or(o.MaxPeers, 16)
+	return o
+}
+
 // open opens a datapath with small maps, in a folder of its own unless o names one.
 func open(t testing.TB, o Options) *Datapath {
 	t.Helper()
 	if o.Dir == "" {
 		o.Dir = bpffs(t)
 	}
-	if o.Config == (Config{}) {
-		o.Config = Config{VNI: 87, Port: 8872}
-	}
-	if o.MaxEndpoints == 0 {
-		o.MaxEndpoints = 16
-	}
-	if o.MaxPeers == 0 {
-		o.MaxPeers = 16
-	}
+	d := openOrFail(t, o.small())
+	t.Cleanup(func() { d.Close() })
+	return d
+}
+
+func openOrFail(t testing.TB, o Options) *Datapath {
+	t.Helper()
 	d, err := Open(o)
 	if err != nil {
 		var v *ebpf.VerifierError
@@ -60,7 +68,6 @@ func open(t testing.TB, o Options) *Datapath {
 		}
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { d.Close() })
 	return d
 }
 
@@ -97,7 +104,7 @@ func newUncheckedNode(t testing.TB, n byte, o Options) *node {
 	out6 := addr("2001:db8::").As16()
 	out6[15] = n
 	d := &node{
-		Datapath: open(t, o),
+		Datapath: openShared(t, o),
 		outer4:   netip.AddrFrom4([4]byte{192, 0, 2, n}), outer6: netip.AddrFrom16(out6),
 		gw4: v4(1), gw6: v6(1), pod4: v4(5), pod6: v6(5), sib4: v4(6), sib6: v6(6),
 		podMAC: mac{2, 0, 0, n, 0, 5}, sibMAC: mac{2, 0, 0, n, 0, 6}, sibHost: mac{2, 0, 0, n, 1, 6},

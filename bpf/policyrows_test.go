@@ -92,7 +92,7 @@ func TestRevisionsDiffer(t *testing.T) {
 func TestRulesAreReadInOrder(t *testing.T) {
 	t.Parallel()
 	r := rand.New(rand.NewPCG(1, 2))
-	d := open(t, Options{})
+	d := open(t, Options{MaxAllowedNew: 1024})
 	p := &node{Datapath: d}
 	pod := addr("10.244.1.5")
 	must(t, d.Endpoints().Set(pod, Endpoint{IfIndex: loopback, MAC: p.podMAC}))
