@@ -44,7 +44,7 @@ func TestAnswersComeFromWhomWasAskedLast(t *testing.T) {
 		second := netip.AddrPortFrom(p.vip.Addr(), 81)
 		p.serve(t, 8, second, p.backend.Addr())
 		places := []netip.AddrPort{p.backend, p.vip, second}
-		port := 20000
+		port := clientPorts
 		for _, first := range places {
 			for _, then := range places {
 				for _, last := range places {
@@ -78,7 +78,7 @@ func TestFlowOutlivesDirectDatagrams(t *testing.T) {
 	p := newLane(t, false, true)
 	p.serve(t, 7, p.vip, p.other.sib4, p.other.pod4)
 	for port := range 20 {
-		client := p.clientAt(20000 + port)
+		client := p.clientAt(clientPorts + port)
 		_, backend := p.ask(t, UDP, client, p.vip, 0, load)
 		p.backend = backend
 		for range 4 {
@@ -155,6 +155,9 @@ func TestDirectDatagramsWhoseSetIsBusy(t *testing.T) {
 	}
 }
 
+// clientPorts is where ports of clients begin that programs never choose (src/claim.h: below 30000).
+const clientPorts = 41000
+
 // dialogues are what both ends of a connection send, from its beginning to its end.
 var dialogues = map[Protocol][]struct {
 	back    bool
@@ -174,7 +177,7 @@ var dialogues = map[Protocol][]struct {
 func TestConnectionsShareNoTuple(t *testing.T) {
 	t.Parallel()
 	families(t, func(t *testing.T, p *lane) {
-		port := 20000
+		port := clientPorts
 		for proto, dialogue := range dialogues {
 			for served := range dialogue {
 				port++
