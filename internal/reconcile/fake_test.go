@@ -2,6 +2,7 @@ package reconcile
 
 import (
 	"errors"
+	"iter"
 	"maps"
 	"sync"
 )
@@ -117,3 +118,25 @@ func (b *batcher) SetAll(keys []int, values []string) (int, error) {
 	}
 	return len(keys), nil
 }
+
+// checker is a fake that can tell whether it holds rows.
+type checker struct {
+	*fake
+	silent bool // does not tell how many
+	err    error
+	asked  map[int]int // how often, by key
+}
+
+func (c *checker) Holds(rows iter.Seq2[int, string]) (bool, error) {
+	all := true
+	for k, v := range rows {
+		if c.asked != nil {
+			c.asked[k]++
+		}
+		is, ok := c.rows[k]
+		all = all && ok && is == v
+	}
+	return all, c.err
+}
+
+func (c *checker) Count() (int, bool, error) { return len(c.rows), !c.silent, nil }

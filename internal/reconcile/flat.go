@@ -148,6 +148,11 @@ func (t *Flat[K, V]) PruneBut(keep func(K) bool) error {
 func (t *Flat[K, V]) Refresh() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	return t.refresh()
+}
+
+// refresh is Refresh under mu.
+func (t *Flat[K, V]) refresh() error {
 	if t.round++; t.round == 0 {
 		t.round = 1
 	}

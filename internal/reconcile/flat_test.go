@@ -26,8 +26,11 @@ func TestFlatConverges(t *testing.T) {
 			}
 		}
 		var target Target[int, string] = f
-		if seed%3 == 0 {
+		switch seed % 3 {
+		case 0:
 			target = ranger{f}
+		case 1:
+			target = &checker{fake: f}
 		}
 		m := &flatModel{Flat: NewFlat("t", target), f: f, wants: rows{}}
 		for range steps {
@@ -36,7 +39,7 @@ func TestFlatConverges(t *testing.T) {
 		clear(f.fail)
 		f.dumpErr = nil
 		m.AllowPrune()
-		if err := (Group{m}).Sync(true); err != nil {
+		if err := errors.Join(m.Check(true), (Group{m}).Sync(false)); err != nil {
 			t.Fatalf("seed %d: %v", seed, err)
 		}
 		if d := cmp.Diff(f.rows, m.wants); d != "" {

@@ -1,6 +1,7 @@
 package reconcile
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -24,7 +25,9 @@ func TestConverges(t *testing.T) {
 			}
 		}
 		var target Target[int, string] = f
-		switch seed % 4 {
+		switch seed % 5 {
+		case 4:
+			target = &checker{fake: f}
 		case 0:
 			target = &getter{fake: f}
 		case 1:
@@ -42,7 +45,7 @@ func TestConverges(t *testing.T) {
 		clear(f.fail)
 		f.dumpErr = nil
 		m.AllowPrune()
-		if err := (Group{m}).Sync(true); err != nil {
+		if err := errors.Join(m.Check(true), (Group{m}).Sync(false)); err != nil {
 			t.Fatalf("seed %d: %v", seed, err)
 		}
 		m.check(t, seed)
@@ -86,6 +89,10 @@ func (m *model) step(t *testing.T, r *rand.Rand, keys int) {
 			}
 		}
 	case 5:
+		if r.IntN(2) == 0 {
+			_ = m.Check(r.IntN(2) == 0)
+			break
+		}
 		_ = m.Refresh()
 	case 6:
 		_ = m.WriteOwner(owner)

@@ -7,6 +7,8 @@
 // ([Table.AllowPrune]).
 package reconcile
 
+import "iter"
+
 // Target is one kernel table, or our part of it. Verbs are idempotent: setting
 // what is there and deleting what is not there succeed. A target may be called
 // from several goroutines, but a [Table] calls one verb at a time (but see [Batcher]).
@@ -41,6 +43,16 @@ type Batcher[K, V comparable] interface {
 	// number, is how many are set then, err why the next one is not. It may be called while
 	// another SetAll, of other rows, is under way.
 	SetAll(keys []K, values []V) (n int, err error)
+}
+
+// Checker is a [Target] that can tell whether rows are there for less than reading all of them
+// costs. [Table.Check] asks it.
+type Checker[K, V comparable] interface {
+	// Holds says whether the target has each of these rows as it is here.
+	Holds(rows iter.Seq2[K, V]) (bool, error)
+	// Count is how many rows Dump would return; ok is false if that is not known without
+	// reading them. It need not be known before the first Dump or Range.
+	Count() (n int, ok bool, err error)
 }
 
 // Stats is what a table tells about itself.

@@ -11,6 +11,11 @@ import (
 func (t *Table[K, V]) Refresh() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	return t.refresh()
+}
+
+// refresh is Refresh under mu.
+func (t *Table[K, V]) refresh() error {
 	t.round++
 	err := t.read(func(k K, v V) {
 		r := t.rows.get(k)

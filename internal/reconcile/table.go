@@ -27,6 +27,7 @@ type Table[K, V comparable] struct {
 	shared  map[K][]claim[V] // all claims of the keys that have several, the best first
 	clash   map[K]struct{}   // of these, keys whose claims differ
 	round   uint32           // of Refresh
+	next    uint32           // place in rows after which Check goes on
 	pending map[K]struct{}   // keys to be set, or deleted if nobody wants them
 	peak    int              // the most keys that were in pending
 	have    map[K]held[V]    // of these, what the target is believed to hold
