@@ -103,6 +103,7 @@ type Datapath struct {
 	ids      map[Program]ebpf.ProgramID
 	explain  *ebpf.Program
 	adopter  *ebpf.Program
+	checker  checker
 	maps     map[string]*ebpf.Map
 	pins     map[string]string // where each map is pinned, by name
 	places   places
@@ -143,6 +144,7 @@ func Open(o Options) (*Datapath, error) {
 		maps:     map[string]*ebpf.Map{},
 		pins:     map[string]string{},
 		maxRows:  o.maxEndpoints(),
+		checker:  checker{sizes: map[string]mapSize{}},
 	}
 	for _, name := range pinnedMaps {
 		d.pins[name] = d.pin(name)
@@ -206,6 +208,7 @@ func (d *Datapath) load(spec *ebpf.CollectionSpec) error {
 		d.ids[name] = id
 	}
 	d.explain, d.adopter = c.DetachProgram(explainProgram), c.DetachProgram(adoptProgram)
+	d.checker.program = c.DetachProgram(checkProgram)
 	for _, name := range loadedMaps {
 		d.maps[name] = c.DetachMap(name)
 	}
@@ -262,7 +265,7 @@ func (d *Datapath) Close() error {
 	for _, p := range d.programs {
 		errs = append(errs, p.Close())
 	}
-	errs = append(errs, d.explain.Close(), d.adopter.Close())
+	errs = append(errs, d.explain.Close(), d.adopter.Close(), d.checker.program.Close())
 	for _, m := range d.maps {
 		errs = append(errs, m.Close())
 	}

@@ -83,12 +83,17 @@ func scan[K, V comparable](d *Datapath, name string, row func(*K, *V)) error {
 	}
 	keys, values := make([]K, scanBatch), make([]V, scanBatch)
 	var at ebpf.MapBatchCursor
+	rows := 0
 	for {
 		n, err := d.maps[name].BatchLookup(&at, keys, values, nil)
 		for i := range n {
 			row(&keys[i], &values[i])
 		}
+		rows += n
 		if errors.Is(err, ebpf.ErrKeyNotExist) { // that was the last
+			if _, ok := checkedMaps[name]; ok {
+				return d.learnSize(name, rows)
+			}
 			return nil
 		} else if err != nil {
 			return fmt.Errorf("read map %s: %w", name, err)

@@ -39,8 +39,8 @@ var lastingMaps = []string{
 	weftMapAnnounced, weftMapHeartbeat, weftMapClaims,
 }
 
-// loadedMaps are not pinned: each daemon reads what its own programs tell.
-var loadedMaps = []string{weftMapRecords, weftMapRecordsLost, weftMapReturned}
+// loadedMaps are not pinned: each daemon reads what its own programs tell, and asks them.
+var loadedMaps = []string{weftMapRecords, weftMapRecordsLost, weftMapReturned, weftMapChecked}
 
 // attachTypes are the programs of devices, and where each is attached.
 var attachTypes = map[Program]ebpf.AttachType{

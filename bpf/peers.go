@@ -1,6 +1,7 @@
 package bpf
 
 import (
+	"cmp"
 	"encoding/binary"
 	"fmt"
 	"hash/fnv"
@@ -10,39 +11,45 @@ import (
 )
 
 // peers is the typed table of the map `peers`.
-type peers struct{ d *Datapath }
+type peers struct {
+	table[weftPrefix, weftPeer, netip.Prefix, Peer]
+}
 
 // Peers is the table of other nodes' pod prefixes; the longest that matches an
 // address is its row. IPv4 prefixes are keyed as such, not as ::ffff:0:0/96+n. Its
 // Set returns [ErrFull] if there is no room.
-func (d *Datapath) Peers() reconcile.Target[netip.Prefix, Peer] { return peers{d} }
-
-func (t peers) Dump() (map[netip.Prefix]Peer, error) {
-	return gather(t.Range)
-}
-
-func (t peers) Range(f func(netip.Prefix, Peer)) error {
-	return scan(t.d, weftMapPeers, func(k *weftPrefix, v *weftPeer) { f(prefixFrom(*k), v.row()) })
+func (d *Datapath) Peers() reconcile.Target[netip.Prefix, Peer] {
+	return peers{table[weftPrefix, weftPeer, netip.Prefix, Peer]{d, weftMapPeers, toPrefix, prefixFrom, toPeer, weftPeer.row}}
 }
 
 func (t peers) Set(p netip.Prefix, v Peer) error {
 	if err := v.check(p); err != nil {
-		return fmt.Errorf("write map %s: row %s: %w", weftMapPeers, p, err)
+		return err
 	}
+	return t.table.Set(p, v)
+}
+
+func (t peers) SetAll(prefixes []netip.Prefix, values []Peer) (int, error) {
+	for i, p := range prefixes {
+		if err := values[i].check(p); err != nil {
+			n, setErr := t.table.SetAll(prefixes[:i], values[:i])
+			return n, cmp.Or(setErr, err)
+		}
+	}
+	return t.table.SetAll(prefixes, values)
+}
+
+func toPeer(v Peer) weftPeer {
 	row := weftPeer{
 		Remote: toAddr(v.Remote), Local: toAddr(v.Local), NextHop: toAddr(v.NextHop),
 		Ifindex: v.LinkIndex, Mtu: v.MTU, Flags: v.Flags,
 	}
 	row.Mac.B = v.MAC
 	row.SrcMac.B = innerSource(v.Local)
-	return set(t.d, weftMapPeers, toPrefix(p), row)
+	return row
 }
 
-func (t peers) Delete(p netip.Prefix) error {
-	return remove(t.d, weftMapPeers, toPrefix(p))
-}
-
-func (v *weftPeer) row() Peer {
+func (v weftPeer) row() Peer {
 	return Peer{
 		Remote: addrFrom(v.Remote), Local: addrFrom(v.Local), NextHop: addrFrom(v.NextHop),
 		MAC: v.Mac.B, LinkIndex: v.Ifindex, MTU: v.Mtu, Flags: v.Flags,
@@ -52,6 +59,13 @@ func (v *weftPeer) row() Peer {
 // check says what is wrong with a row. A row without a link is complete: its packets
 // are left to the stack.
 func (v Peer) check(p netip.Prefix) error {
+	if err := v.wrong(p); err != nil {
+		return fmt.Errorf("write map %s: row %s: %w", weftMapPeers, p, err)
+	}
+	return nil
+}
+
+func (v Peer) wrong(p netip.Prefix) error {
 	if !p.IsValid() || !v.Remote.IsValid() || v.Remote.Is4() != v.Local.Is4() {
 		return fmt.Errorf("no tunnel from %s to %s", v.Local, v.Remote)
 	}

@@ -12,8 +12,10 @@ type places struct {
 	words map[uint32]uint64
 }
 
-// readPlaces takes up what a former daemon has marked.
+// readPlaces takes up what is marked, by a former daemon at first.
 func (d *Datapath) readPlaces() error {
+	d.places.mu.Lock()
+	defer d.places.mu.Unlock()
 	d.places.words = map[uint32]uint64{}
 	return scan(d, weftMapPlaces, func(k *uint32, v *uint64) {
 		if *v != 0 {
@@ -24,8 +26,7 @@ func (d *Datapath) readPlaces() error {
 
 // markPlace lets packets to an address have a look at `frontends` first.
 func (d *Datapath) markPlace(a weftAddr) error {
-	hash := mix(words(a))
-	word, bit := uint32(hash>>50), uint64(1)<<(hash>>44&63)
+	word, bit := placeOf(a)
 	d.places.mu.Lock()
 	defer d.places.mu.Unlock()
 	marked := d.places.words[word] | bit
@@ -37,6 +38,20 @@ func (d *Datapath) markPlace(a weftAddr) error {
 	}
 	d.places.words[word] = marked
 	return nil
+}
+
+// isMarked says whether packets to an address have a look there, as far as is known.
+func (d *Datapath) isMarked(a weftAddr) bool {
+	word, bit := placeOf(a)
+	d.places.mu.Lock()
+	defer d.places.mu.Unlock()
+	return d.places.words[word]&bit != 0
+}
+
+// placeOf is where an address has its bit: may_be_place in src/service.h.
+func placeOf(a weftAddr) (word uint32, bit uint64) {
+	hash := mix(words(a))
+	return uint32(hash >> 50), uint64(1) << (hash >> 44 & 63)
 }
 
 // mix is mix in src/rows.h.

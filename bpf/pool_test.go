@@ -111,7 +111,7 @@ func (p pooled) moveTo(dir string) error {
 
 // every calls f for each map that a program of the datapath uses and that can be written.
 func (d *Datapath) every(f func(id ebpf.MapID, m *ebpf.Map) error) error {
-	programs := []*ebpf.Program{d.explain, d.adopter}
+	programs := []*ebpf.Program{d.explain, d.adopter, d.checker.program}
 	for _, p := range d.programs {
 		programs = append(programs, p)
 	}

@@ -130,6 +130,29 @@ type weftBudget struct {
 	Pad  uint32
 }
 
+type weftChecked struct {
+	_     structs.HostLayout
+	Map   weftCheckedMap
+	Count uint32
+	Rows  [65528]uint8
+}
+
+type weftCheckedMap uint32
+
+const (
+	weftCheckedMapCHECK_PEERS     weftCheckedMap = 0
+	weftCheckedMapCHECK_NODES     weftCheckedMap = 1
+	weftCheckedMapCHECK_ALIVE     weftCheckedMap = 2
+	weftCheckedMapCHECK_BACKENDS  weftCheckedMap = 3
+	weftCheckedMapCHECK_MAGLEV    weftCheckedMap = 4
+	weftCheckedMapCHECK_RANGES    weftCheckedMap = 5
+	weftCheckedMapCHECK_SETS      weftCheckedMap = 6
+	weftCheckedMapCHECK_FRONTENDS weftCheckedMap = 7
+	weftCheckedMapCHECK_CLASSES   weftCheckedMap = 8
+	weftCheckedMapCHECK_RULES     weftCheckedMap = 9
+	weftCheckedMapCHECK_ANNOUNCED weftCheckedMap = 10
+)
+
 type weftClaim struct {
 	_   structs.HostLayout
 	At  uint64
@@ -538,6 +561,7 @@ const (
 	weftMapAtHand         = "at_hand"
 	weftMapBackends       = "backends"
 	weftMapBrief          = "brief"
+	weftMapChecked        = "checked"
 	weftMapClaims         = "claims"
 	weftMapClasses        = "classes"
 	weftMapClients        = "clients"
@@ -566,6 +590,7 @@ const (
 	weftMapSets           = "sets"
 	weftMapSockets        = "sockets"
 	weftProgAdopt         = "adopt"
+	weftProgCheck         = "check"
 	weftProgExplain       = "explain"
 	weftProgFromOverlay   = "from_overlay"
 	weftProgFromPod       = "from_pod"
@@ -639,6 +664,7 @@ type weftSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type weftProgramSpecs struct {
 	Adopt        *ebpf.ProgramSpec `ebpf:"adopt"`
+	Check        *ebpf.ProgramSpec `ebpf:"check"`
 	Explain      *ebpf.ProgramSpec `ebpf:"explain"`
 	FromOverlay  *ebpf.ProgramSpec `ebpf:"from_overlay"`
 	FromPod      *ebpf.ProgramSpec `ebpf:"from_pod"`
@@ -670,6 +696,7 @@ type weftMapSpecs struct {
 	AtHand        *ebpf.MapSpec `ebpf:"at_hand"`
 	Backends      *ebpf.MapSpec `ebpf:"backends"`
 	Brief         *ebpf.MapSpec `ebpf:"brief"`
+	Checked       *ebpf.MapSpec `ebpf:"checked"`
 	Claims        *ebpf.MapSpec `ebpf:"claims"`
 	Classes       *ebpf.MapSpec `ebpf:"classes"`
 	Clients       *ebpf.MapSpec `ebpf:"clients"`
@@ -746,6 +773,7 @@ type weftMaps struct {
 	AtHand        *ebpf.Map `ebpf:"at_hand"`
 	Backends      *ebpf.Map `ebpf:"backends"`
 	Brief         *ebpf.Map `ebpf:"brief"`
+	Checked       *ebpf.Map `ebpf:"checked"`
 	Claims        *ebpf.Map `ebpf:"claims"`
 	Classes       *ebpf.Map `ebpf:"classes"`
 	Clients       *ebpf.Map `ebpf:"clients"`
@@ -786,6 +814,7 @@ func (m *weftMaps) Close() error {
 		m.AtHand,
 		m.Backends,
 		m.Brief,
+		m.Checked,
 		m.Claims,
 		m.Classes,
 		m.Clients,
@@ -839,6 +868,7 @@ type weftVariables struct {
 // It can be passed to loadWeftObjects or ebpf.CollectionSpec.LoadAndAssign.
 type weftPrograms struct {
 	Adopt        *ebpf.Program `ebpf:"adopt"`
+	Check        *ebpf.Program `ebpf:"check"`
 	Explain      *ebpf.Program `ebpf:"explain"`
 	FromOverlay  *ebpf.Program `ebpf:"from_overlay"`
 	FromPod      *ebpf.Program `ebpf:"from_pod"`
@@ -860,6 +890,7 @@ type weftPrograms struct {
 func (p *weftPrograms) Close() error {
 	return _WeftClose(
 		p.Adopt,
+		p.Check,
 		p.Explain,
 		p.FromOverlay,
 		p.FromPod,

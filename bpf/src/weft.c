@@ -11,6 +11,7 @@
 #include "overlay.h"
 #include "adopt.h"
 #include "explain.h"
+#include "check.h"
 #include "policy.h"
 #include "served.h"
 #include "delivered.h"
