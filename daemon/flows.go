@@ -93,7 +93,7 @@ func (n *node) collectFlows(ctx context.Context, dp *bpf.Datapath) error {
 
 // endSockets ends, after each change of Services, the sockets that are connected to
 // backends that are gone, until ctx is done. One that connects just then is found by
-// the next look, which comes with the next full one if not before.
+// the next look, a minute later if not before.
 func (n *node) endSockets(ctx context.Context, dp *bpf.Datapath, pods *endpoint.Manager) error {
 	gone := isGone(dp)
 	for {
@@ -101,7 +101,7 @@ func (n *node) endSockets(ctx context.Context, dp *bpf.Datapath, pods *endpoint.
 		case <-ctx.Done():
 			return nil
 		case <-n.backendsChanged:
-		case <-time.After(pace.Next(fullEvery)):
+		case <-time.After(pace.Next(wholeEvery)):
 		}
 		ended, err := dp.EndSockets(gone, namespaces(pods.List())...)
 		if ended > 0 {

@@ -34,14 +34,12 @@ const (
 	prepareSeldom = 2 * time.Second
 	// quickEvery is how often the tables are read of whose changes nobody tells.
 	quickEvery = pace.Usual
-	// fullEvery is how often everything is read, events or not.
-	fullEvery = pace.Minutes
-	// seldomEvery is at how many of these times seldom is looked at, too.
-	seldomEvery = 5
-	// seldom is what is expensive to read, and of whose changes we are told: the ways to all
-	// peers, a question for each, but for the end of a path MTU exception, which the kernel
-	// keeps for ten minutes anyway (net.ipv4.route.mtu_expires); and chains, eight processes.
-	seldom = overlay.EventPaths | overlay.EventChains
+	// wholeEvery is how often of large tables that are checked every row is looked at.
+	wholeEvery = pace.Minutes
+	// fullEvery is at how many of these times everything is read, events or not. Of most of it we
+	// are told if it changes, or if what told us of it was lost. Not of the end of a path MTU
+	// exception, which the kernel keeps for ten minutes anyway (net.ipv4.route.mtu_expires).
+	fullEvery = 5
 	// retryFirst and retryMost bound the wait before what failed is tried again.
 	retryFirst = 250 * time.Millisecond
 	retryMost  = 10 * time.Second
@@ -52,17 +50,15 @@ type work struct {
 	source bool          // what the source says changed
 	event  overlay.Event // what the kernel says changed
 	quick  bool          // read the silent tables
-	full   bool          // read everything; of seldom only what event says
+	whole  bool          // with quick: of large ones all
+	full   bool          // read everything
 	retry  bool          // write what failed
 }
 
 func (w work) any() bool { return w != work{} }
 
 // drift says whether the work is only to look what others may have changed.
-func (w work) drift() bool { return w == work{event: w.event, quick: w.quick} }
-
-// fullWork is all that a pass can do.
-func fullWork() work { return work{full: true, event: overlay.EventAll} }
+func (w work) drift() bool { return w == work{event: w.event, quick: w.quick, whole: w.whole} }
 
 // pass does some work: takes up the source's state, reads what may have changed,
 // compiles, writes, prunes. It is the only way by which the node's rows come into
@@ -70,7 +66,7 @@ func fullWork() work { return work{full: true, event: overlay.EventAll} }
 func (n *node) pass(w work) error {
 	if w.full {
 		w.source = true
-		w.event |= overlay.EventAll &^ seldom
+		w.event = overlay.EventAll
 	}
 	if w.source {
 		n.observe()
@@ -100,11 +96,11 @@ func (n *node) pass(w work) error {
 	}
 	switch {
 	case w.full:
-		refresh(n.tables.read(w.event))
+		refresh(n.tables.shown())
 	default:
 		refresh(n.tables.concerned(w.event))
 		if w.quick {
-			refresh(n.tables.silent())
+			refresh(n.tables.silent(w.whole))
 		}
 	}
 	n.follow()
@@ -154,7 +150,7 @@ func (n *node) loop(ctx context.Context, events <-chan overlay.Event, settle fun
 		rested   time.Time            // no pass before
 		since    time.Time            // when todo came to be
 		backoff  = retryFirst
-		full     = time.Now() // when everything was read last
+		whole    = time.Now() // when whole tables were looked at last
 		laps     int          // how often
 	)
 	promptly := func() {
@@ -203,11 +199,9 @@ func (n *node) loop(ctx context.Context, events <-chan overlay.Event, settle fun
 		case now := <-quick.C:
 			quick.Reset(pace.Next(quickEvery))
 			todo.quick, wait = true, 0
-			if now.Sub(full) > fullEvery-quickEvery/2 {
-				todo.full, full = true, now
-				if laps++; laps%seldomEvery == 0 {
-					todo.event |= seldom
-				}
+			if now.Sub(whole) > wholeEvery-quickEvery/2 {
+				laps++
+				todo.whole, todo.full, whole = true, laps%fullEvery == 0, now
 			}
 		case <-n.poke:
 			todo.event |= overlay.EventLinks
@@ -289,7 +283,7 @@ func (n *node) firstSync(ctx context.Context, mayRecall bool) error {
 		n.publish() // says why not
 	}
 	start := time.Now()
-	err := n.pass(fullWork())
+	err := n.pass(work{full: true})
 	n.firstTook.Store(int64(time.Since(start)))
 	n.review()
 	if err != nil {

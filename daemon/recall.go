@@ -70,7 +70,7 @@ func (n *node) recall() bool {
 
 // serveRecalled puts in force what was recalled.
 func (n *node) serveRecalled(selfTest func() error) error {
-	if err := n.pass(fullWork()); err != nil {
+	if err := n.pass(work{full: true}); err != nil {
 		n.log.Warn("synchronisation is not complete, will retry", "err", err)
 	}
 	if err := selfTest(); err != nil {

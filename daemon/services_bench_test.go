@@ -152,7 +152,7 @@ func BenchmarkServicesMemory(b *testing.B) {
 				})
 				time.Sleep(2*lookEvery + time.Second) // what is measured comes by itself
 				b.ReportMetric(a.pss(), "PSS-MiB")
-				time.Sleep(fullEvery)
+				time.Sleep(wholeEvery)
 				b.ReportMetric(a.pss(), "PSS-after-resync-MiB")
 				a.changeServices(b, 50)
 				b.ReportMetric(a.pss(), "PSS-after-changes-MiB")

@@ -45,7 +45,7 @@ type tables struct {
 	rules   *reconcile.Flat[bpf.RuleKey, bpf.RuleRow]
 	classes *reconcile.Flat[netip.Prefix, bpf.Class]
 
-	// Of load balancers' addresses; only [announcer] writes it.
+	// Of load balancers' addresses; only [announcer] says what it wants.
 	announced *reconcile.Table[netip.Addr, bpf.Announced]
 
 	own     *reconcile.Table[bpf.Stand, netip.Addr]
@@ -192,7 +192,7 @@ func (t *tables) sync() error {
 	beside.Go(func() { network = t.network().Write() })
 	services := t.services().Write()
 	beside.Wait()
-	return errors.Join(network, services, t.hooks().Write(), t.all().Prune())
+	return errors.Join(network, services, t.hooks().Write(), t.announced.Write(), t.announced.Prune(), t.all().Prune())
 }
 
 // shown is those, the tables of policies and of announced addresses.
@@ -200,26 +200,43 @@ func (t *tables) shown() reconcile.Group {
 	return append(t.all(), t.rules, t.classes, t.announced)
 }
 
-// read is those that a full pass reads: all but chains, if their changes are told and the
-// event is none of them.
-func (t *tables) read(e overlay.Event) reconcile.Group {
-	g := t.shown()
-	if t.chainer.Backend() == "nft" && !e.Has(overlay.EventChains) {
-		g = slices.DeleteFunc(g, func(s reconcile.Syncer) bool { return s == t.chains })
-	}
-	return g
+// maps is the tables of maps that only we write and that can be checked.
+func (t *tables) maps() reconcile.Group {
+	return append(t.services(), t.peers, t.nodes, t.rules, t.classes, t.announced)
 }
+
+// checked is tables of which no more is read than a check asks for.
+func checked(g reconcile.Group, whole bool) reconcile.Group {
+	var out reconcile.Group
+	for _, s := range g {
+		out = append(out, check{s.(checker), whole})
+	}
+	return out
+}
+
+type checker interface {
+	reconcile.Syncer
+	Check(whole bool) error
+}
+
+// check is a table that is checked instead of read.
+type check struct {
+	checker
+	whole bool
+}
+
+// Refresh checks it.
+func (c check) Refresh() error { return c.Check(c.whole) }
 
 // services is those of Services, in the order of reference.
 func (t *tables) services() reconcile.Group {
 	return reconcile.Group{t.alive, t.backends, t.maglev, t.ranges, t.sets, t.frontends}
 }
 
-// silent is the tables whose changes nobody tells us of. They are read every few
-// seconds, the others on events and at the full resync. Those of Services are too big
-// for that: they are read at the full resync only.
-func (t *tables) silent() reconcile.Group {
-	g := reconcile.Group{t.sysctl, t.rows, t.peers, t.nodes, t.own, nodeLinks{t.links}, t.sockets}
+// silent is the tables whose changes nobody tells us of. They are read, or checked, every few
+// seconds, the others on events and at the full resync.
+func (t *tables) silent(whole bool) reconcile.Group {
+	g := append(reconcile.Group{t.sysctl, t.rows, t.own, nodeLinks{t.links}, t.sockets}, checked(t.maps(), whole)...)
 	if t.chainer.Backend() == "legacy" { // only nftables has notifications
 		g = append(g, t.chains)
 	}

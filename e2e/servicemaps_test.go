@@ -60,12 +60,7 @@ func eachFlow(n *cluster.Node, f func(k, v []byte, flags uint32)) error {
 
 // eachRow tells f of the rows of one of a node's maps, and what the last index of it would be.
 func eachRow(n *cluster.Node, name string, f func(k, v []byte, last uint32)) error {
-	paths, _ := filepath.Glob(filepath.Join(n.BPFDir, "*", name))
-	lasting, _ := filepath.Glob(filepath.Join(n.BPFDir, "lasting", name+"-*"))
-	if paths = append(paths, lasting...); len(paths) != 1 {
-		return fmt.Errorf("%s: pins of map %s: %v", n.Name, name, paths)
-	}
-	m, err := ebpf.LoadPinnedMap(paths[0], &ebpf.LoadPinOptions{ReadOnly: true})
+	m, err := openMap(n, name, &ebpf.LoadPinOptions{ReadOnly: true})
 	if err != nil {
 		return err
 	}
@@ -76,6 +71,16 @@ func eachRow(n *cluster.Node, name string, f func(k, v []byte, last uint32)) err
 		f(k, v, m.MaxEntries()-1)
 	}
 	return it.Err()
+}
+
+// openMap opens one of a node's maps by its pin.
+func openMap(n *cluster.Node, name string, o *ebpf.LoadPinOptions) (*ebpf.Map, error) {
+	paths, _ := filepath.Glob(filepath.Join(n.BPFDir, "*", name))
+	lasting, _ := filepath.Glob(filepath.Join(n.BPFDir, "lasting", name+"-*"))
+	if paths = append(paths, lasting...); len(paths) != 1 {
+		return nil, fmt.Errorf("%s: pins of map %s: %v", n.Name, name, paths)
+	}
+	return ebpf.LoadPinnedMap(paths[0], o)
 }
 
 // rowsOf is the rows of some maps of all nodes, by node and map.
