@@ -288,7 +288,8 @@ type frontends struct {
 	table[weftFrontendKey, weftFrontend, Place, Frontend]
 }
 
-// Range shows a row whose address is not marked as another one, so that it is written again.
+// Range shows a row whose address is not marked as another one, so that it is written again. (Dump
+// shows it as it is.)
 func (t frontends) Range(f func(Place, Frontend)) error {
 	if err := t.d.readPlaces(); err != nil {
 		return err
@@ -300,8 +301,6 @@ func (t frontends) Range(f func(Place, Frontend)) error {
 		f(k, v)
 	})
 }
-
-func (t frontends) Dump() (map[Place]Frontend, error) { return gather(t.Range) }
 
 func (t frontends) Set(k Place, v Frontend) error {
 	if err := t.d.markPlace(toAddr(k.Addr)); err != nil {
