@@ -1,6 +1,7 @@
 package bpf
 
 import (
+	"errors"
 	"fmt"
 	"iter"
 	"sync"
@@ -97,26 +98,25 @@ type mapSize struct {
 	empty int64 // without any
 }
 
-// learnSize takes note of a map's memory with so many rows.
-func (d *Datapath) learnSize(name string, rows int) error {
+// learnSize takes note of a map's memory with so many rows. If it is not to be had, the map is not
+// counted.
+func (d *Datapath) learnSize(name string, rows int) {
 	m := d.maps[name]
 	d.checker.mu.Lock()
 	defer d.checker.mu.Unlock()
 	size, ok := d.checker.sizes[name]
+	var err error
 	if !ok {
-		row, err := rowSize(m)
-		if err != nil {
-			return fmt.Errorf("read size of map %s: %w", name, err)
-		}
-		size.row = row
+		size.row, err = rowSize(m)
 	}
-	bytes, err := memory(m)
-	if err != nil {
-		return fmt.Errorf("read size of map %s: %w", name, err)
+	bytes, memoryErr := memory(m)
+	if err = errors.Join(err, memoryErr); err != nil {
+		d.log.Warn("rows are not counted", "map", name, "err", err)
+		delete(d.checker.sizes, name)
+		return
 	}
 	size.empty = bytes - int64(rows)*size.row
 	d.checker.sizes[name] = size
-	return nil
 }
 
 // count is how many rows a map has; ok is false if it does not tell, or has not been read yet.

@@ -92,7 +92,7 @@ func scan[K, V comparable](d *Datapath, name string, row func(*K, *V)) error {
 		rows += n
 		if errors.Is(err, ebpf.ErrKeyNotExist) { // that was the last
 			if _, ok := checkedMaps[name]; ok {
-				return d.learnSize(name, rows)
+				d.learnSize(name, rows)
 			}
 			return nil
 		} else if err != nil {

@@ -16,12 +16,16 @@ type places struct {
 func (d *Datapath) readPlaces() error {
 	d.places.mu.Lock()
 	defer d.places.mu.Unlock()
-	d.places.words = map[uint32]uint64{}
-	return scan(d, weftMapPlaces, func(k *uint32, v *uint64) {
+	words := map[uint32]uint64{}
+	err := scan(d, weftMapPlaces, func(k *uint32, v *uint64) {
 		if *v != 0 {
-			d.places.words[*k] = *v
+			words[*k] = *v
 		}
 	})
+	if err == nil {
+		d.places.words = words
+	}
+	return err
 }
 
 // markPlace lets packets to an address have a look at `frontends` first.
@@ -38,14 +42,6 @@ func (d *Datapath) markPlace(a weftAddr) error {
 	}
 	d.places.words[word] = marked
 	return nil
-}
-
-// isMarked says whether packets to an address have a look there, as far as is known.
-func (d *Datapath) isMarked(a weftAddr) bool {
-	word, bit := placeOf(a)
-	d.places.mu.Lock()
-	defer d.places.mu.Unlock()
-	return d.places.words[word]&bit != 0
 }
 
 // placeOf is where an address has its bit: may_be_place in src/service.h.

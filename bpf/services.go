@@ -208,9 +208,17 @@ type table[K, V, RowK, RowV comparable] struct {
 }
 
 func (t table[K, V, RowK, RowV]) Dump() (map[RowK]RowV, error) {
-	return gather(t.Range)
+	return gather(func(f func(RowK, RowV)) error {
+		return scan(t.d, t.name, func(k *K, v *V) {
+			if key := t.rowKey(*k); t.key(key) == *k {
+				f(key, t.rowValue(*v))
+			}
+		})
+	})
 }
 
+// Range also puts right what nobody of us writes, as something in padding: a key with that is none
+// of the table's, its row goes.
 func (t table[K, V, RowK, RowV]) Range(f func(RowK, RowV)) error {
 	var strange []K
 	var mended map[K]V
@@ -228,7 +236,6 @@ func (t table[K, V, RowK, RowV]) Range(f func(RowK, RowV)) error {
 		}
 		f(key, value)
 	})
-	// What nobody of us writes, as something in padding, is no row of the table: it goes here.
 	for _, k := range strange {
 		err = errors.Join(err, remove(t.d, t.name, k))
 	}
@@ -288,18 +295,17 @@ type frontends struct {
 	table[weftFrontendKey, weftFrontend, Place, Frontend]
 }
 
-// Range shows a row whose address is not marked as another one, so that it is written again. (Dump
-// shows it as it is.)
+// Range marks the addresses that are not marked any more.
 func (t frontends) Range(f func(Place, Frontend)) error {
 	if err := t.d.readPlaces(); err != nil {
 		return err
 	}
-	return t.table.Range(func(k Place, v Frontend) {
-		if !t.d.isMarked(toAddr(k.Addr)) {
-			v.Flags = ^v.Flags
-		}
+	var unmarked error
+	err := t.table.Range(func(k Place, v Frontend) {
+		unmarked = cmp.Or(t.d.markPlace(toAddr(k.Addr)), unmarked)
 		f(k, v)
 	})
+	return errors.Join(err, unmarked)
 }
 
 func (t frontends) Set(k Place, v Frontend) error {

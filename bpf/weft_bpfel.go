@@ -140,17 +140,18 @@ type weftChecked struct {
 type weftCheckedMap uint32
 
 const (
-	weftCheckedMapCHECK_PEERS     weftCheckedMap = 0
-	weftCheckedMapCHECK_NODES     weftCheckedMap = 1
-	weftCheckedMapCHECK_ALIVE     weftCheckedMap = 2
-	weftCheckedMapCHECK_BACKENDS  weftCheckedMap = 3
-	weftCheckedMapCHECK_MAGLEV    weftCheckedMap = 4
-	weftCheckedMapCHECK_RANGES    weftCheckedMap = 5
-	weftCheckedMapCHECK_SETS      weftCheckedMap = 6
-	weftCheckedMapCHECK_FRONTENDS weftCheckedMap = 7
-	weftCheckedMapCHECK_CLASSES   weftCheckedMap = 8
-	weftCheckedMapCHECK_RULES     weftCheckedMap = 9
-	weftCheckedMapCHECK_ANNOUNCED weftCheckedMap = 10
+	weftCheckedMapCHECK_NOTHING   weftCheckedMap = 0
+	weftCheckedMapCHECK_PEERS     weftCheckedMap = 1
+	weftCheckedMapCHECK_NODES     weftCheckedMap = 2
+	weftCheckedMapCHECK_ALIVE     weftCheckedMap = 3
+	weftCheckedMapCHECK_BACKENDS  weftCheckedMap = 4
+	weftCheckedMapCHECK_MAGLEV    weftCheckedMap = 5
+	weftCheckedMapCHECK_RANGES    weftCheckedMap = 6
+	weftCheckedMapCHECK_SETS      weftCheckedMap = 7
+	weftCheckedMapCHECK_FRONTENDS weftCheckedMap = 8
+	weftCheckedMapCHECK_CLASSES   weftCheckedMap = 9
+	weftCheckedMapCHECK_RULES     weftCheckedMap = 10
+	weftCheckedMapCHECK_ANNOUNCED weftCheckedMap = 11
 )
 
 type weftClaim struct {

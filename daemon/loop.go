@@ -50,9 +50,9 @@ type work struct {
 	source bool          // what the source says changed
 	event  overlay.Event // what the kernel says changed
 	quick  bool          // read the silent tables
-	whole  bool          // with quick: of large ones all
+	whole  bool          // with quick: of large ones all; and take up the source's state
 	full   bool          // read everything
-	retry  bool          // write what failed
+	retry  bool          // read and write what failed
 }
 
 func (w work) any() bool { return w != work{} }
@@ -65,8 +65,10 @@ func (w work) drift() bool { return w == work{event: w.event, quick: w.quick, wh
 // being, at the start as on any change.
 func (n *node) pass(w work) error {
 	if w.full {
-		w.source = true
 		w.event = overlay.EventAll
+	}
+	if w.full || w.whole { // something may have failed of which nobody knows any more
+		w.source = true
 	}
 	if w.source {
 		n.observe()
@@ -91,7 +93,7 @@ func (n *node) pass(w work) error {
 		n.updateServices()
 	}
 	n.wantChains()
-	if w.event.Has(overlay.EventLinks | overlay.EventAddrs) {
+	if w.whole || w.event.Has(overlay.EventLinks|overlay.EventAddrs) {
 		n.services.followAddresses()
 	}
 	switch {
@@ -101,6 +103,9 @@ func (n *node) pass(w work) error {
 		refresh(n.tables.concerned(w.event))
 		if w.quick {
 			refresh(n.tables.silent(w.whole))
+		}
+		if w.retry {
+			refresh(n.tables.unread())
 		}
 	}
 	n.follow()

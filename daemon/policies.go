@@ -106,7 +106,7 @@ func (p *policies) follow() (changed bool, err error) {
 		p.news = make(chan struct{})
 	}()
 	if p.idle && p.unpoliced() {
-		p.failed = p.flip(p.flips())
+		p.failed = errors.Join(p.flip(p.flips()), p.rules.Prune(), p.classes.Prune()) // what others made
 		p.report()
 		return false, p.failed
 	}

@@ -236,7 +236,12 @@ func (t *tables) services() reconcile.Group {
 // silent is the tables whose changes nobody tells us of. They are read, or checked, every few
 // seconds, the others on events and at the full resync.
 func (t *tables) silent(whole bool) reconcile.Group {
-	g := append(reconcile.Group{t.sysctl, t.rows, t.own, nodeLinks{t.links}, t.sockets}, checked(t.maps(), whole)...)
+	g := append(reconcile.Group{t.device, t.sysctl, t.rows, t.own, t.sockets, t.offload}, checked(t.maps(), whole)...)
+	if whole {
+		g = append(g, t.links)
+	} else {
+		g = append(g, nodeLinks{t.links})
+	}
 	if t.chainer.Backend() == "legacy" { // only nftables has notifications
 		g = append(g, t.chains)
 	}
@@ -250,7 +255,14 @@ type nodeLinks struct {
 }
 
 // Refresh reads what is ours of the node's own devices.
-func (t nodeLinks) Refresh() error { return t.RefreshOwner(ownerSelf) }
+func (t nodeLinks) Refresh() error {
+	return errors.Join(t.RefreshOwner(ownerSelf), t.RefreshOwner(ownerAnnounce))
+}
+
+// unread is the tables whose last Refresh failed.
+func (t *tables) unread() reconcile.Group {
+	return slices.DeleteFunc(t.shown(), func(s reconcile.Syncer) bool { return !s.Stats().Unread })
+}
 
 // concerned is the tables that an event may have changed. A device that went down
 // takes its IPv4 routes with it without a word about them; a program goes with

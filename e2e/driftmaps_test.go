@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -163,5 +165,36 @@ func TestDriftOfMapsIsRepaired(t *testing.T) {
 		})
 		t.Logf("%s: repaired within %s", h.name, time.Since(begin).Round(time.Millisecond))
 		testnet.Until(t, 10*time.Second, works)
+	}
+
+	// Rows of policies that nobody wants go also where there are no policies.
+	if err := os.Remove(filepath.Join(c.Source, "policies.yaml")); err != nil {
+		t.Fatal(err)
+	}
+	ofPolicies := func() (rows int, err error) {
+		for _, name := range []string{"rules", "classes"} {
+			n, nErr := mapRows(n, name)
+			rows, err = rows+n, errors.Join(err, nErr)
+		}
+		return rows, err
+	}
+	none := func() error {
+		if rows, err := ofPolicies(); rows > 0 || err != nil {
+			return fmt.Errorf("rows without policies: %d, %v", rows, err)
+		}
+		return nil
+	}
+	testnet.Until(t, 10*time.Second, none)
+	for range 2 {
+		eachWritten(t, n, before, func(m *ebpf.Map, name string, keys, values [][]byte) error {
+			if name != "rules" && name != "classes" {
+				return nil
+			}
+			return m.Put(keys[0], values[0])
+		})
+		if rows, err := ofPolicies(); rows != 2 || err != nil {
+			t.Fatalf("rows of policies: %d, %v, want 2", rows, err)
+		}
+		testnet.Until(t, 10*time.Second, none)
 	}
 }

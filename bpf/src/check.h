@@ -32,7 +32,7 @@
 #define marked(key) may_be_place(&(key)->addr)
 
 #define NUMBER(name, ...) name,
-enum checked_map { CHECKS(NUMBER) };
+enum checked_map { CHECK_NOTHING, CHECKS(NUMBER) };
 
 enum {
 	CHECK_BYTES = 65536 - 8,
@@ -77,6 +77,7 @@ static __always_inline bool differ(const void *a, const void *b, __u32 from, __u
 
 /* A function that counts row i in *wrong if the map does not have it as the question does. */
 #define LOOK_AT(name, map, key_t, value_t, from, also)                              \
+	_Static_assert(sizeof(value_t) % 4 == 0, "differ compares words");          \
 	static long look_at_##map(__u32 i, __u32 *wrong)                            \
 	{                                                                           \
 		__u32 at = i * (FILLED(key_t) + FILLED(value_t));                   \

@@ -22,6 +22,12 @@ func (t *Table[K, V]) Check(whole bool) error {
 				held--
 			}
 		}
+		for k := range t.failed { // it may be there as it was, or not
+			if _, known := t.have[k]; !known {
+				held = uncounted
+				break
+			}
+		}
 		if asBelieved(c, held, t.believed, whole) {
 			return nil
 		}
@@ -63,7 +69,7 @@ func (t *Flat[K, V]) Check(whole bool) error {
 	if len(t.pending)+len(t.gone) > 0 { // what is there of those is not known
 		count = uncounted
 	}
-	if ok && t.dumped && t.dumpErr == nil && !(whole && (len(t.rows) > checkMost || count == uncounted)) {
+	if ok && t.dumped && t.dumpErr == nil && !(whole && len(t.rows) > checkMost) {
 		if asBelieved(c, count, t.believed, whole) {
 			return nil
 		}
@@ -89,6 +95,9 @@ const uncounted = -1
 // asBelieved says whether a target has so many rows, and these; if it cannot count them, that is
 // true for a check that is not whole. What it cannot tell is for Refresh to find.
 func asBelieved[K, V comparable](c Checker[K, V], count int, rows iter.Seq2[K, V], whole bool) bool {
+	if count == uncounted && whole {
+		return false
+	}
 	if count != uncounted {
 		n, ok, err := c.Count()
 		if err != nil || ok && n != count || !ok && whole {

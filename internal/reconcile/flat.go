@@ -228,7 +228,7 @@ func (t *Flat[K, V]) Stats() Stats {
 	for _, err := range t.failed {
 		errs = append(errs, err)
 	}
-	return Stats{Name: t.name, Rows: len(t.rows), Repairs: t.repairs, Err: t.join(errs)}
+	return Stats{Name: t.name, Rows: len(t.rows), Repairs: t.repairs, Err: t.join(errs), Unread: t.dumpErr != nil}
 }
 
 func (t *Flat[K, V]) join(errs []error) error { return join(t.name, errs) }

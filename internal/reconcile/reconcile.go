@@ -60,7 +60,8 @@ type Stats struct {
 	Name    string
 	Rows    int    // rows wanted
 	Repairs uint64 // rows that a refresh found missing, wrong or left over
-	Err     error  // rows that failed and wait to be tried again; nil: none
+	Err     error  // what failed and waits to be tried again; nil: nothing
+	Unread  bool   // the last Refresh failed
 }
 
 // Conflict is a key that two owners want with different values.

@@ -278,7 +278,7 @@ func (t *Table[K, V]) Stats() Stats {
 	for _, err := range t.failed {
 		errs = append(errs, err)
 	}
-	return Stats{Name: t.name, Rows: t.rows.count, Repairs: t.repairs, Err: t.join(errs)}
+	return Stats{Name: t.name, Rows: t.rows.count, Repairs: t.repairs, Err: t.join(errs), Unread: t.dumpErr != nil}
 }
 
 // maxErrors bounds an error's text; the rest is counted.
