@@ -238,7 +238,7 @@ func (t *tables) services() reconcile.Group {
 func (t *tables) silent(whole bool) reconcile.Group {
 	g := append(reconcile.Group{t.device, t.sysctl, t.rows, t.own, t.sockets, t.offload}, checked(t.maps(), whole)...)
 	if whole {
-		g = append(g, t.links)
+		g = append(g, t.links, t.neighs) // a neighbour that becomes NOARP is not told of
 	} else {
 		g = append(g, nodeLinks{t.links})
 	}

@@ -10,26 +10,40 @@
 #include "service.h"
 
 /* Name, map, key, value, from which byte of the value on it is the daemon's, and what else must be
- * so of a key.
+ * so.
  */
 /* clang-format off */
 #define CHECKS(check)                                                                        \
-	check(CHECK_PEERS, peers, struct prefix, struct peer, 0, always)                     \
+	check(CHECK_PEERS, peers, struct prefix, struct peer, 0, exact)                      \
 	check(CHECK_NODES, nodes, union addr, union addr, 0, always)                         \
 	check(CHECK_ALIVE, alive, struct alive_key, __u32, 0, always)                        \
 	check(CHECK_BACKENDS, backends, struct backend_key, struct backend, 0, always)       \
 	check(CHECK_MAGLEV, maglev, struct maglev_key, struct maglev, 0, always)             \
-	check(CHECK_RANGES, ranges, struct range_key, __u32, 0, always)                      \
+	check(CHECK_RANGES, ranges, struct range_key, __u32, 0, exact)                       \
 	check(CHECK_SETS, sets, __u64, struct set, 0, always)                                \
 	check(CHECK_FRONTENDS, frontends, struct frontend_key, struct frontend, BEGUN, marked) \
-	check(CHECK_CLASSES, classes, struct prefix, __u64, 0, always)                       \
+	check(CHECK_CLASSES, classes, struct prefix, __u64, 0, exact)                        \
 	check(CHECK_RULES, rules, struct rules_key, struct rules, 0, always)                 \
 	check(CHECK_ANNOUNCED, announced, union addr, struct announced, 0, always)
 /* clang-format on */
 
-#define BEGUN	    sizeof(__u64) /* the programs write it */
-#define always(key) true
-#define marked(key) may_be_place(&(key)->addr)
+#define BEGUN		     sizeof(__u64) /* the programs write it */
+#define always(map, key, is) true
+#define marked(map, key, is) may_be_place(&(key)->addr)
+
+/* A trie tells the longest prefix that matches. If one bit less finds the same row, it is that of
+ * a shorter prefix.
+ */
+#define exact(map, key, is)                                                \
+	({                                                                 \
+		bool is_exact = !(key)->bits;                              \
+		if (!is_exact) {                                           \
+			(key)->bits--;                                     \
+			is_exact = bpf_map_lookup_elem(&map, key) != (is); \
+			(key)->bits++;                                     \
+		}                                                          \
+		is_exact;                                                  \
+	})
 
 #define NUMBER(name, ...) name,
 enum checked_map { CHECK_NOTHING, CHECKS(NUMBER) };
@@ -76,25 +90,25 @@ static __always_inline bool differ(const void *a, const void *b, __u32 from, __u
 #define FILLED(type) ((sizeof(type) + 7) / 8 * 8)
 
 /* A function that counts row i in *wrong if the map does not have it as the question does. */
-#define LOOK_AT(name, map, key_t, value_t, from, also)                              \
-	_Static_assert(sizeof(value_t) % 4 == 0, "differ compares words");          \
-	static long look_at_##map(__u32 i, __u32 *wrong)                            \
-	{                                                                           \
-		__u32 at = i * (FILLED(key_t) + FILLED(value_t));                   \
-		struct checked *c = checked_rows();                                 \
-		const value_t *is, *should;                                         \
-		const key_t *key;                                                   \
-                                                                                    \
-		if (!c || at > CHECK_BYTES - FILLED(key_t) - FILLED(value_t)) {     \
-			++*wrong;                                                   \
-			return 1;                                                   \
-		}                                                                   \
-		key = (const void *)(c->rows + at);                                 \
-		should = (const void *)(c->rows + at + FILLED(key_t));              \
-		is = bpf_map_lookup_elem(&map, key);                                \
-		if (!is || differ(is, should, from, sizeof(value_t)) || !also(key)) \
-			++*wrong;                                                   \
-		return 0;                                                           \
+#define LOOK_AT(name, map, key_t, value_t, from, also)                                       \
+	_Static_assert(sizeof(value_t) % 4 == 0, "differ compares words");                   \
+	static long look_at_##map(__u32 i, __u32 *wrong)                                     \
+	{                                                                                    \
+		__u32 at = i * (FILLED(key_t) + FILLED(value_t));                            \
+		struct checked *c = checked_rows();                                          \
+		const value_t *is, *should;                                                  \
+		key_t *key;                                                                  \
+                                                                                             \
+		if (!c || at > CHECK_BYTES - FILLED(key_t) - FILLED(value_t)) {              \
+			++*wrong;                                                            \
+			return 1;                                                            \
+		}                                                                            \
+		key = (void *)(c->rows + at);                                                \
+		should = (const void *)(c->rows + at + FILLED(key_t));                       \
+		is = bpf_map_lookup_elem(&map, key);                                         \
+		if (!is || differ(is, should, from, sizeof(value_t)) || !also(map, key, is)) \
+			++*wrong;                                                            \
+		return 0;                                                                    \
 	}
 
 CHECKS(LOOK_AT)

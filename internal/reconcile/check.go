@@ -15,7 +15,7 @@ func (t *Table[K, V]) Check(whole bool) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	c, ok := t.target.(Checker[K, V])
-	if ok && t.dumped && t.dumpErr == nil && !(whole && t.rows.count > checkMost) {
+	if ok && t.dumped && t.dumpErr == nil && !(whole && t.rows.count+len(t.have) > checkMost) {
 		held := t.rows.count + len(t.have)
 		for k := range t.pending {
 			if t.rows.get(k) != nil {
@@ -35,15 +35,19 @@ func (t *Table[K, V]) Check(whole bool) error {
 	return t.refresh()
 }
 
-// believed is rows that the target is believed to hold: all that are pending, and at most
-// checkMost of the others.
+// believed is rows that the target is believed to hold: at most checkMost of those that are
+// pending, and as many of the others. Pending may be all that a former daemon left.
 func (t *Table[K, V]) believed(yield func(K, V) bool) {
+	left := checkMost
 	for k, h := range t.have {
+		if left--; left < 0 {
+			break
+		}
 		if !yield(k, h.value) {
 			return
 		}
 	}
-	left := checkMost
+	left = checkMost
 	for range t.rows.used {
 		if t.next++; t.next >= t.rows.used {
 			t.next = 0
