@@ -13,8 +13,8 @@ import (
 // checkProgram is in no link: [Datapath.holds] runs it.
 const checkProgram = "check"
 
-// checkRows is how many rows one run of it looks at: for so long, 50 µs or so, its processor
-// takes no packets.
+// checkRows is how many rows one run of it looks at: for so long, 50 to 150 µs, its
+// processor takes no packets.
 const checkRows = 512
 
 // checkedMaps are the maps that it knows.
