@@ -1,24 +1,32 @@
 package bpf
 
 import (
+	"errors"
 	"net"
 	"net/netip"
 	"testing"
 	"time"
 
 	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
 
 	"github.com/weftnet/weft/internal/testnet"
 )
 
 // dialFromPort connects with TCP from a port that others of the namespace may use as well,
-// towards other places.
+// towards other places. A process that another test starts holds a copy of each socket until its
+// exec, of one that was closed meanwhile, too: the port is asked for again while it is taken.
 func dialFromPort(t testing.TB, ns netns.NsHandle, from, to netip.AddrPort, timeout time.Duration) (net.Conn, error) {
 	t.Helper()
 	d := net.Dialer{Timeout: timeout, LocalAddr: net.TCPAddrFromAddrPort(from), Control: testnet.SharePort}
 	var c net.Conn
 	var err error
-	in(t, ns, func() { c, err = d.Dial("tcp", to.String()) })
+	for until := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
+		in(t, ns, func() { c, err = d.Dial("tcp", to.String()) })
+		if !errors.Is(err, unix.EADDRNOTAVAIL) || time.Now().After(until) {
+			break
+		}
+	}
 	if err == nil {
 		t.Cleanup(func() { c.Close() })
 	}
