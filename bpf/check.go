@@ -39,6 +39,8 @@ type checker struct {
 
 	mu    sync.Mutex
 	sizes map[string]mapSize
+
+	warned sync.Once
 }
 
 // holds says whether each of these rows is in a map as it is here.
@@ -67,23 +69,27 @@ func holds[K, V comparable](d *Datapath, name string, rows iter.Seq2[K, V]) (boo
 		if q.Count++; q.Count < min(checkRows, uint32(uintptr(len(q.Rows))/step)) {
 			continue
 		}
-		if ok, err := d.checker.ask(q); !ok {
+		if ok, err := d.ask(q); !ok {
 			return false, err
 		}
 	}
 	if q == nil || q.Count == 0 {
 		return true, nil
 	}
-	return d.checker.ask(q)
+	return d.ask(q)
 }
 
 // filled is a size filled up as in src/check.h.
 func filled(size uintptr) uintptr { return (size + 7) / 8 * 8 }
 
-// ask asks the program and empties the question.
-func (c *checker) ask(q *weftChecked) (bool, error) {
-	wrong, err := c.program.Run(&ebpf.RunOptions{Data: make([]byte, 14)})
+// ask asks the program and empties the question. If that cannot be, whole maps are read instead,
+// and it is said once.
+func (d *Datapath) ask(q *weftChecked) (bool, error) {
+	wrong, err := d.checker.program.Run(&ebpf.RunOptions{Data: make([]byte, 14)})
 	if err != nil {
+		d.checker.warned.Do(func() {
+			d.log.Warn("maps cannot be checked, and are read every few seconds", "program", checkProgram, "err", err)
+		})
 		return false, fmt.Errorf("run program %s: %w", checkProgram, err)
 	}
 	q.Count = 0

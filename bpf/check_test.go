@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"fmt"
 	"iter"
+	"log/slog"
 	"maps"
 	"net/netip"
+	"strings"
 	"testing"
 
 	"github.com/weftnet/weft/internal/reconcile"
@@ -138,6 +140,25 @@ func TestCheckSeesEveryByte(t *testing.T) {
 		if !seen[name] {
 			t.Errorf("map %s is not tried", name)
 		}
+	}
+}
+
+// Where the program cannot be run, maps are read instead, and somebody may want to know.
+func TestCheckThatCannotBeIsToldOnce(t *testing.T) {
+	t.Parallel()
+	var told bytes.Buffer
+	d := open(t, Options{MaxPeers: DefaultMaxPeers, Log: slog.New(slog.NewTextHandler(&told, nil))})
+	must(t, d.checker.program.Close())
+	c := checkedTables(d)[0]
+	c.fill(t)
+	for range 2 {
+		if ok, err := c.holds(); ok || err == nil {
+			t.Fatalf("without the program: %v, %v, want an error", ok, err)
+		}
+		must(t, c.table.Check(false)) // which reads instead
+	}
+	if n := strings.Count(told.String(), "maps cannot be checked"); n != 1 {
+		t.Errorf("told %d times, want once:\n%s", n, told.String())
 	}
 }
 
