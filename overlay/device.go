@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"path/filepath"
 	"strings"
 
 	"github.com/vishvananda/netlink"
@@ -37,6 +36,8 @@ type found struct {
 	spec DeviceSpec
 	make bool // it is not ours to keep: another type, or what cannot be changed
 	ours bool
+	// addresses: the kernel makes its link-local IPv6 address.
+	addresses bool
 }
 
 // find returns nil if there is no such device.
@@ -50,6 +51,9 @@ func (d *Device) find() (*found, error) {
 	}
 	a := link.Attrs()
 	f := &found{link: link, spec: DeviceSpec{MTU: a.MTU}}
+	if f.addresses, err = makesAddresses(a.Index); err != nil {
+		return nil, fmt.Errorf("look up address generation of %s: %w", d.name, err)
+	}
 	if len(a.HardwareAddr) == 6 {
 		f.spec.MAC = [6]byte(a.HardwareAddr)
 	}
@@ -65,19 +69,33 @@ func (d *Device) find() (*found, error) {
 	f.spec.Port = uint16(v.Port)
 	f.make = !v.FlowBased || v.Learning || !v.UDP6ZeroCSumTx || !v.UDP6ZeroCSumRx || v.GBP
 	f.spec.Odd = f.make || a.Alias != DeviceAlias || a.MasterIndex != 0 ||
-		a.RawFlags&unix.IFF_UP == 0 || a.RawFlags&unix.IFF_NOARP == 0 || addrGenMode(d.name) != addrGenNone
+		a.RawFlags&unix.IFF_UP == 0 || a.RawFlags&unix.IFF_NOARP == 0 || f.addresses
 	return f, nil
 }
 
-const addrGenNone = "1" // include/uapi/linux/if_link.h IN6_ADDR_GEN_MODE_NONE
-
-// addrGenMode is addrGenNone also where IPv6 is off.
-func addrGenMode(link string) string {
-	b, err := readSmall(filepath.Join("/proc/sys/net/ipv6/conf", link, "addr_gen_mode"))
-	if err != nil {
-		return addrGenNone
-	}
-	return strings.TrimSpace(string(b))
+// makesAddresses says whether the kernel makes a device's link-local IPv6 address; it does not
+// where IPv6 is off. The sysctl of it would take the longer to find the more pods there are
+// (fs/proc/proc_sysctl.c, proc_sys_compare).
+func makesAddresses(index int) (makes bool, err error) {
+	var c conn
+	defer c.Close()
+	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
+	msg.Index = int32(index)
+	err = c.iter(unix.RTM_GETLINK, 0, func(b []byte) {
+		attrs(b[unix.SizeofIfInfomsg:], func(typ int, families []byte) {
+			if typ != unix.IFLA_AF_SPEC {
+				return
+			}
+			attrs(families, func(family int, settings []byte) {
+				attrs(settings, func(typ int, mode []byte) {
+					if family == unix.AF_INET6 && typ == unix.IFLA_INET6_ADDR_GEN_MODE && len(mode) > 0 {
+						makes = mode[0] != nl.IN6_ADDR_GEN_MODE_NONE
+					}
+				})
+			})
+		})
+	}, msg)
+	return makes, err
 }
 
 // Dump returns the device if it is ours.
@@ -121,6 +139,9 @@ func (d *Device) Set(name string, s DeviceSpec) error {
 			return err
 		}
 		f = &found{link: link, spec: DeviceSpec{MAC: s.MAC, MTU: s.MTU}}
+		if f.addresses, err = makesAddresses(link.Attrs().Index); err != nil {
+			return fmt.Errorf("look up address generation of %s: %w", name, err)
+		}
 	}
 	if err := configure(f, s); err != nil {
 		return fmt.Errorf("set device %s: %w", name, err)
@@ -165,7 +186,7 @@ func configure(f *found, s DeviceSpec) error {
 		{"set MAC", f.spec.MAC != s.MAC, func() error { return netlink.LinkSetHardwareAddr(f.link, net.HardwareAddr(s.MAC[:])) }},
 		{"set MTU", f.spec.MTU != s.MTU, func() error { return netlink.LinkSetMTU(f.link, s.MTU) }},
 		{"set NOARP", a.RawFlags&unix.IFF_NOARP == 0, func() error { return netlink.LinkSetARPOff(f.link) }},
-		{"turn address generation off", addrGenMode(a.Name) != addrGenNone, func() error {
+		{"turn address generation off", f.addresses, func() error {
 			return netlink.LinkSetIP6AddrGenMode(f.link, nl.IN6_ADDR_GEN_MODE_NONE)
 		}},
 		{"set up", a.RawFlags&unix.IFF_UP == 0, func() error { return netlink.LinkSetUp(f.link) }},
