@@ -23,6 +23,9 @@ type ProbeTarget struct {
 	Local  netip.Addr // our gateway address
 	Remote netip.Addr // the peer's gateway address, of the same family
 	MTU    int        // biggest inner IP packet: Peer.MTU
+	// Silent: it did not answer last time. A peer that comes back answers the first question; to
+	// ask more often, wherever many are silent, is most of what probes cost.
+	Silent bool
 }
 
 // ProbeResult is what a probe found out about the way to a peer.
@@ -60,8 +63,12 @@ func Probe(ctx context.Context, t ProbeTarget) (ProbeResult, error) {
 
 	var r, withSum ProbeResult
 	var beside sync.WaitGroup
-	beside.Go(func() { withSum.RTT, withSum.Reachable = summed.ask(ctx, probeHeader, firstWait) })
-	r.RTT, r.Reachable = plain.ask(ctx, probeHeader, firstWait)
+	tries := probeTries
+	if t.Silent {
+		tries = 1
+	}
+	beside.Go(func() { withSum.RTT, withSum.Reachable = summed.ask(ctx, probeHeader, firstWait, tries) })
+	r.RTT, r.Reachable = plain.ask(ctx, probeHeader, firstWait, tries)
 	if beside.Wait(); !r.Reachable {
 		// Nothing, or only what has a checksum, comes through: some
 		// middleboxes drop UDP without one.
@@ -73,12 +80,12 @@ func Probe(ctx context.Context, t ProbeTarget) (ProbeResult, error) {
 	// answers says whether the first kind still comes through; if not, nobody can say what
 	// became of the others.
 	answers := func() bool {
-		_, ok := plain.ask(ctx, probeHeader, probeWait)
+		_, ok := plain.ask(ctx, probeHeader, probeWait, probeTries)
 		return ok
 	}
 	loses := func(p *prober, size, turns int) bool {
 		for range turns {
-			if _, ok := p.ask(ctx, size, probeWait); ok || !answers() {
+			if _, ok := p.ask(ctx, size, probeWait, probeTries); ok || !answers() {
 				return false
 			}
 		}
@@ -140,15 +147,15 @@ func (p *prober) Close() {
 	}
 }
 
-// ask sends a datagram with a payload of size bytes until one of them is answered. It waits
-// so long after the first, and longer with each try.
-func (p *prober) ask(ctx context.Context, size int, wait time.Duration) (time.Duration, bool) {
+// ask sends a datagram with a payload of size bytes until one of them is answered, at most so many
+// times. It waits so long after the first, and longer with each try.
+func (p *prober) ask(ctx context.Context, size int, wait time.Duration, tries int) (time.Duration, bool) {
 	b := make([]byte, size)
 	copy(b, probeMagic)
 	b[4] = probeQuestion
 	answer := make([]byte, 2*probeHeader)
 	asked := map[[probeHeader - 8]byte]time.Time{}
-	for try := 1; try <= probeTries && p.conn != nil && ctx.Err() == nil; try++ {
+	for try := 1; try <= tries && p.conn != nil && ctx.Err() == nil; try++ {
 		rand.Read(b[8:probeHeader])
 		sent := time.Now()
 		asked[[probeHeader - 8]byte(b[8:])] = sent
