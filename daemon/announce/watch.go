@@ -185,9 +185,9 @@ func (w *Watch) Step(now time.Time) (send []Message, changed bool) {
 		}
 	}
 	switch {
-	case len(near)+len(greeted) > 0:
+	case len(near) > 0:
 		w.wait = calm / 2
-	case len(w.ring) > 0:
+	case len(w.ring) > 0: // who has never answered is missed by nobody
 		w.wait = calm
 	default:
 		w.wait = 0
