@@ -83,6 +83,7 @@ type Manager struct {
 	byNetns, byIndex map[int][]ipam.Owner
 	orphan           map[string]time.Time // devices without a lease, since when
 	turn             int                  // where the round of thorough looks is
+	detail           int                  // how many the next Sweep makes
 }
 
 // record is what a lease file says of an attachment beside its addresses.

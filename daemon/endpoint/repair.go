@@ -18,40 +18,44 @@ import (
 // Repair makes what is missing or changed of one attachment, on both sides. One
 // that is right is only looked at, so that repairs cause no further events. One
 // whose Add was never answered, or whose namespace is gone, is left alone.
-func (m *Manager) Repair(ctx context.Context, o ipam.Owner) error { return m.repair(ctx, o, m.Net()) }
+func (m *Manager) Repair(ctx context.Context, o ipam.Owner) error {
+	_, err := m.repair(ctx, o, m.Net())
+	return err
+}
 
-func (m *Manager) repair(ctx context.Context, o ipam.Owner, offer Net) error {
+// repair says besides whether anything was not as it should be.
+func (m *Manager) repair(ctx context.Context, o ipam.Owner, offer Net) (odd bool, err error) {
 	unlock, err := m.locks.lock(ctx, o)
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer unlock()
 	a := m.get(o)
 	if a == nil || !a.answered || offer.MTU == 0 && a.mtu == 0 {
-		return nil
+		return false, nil
 	}
 	pod, err := m.enter(a.rec)
 	if errors.Is(err, errNoNetns) {
 		m.update(a, func(a *attachment) { a.state = "network namespace is gone" })
-		return nil // Sweep observes it
+		return false, nil // Sweep observes it
 	} else if err != nil {
-		return m.repaired(a, nil, err)
+		return false, m.repaired(a, nil, err)
 	}
 	defer pod.close()
 	found, err := m.examine(a, pod, offer)
 	if err != nil {
-		return m.repaired(a, nil, err)
+		return false, m.repaired(a, nil, err)
 	}
 	m.update(a, func(a *attachment) { a.dead = time.Time{} })
 	sameDevice := found.host.index == a.host.index
 	sameOffer := len(offer.Gateways) == 0 || slices.Equal(a.offered, offer.Gateways)
 	if len(found.findings) == 0 && sameDevice && sameOffer && found.stack == a.stack {
-		return m.repaired(a, nil, nil)
+		return false, m.repaired(a, nil, nil)
 	}
 	m.update(a, func(a *attachment) { a.stack = found.stack })
 	host, err := dial()
 	if err != nil {
-		return m.repaired(a, found.findings, err)
+		return len(found.findings) > 0, m.repaired(a, found.findings, err)
 	}
 	defer host.close()
 	err = m.wireUp(host, pod, a, offer, wireOptions{refresh: true})
@@ -66,7 +70,7 @@ func (m *Manager) repair(ctx context.Context, o ipam.Owner, offer Net) error {
 		}
 		m.Changed(a.endpoint(), false)
 	}
-	return m.repaired(a, found.findings, err)
+	return len(found.findings) > 0, m.repaired(a, found.findings, err)
 }
 
 // repaired notes how a repair went.
@@ -92,7 +96,7 @@ func (m *Manager) SetMTU(mtu int) error {
 	errs := make([]error, len(list))
 	for i, o := range list {
 		group.Go(func() error {
-			errs[i] = m.repair(context.Background(), o, offer)
+			_, errs[i] = m.repair(context.Background(), o, offer)
 			return nil
 		})
 	}

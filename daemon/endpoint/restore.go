@@ -16,9 +16,13 @@ import (
 const deadAfter = 10 * time.Second
 
 // thorough is how many attachments one Sweep looks at in all detail, which takes about
-// 0.7 ms each. Changes are known from events (Watch); this finds what events missed,
-// and sysctls, of which there are none.
-const thorough = 3
+// 0.7 ms each, thoroughAgain how many the one after a Sweep that found something. Changes are
+// known from events (Watch); this finds what events missed, and sysctls, of which there are
+// none: whoever sets these does it for all devices.
+const (
+	thorough      = 1
+	thoroughAgain = 32
+)
 
 // Restore takes up what a former process left, before anything is served: each
 // lease file becomes an attachment with its rows, which the caller's first
@@ -133,14 +137,19 @@ func (m *Manager) Sweep(ctx context.Context) error {
 			m.unrest.stirred.Store(true)
 		}
 	}
-	list := m.all()
-	for i := range min(thorough, len(list)) {
+	list, found := m.all(), false
+	for range min(max(m.detail, thorough), len(list)) {
 		if ctx.Err() != nil {
 			break
 		}
-		errs = append(errs, m.Repair(ctx, list[(m.turn+i)%len(list)]))
+		odd, err := m.repair(ctx, list[m.turn%len(list)], m.Net())
+		found = found || odd
+		errs = append(errs, err)
+		m.turn++
 	}
-	m.turn += thorough
+	if m.detail = thorough; found {
+		m.detail = thoroughAgain
+	}
 	return errors.Join(errs...)
 }
 
