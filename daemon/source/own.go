@@ -22,7 +22,9 @@ import (
 // ownFiles is our folder below status/, as it should be.
 type ownFiles struct {
 	dir     string
-	writing sync.Mutex // held over a change of files and of the disk
+	writing sync.Mutex // held over a change of files and of the disk, and of what follows
+	folder  stamp      // of dir, when all files in it were found right; zero: they were not
+	trust   int        // how often it was trusted since
 
 	mu      sync.Mutex // of what follows; d.mu may be held
 	files   map[string]ownFile
@@ -139,9 +141,27 @@ func (d *Dir) SyncPods(live []api.Endpoint) error {
 func (d *Dir) restoreOwn() {
 	d.own.writing.Lock()
 	defer d.own.writing.Unlock()
+	if d.own.trusted() {
+		return
+	}
 	if err := d.own.restore(); err != nil {
 		d.opts.Log.Debug("write status of our pods", "err", err)
 	}
+}
+
+// trustMost is how often files are not looked at one by one while nothing was made, renamed or
+// removed in their folder: they may have been written to in place.
+const trustMost = 3
+
+// trusted says that all files were right, and that nothing in their folder has changed since, as
+// far as it tells. o.writing is held.
+func (o *ownFiles) trusted() bool {
+	now, err := os.Stat(o.dir)
+	if err != nil || o.err() != nil || o.folder != stampOf(now) || o.trust == trustMost {
+		return false
+	}
+	o.trust++
+	return true
 }
 
 // restore makes the folder on the disk what it should be. o.writing is held.
@@ -149,11 +169,14 @@ func (o *ownFiles) restore() error {
 	o.mu.Lock()
 	files, settled := maps.Clone(o.files), o.settled
 	o.mu.Unlock()
+	o.folder, o.trust = stamp{}, 0
+	folder, statErr := os.Stat(o.dir) // before it is read: what changes meanwhile is not overlooked
 	entries, err := os.ReadDir(o.dir)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return o.fail(err)
 	}
 	var errs []error
+	right := statErr == nil
 	same := map[string]bool{}
 	for _, e := range entries {
 		name := e.Name()
@@ -161,13 +184,16 @@ func (o *ownFiles) restore() error {
 		f, ours := files[name]
 		same[name] = err == nil && ours && f.written != stamp{} && f.written == stampOf(info)
 		if !ours && settled {
-			errs = append(errs, o.remove(name))
+			errs, right = append(errs, o.remove(name)), false
 		}
 	}
 	for name := range files {
 		if !same[name] {
-			errs = append(errs, o.write(name))
+			errs, right = append(errs, o.write(name)), false
 		}
+	}
+	if right {
+		o.folder = stampOf(folder)
 	}
 	return o.fail(errors.Join(errs...))
 }

@@ -103,16 +103,35 @@ func TestStartRemovesStaleFiles(t *testing.T) {
 		t.Errorf("files of node-b: %s", got)
 	}
 	// Somebody meddles: it is put right.
-	p.remove("status/node-a/default_live.yaml")
-	p.put("status/node-a/default_new.yaml", "meddled")
-	p.put("status/node-a/default_foreign.yaml", "meddled")
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-		data, _ := os.ReadFile(filepath.Join(p.dir, "status/node-a/default_new.yaml"))
-		if p.files("status/node-a") == want && strings.Contains(string(data), "10.0.1.4") {
-			break
-		}
+	status := filepath.Join(p.dir, "status/node-a")
+	for name, meddle := range map[string]func(){
+		"removed":  func() { p.remove("status/node-a/default_live.yaml") },
+		"replaced": func() { p.put("status/node-a/default_new.yaml", "meddled") },
+		"added":    func() { p.put("status/node-a/default_foreign.yaml", "meddled") },
+		"written to in place": func() {
+			if err := os.WriteFile(filepath.Join(status, "default_new.yaml"), []byte("meddled"), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		},
+	} {
+		within(t, "trust the folder before it is "+name, func() bool {
+			p.own.writing.Lock()
+			defer p.own.writing.Unlock()
+			return p.own.trust > 0
+		})
+		meddle()
+		within(t, "put right what was "+name, func() bool {
+			data, _ := os.ReadFile(filepath.Join(status, "default_new.yaml"))
+			return p.files("status/node-a") == want && strings.Contains(string(data), "10.0.1.4")
+		})
+	}
+}
+
+func within(t *testing.T, what string, done func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); !done(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("files: got %s, want %s; content %s", p.files("status/node-a"), want, data)
+			t.Fatalf("did not %s", what)
 		}
 	}
 }
