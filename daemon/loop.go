@@ -67,6 +67,8 @@ func (n *node) pass(w work) error {
 	if w.full {
 		w.event = overlay.EventAll
 	}
+	// What the node's links offer to pods follows from what events tell of.
+	moved := w.source || w.event.Has(overlay.EventLinks|overlay.EventAddrs|overlay.EventPaths)
 	if w.full || w.whole { // something may have failed of which nobody knows any more
 		w.source = true
 	}
@@ -86,8 +88,8 @@ func (n *node) pass(w work) error {
 	if w.event.Has(overlay.EventLinks) { // before compile, which names its index
 		refresh(reconcile.Group{n.tables.device})
 	}
-	if w.source || w.event.Has(overlay.EventLinks|overlay.EventAddrs|overlay.EventPaths) {
-		n.compile(w.event.Has(overlay.EventPaths))
+	if w.source || moved {
+		n.compile(moved, w.event.Has(overlay.EventPaths))
 	}
 	if w.source {
 		n.updateServices()

@@ -74,8 +74,9 @@ type node struct {
 	recalled bool
 	written  []overlay.Node // what rememberNodes wrote last
 	// hindrance is why no pods can be attached; nil: they can.
-	hindrance error
-	offload   []string // devices whose checksum offload is off
+	hindrance  error
+	unmeasured error    // why the links could not be asked last what they offer
+	offload    []string // devices whose checksum offload is off
 }
 
 func newNode(cfg Config, log *slog.Logger, t *tables, pools *ipam.Manager, src stateSource) *node {
@@ -221,19 +222,21 @@ func (n *node) holds(p netip.Prefix) bool {
 }
 
 // compile says in all tables what this node needs, going by the source, the uplinks
-// and the ways to the others; paths asks the kernel for these anew. The device is
-// written at once, because the other rows name its index. What stands in the way of
-// new pods is noted for publish.
-func (n *node) compile(paths bool) {
+// and the ways to the others; moved asks the kernel for the former anew, paths for the
+// latter. The device is written at once, because the other rows name its index. What
+// stands in the way of new pods is noted for publish.
+func (n *node) compile(moved, paths bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	s := &n.around
 	s.cluster = n.cluster.prefixes
-	uplinks, mtu, err := n.measure(*s)
-	if err == nil {
-		s.uplinks, s.mtu = uplinks, mtu
+	if moved || n.unmeasured != nil {
+		uplinks, mtu, err := n.measure(*s)
+		if n.unmeasured = err; err == nil {
+			s.uplinks, s.mtu = uplinks, mtu
+		}
+		n.problems.err(problemMTU, err)
 	}
-	n.problems.err(problemMTU, err)
 
 	t := n.tables
 	t.device.Put(ownerSelf, selfDevice(*s))
@@ -271,7 +274,7 @@ func (n *node) compile(paths bool) {
 	poolErr := n.pools.SetPools(s.self.PodCIDRs)
 	n.problems.err(problemPool, poolErr)
 	_, usableErr := usable(n.cfg.NodeName, n.cluster.self)
-	n.hindrance = errors.Join(usableErr, n.cluster.lost, err, deviceErr, poolErr)
+	n.hindrance = errors.Join(usableErr, n.cluster.lost, n.unmeasured, deviceErr, poolErr)
 }
 
 // measure asks the kernel for the uplinks and works out the pods' MTU.
