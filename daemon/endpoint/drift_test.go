@@ -52,6 +52,47 @@ func TestSweepRemovesDevicesWithoutAttachmentButNoForeignOnes(t *testing.T) {
 	}
 }
 
+// Of sysctls there are no events: a pod in each sweep is looked at, and many after one that was odd.
+func TestSweepLooksAtMoreAfterOneThatWasOdd(t *testing.T) {
+	n := newNode(t)
+	var files []string
+	for range 5 {
+		a := attach(t)
+		n.mustAdd(a)
+		files = append(files, "/proc/sys/net/ipv4/conf/"+hostName(ownerOfAttach(a))+"/rp_filter")
+	}
+	odd := func() (count int) {
+		t.Helper()
+		if err := n.Sweep(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range files {
+			b, err := os.ReadFile(f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if string(b) != "0\n" {
+				count++
+			}
+		}
+		return count
+	}
+	for range 2 {
+		for _, f := range files {
+			if err := os.WriteFile(f, []byte("1"), 0); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := odd(); got != len(files)-1 {
+			t.Errorf("%d of %d are odd after a sweep, want all but one", got, len(files))
+		}
+		if got := odd(); got != 0 {
+			t.Errorf("%d are odd after another", got)
+		}
+		odd() // finds nothing: the next looks at one
+	}
+}
+
 func TestSetMTUReachesLivePods(t *testing.T) {
 	n := newNode(t)
 	a := attach(t)
