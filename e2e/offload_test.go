@@ -174,17 +174,16 @@ func TestBadChecksumOffloadIsTurnedOff(t *testing.T) {
 				t.Fatal(err)
 			}
 			says(t, n, 30*time.Second, `weft_problems{what="checksum"} 1`, "checksum", c.Nodes[1].Name)
-			testnet.Until(t, 10*time.Second, func() error {
-				for _, n := range c.Nodes {
-					for _, device := range []string{"eth0", overlay.DeviceName} {
-						out, err := n.NS.Output("ethtool", "-k", device)
-						if err != nil || !strings.Contains(out, "tx-checksumming: off") {
-							return fmt.Errorf("%s of %s: offload is on: %w", device, n.Name, err)
-						}
-					}
+			testnet.Until(t, 10*time.Second, func() error { return offloadIsOff(c) })
+			for _, device := range []string{"eth0", overlay.DeviceName} { // somebody turns it on
+				if _, err := n.NS.Output("ethtool", "-K", device, "tx", "on"); err != nil {
+					t.Fatal(err)
 				}
-				return nil
-			})
+			}
+			if offloadIsOff(c) == nil {
+				t.Fatal("it cannot be turned on")
+			}
+			testnet.Until(t, 10*time.Second, func() error { return offloadIsOff(c) })
 			a, b := addPod(t, n, "a"), addPod(t, c.Nodes[1], "b")
 			for i := range a.Addrs() {
 				answers(t, "there", a.NS, b.NS, b.Addrs()[i], a.Addrs()[i])
@@ -213,6 +212,19 @@ func TestBadChecksumOffloadIsTurnedOff(t *testing.T) {
 			}
 		})
 	}
+}
+
+// offloadIsOff says where it is not.
+func offloadIsOff(c *cluster.Cluster) error {
+	for _, n := range c.Nodes {
+		for _, device := range []string{"eth0", overlay.DeviceName} {
+			out, err := n.NS.Output("ethtool", "-k", device)
+			if err != nil || !strings.Contains(out, "tx-checksumming: off") {
+				return fmt.Errorf("%s of %s: offload is on: %w", device, n.Name, err)
+			}
+		}
+	}
+	return nil
 }
 
 // P7: something between drops the overlay's port: status names it, and the port.
