@@ -171,13 +171,19 @@ func (a *announcer) run(ctx context.Context) error {
 		}
 		busy := a.step(now)
 		wait := pace.Next(beatIdle)
-		if busy || pending {
-			wait = announce.Every / 2
+		if busy {
+			wait = beatEvery
+		}
+		if pending {
+			wait = updateEvery
+		}
+		if due := a.machine.Wait(); due > 0 {
+			wait = min(wait, due)
 		}
 		if !a.watchAt.IsZero() {
-			wait = min(wait, max(0, time.Until(a.watchAt)))
+			wait = min(wait, a.watchAt.Sub(now))
 		}
-		timer.Reset(wait)
+		timer.Reset(max(0, wait-time.Since(now)))
 	}
 }
 

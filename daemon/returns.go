@@ -97,11 +97,12 @@ func (r *returner) run(ctx context.Context) error {
 			updated, pending = now, false
 		}
 		r.step(now)
-		switch {
-		case r.watch.Watching() > 0:
-			timer.Reset(returns.Every)
-		case pending:
-			timer.Reset(retarget)
+		due := r.watch.Wait(now)
+		if pending && (due == 0 || due > retarget) {
+			due = retarget
+		}
+		if due > 0 {
+			timer.Reset(max(0, due-time.Since(now)))
 		}
 	}
 }

@@ -59,7 +59,7 @@ func TestDeathOfTheAnnouncerMovesItsAddressesWithinTwoSeconds(t *testing.T) {
 		w.run(time.Duration(w.random.IntN(400))*time.Millisecond, 0)
 		victim.off = true
 		w.run(1400*time.Millisecond, 0)
-		w.now = w.now.Add(-Every / 2) // as of the last step
+		w.now = w.now.Add(-tick) // as of the last step
 		victim.machine = nil
 		w.check("after the death")
 		for _, a := range w.addrs {
@@ -119,6 +119,26 @@ func TestARestartOfTheDaemonMovesNothing(t *testing.T) {
 	}
 	if len(told) == 0 || len(n.tells) != 0 {
 		t.Errorf("told the link of %v before, of %v after the restart", told, n.tells)
+	}
+}
+
+// What an idle daemon costs is how often it wakes up.
+func TestNothingIsDoneWhileNothingIsDue(t *testing.T) {
+	w := newWorld(t, 3, 8, 1)
+	steps := func(n *simulated) int {
+		was := n.steps
+		w.run(10*time.Second, 0)
+		return n.steps - was
+	}
+	w.run(20*time.Second, 0)
+	each := int(10 * time.Second / Every)
+	if got := steps(w.nodes[0]); got != each {
+		t.Errorf("%d steps in 10 s while all is well, want %d, one each time others are asked", got, each)
+	}
+	w.nodes[1].off = true
+	w.run(5*time.Second, 0)
+	if got := steps(w.nodes[0]); got != each {
+		t.Errorf("%d steps in 10 s while a node is dead, want %d", got, each)
 	}
 }
 

@@ -27,7 +27,9 @@ type simulated struct {
 	ip      netip.Addr
 	side    int // who is on another one does not hear it
 	off     bool
-	machine *Machine // nil: the daemon is dead
+	machine *Machine  // nil: the daemon is dead
+	next    time.Time // its next step
+	steps   int
 	rows    map[netip.Addr]bool
 	beat    time.Time
 	yields  int // that came
@@ -71,6 +73,7 @@ func (w *world) daemon(n *simulated) {
 	}
 	n.machine = New(n.name, w.now, adopted, w.random.Uint64)
 	w.set(n)
+	n.next = w.now
 }
 
 func (w *world) set(n *simulated) {
@@ -89,6 +92,7 @@ func (w *world) set(n *simulated) {
 		want[a] = Candidate{Ahead: ahead, May: is}
 	}
 	n.machine.Set(w.now, want, ips)
+	n.next = w.now
 }
 
 // answers is what the node's program says to a question.
@@ -108,15 +112,22 @@ func (n *simulated) answers(now time.Time, d Datagram) Datagram {
 	return d
 }
 
+// tick is how exactly steps are at their time.
+const tick = Every / 20
+
 // run moves the clock. A datagram takes no time, or is lost with a chance.
 func (w *world) run(d time.Duration, loss float64) {
 	lost := func() bool { return loss > 0 && w.random.Float64() < loss }
-	for end := w.now.Add(d); w.now.Before(end); w.now = w.now.Add(Every / 2) {
+	for end := w.now.Add(d); w.now.Before(end); w.now = w.now.Add(tick) {
 		for _, n := range w.nodes {
-			if n.off || n.machine == nil {
+			if n.off || n.machine == nil || w.now.Before(n.next) {
 				continue
 			}
 			do := n.machine.Step(w.now)
+			n.steps++
+			if n.next = w.now.Add(n.machine.Wait()); n.machine.Wait() == 0 {
+				n.next = w.now.Add(Every)
+			}
 			n.rows = n.machine.Held()
 			n.beat = w.now
 			for _, a := range do.Tell {

@@ -17,8 +17,8 @@ import (
 )
 
 const (
-	// Every is how often [Watch.Step] is to be called while there are targets.
-	Every = 250 * time.Millisecond
+	// often bounds how often [Watch.Step] is to be called.
+	often = 250 * time.Millisecond
 	// wait is how long a packet may take.
 	wait = 500 * time.Millisecond
 	// believed is how often in turn it must have been otherwise for a target to count as
@@ -107,9 +107,6 @@ func (w *Watch) Set(now time.Time, targets []Target) {
 	}
 }
 
-// Watching is how many targets there are.
-func (w *Watch) Watching() int { return len(w.targets) }
-
 // Step takes up what has come, and returns what to ask now: of each target first for what is
 // Served. returned says whether the packet of a number has come; it is asked at most once for
 // each: never for those of targets that have changed or gone meanwhile.
@@ -149,6 +146,24 @@ func (w *Watch) Step(now time.Time, returned func(nonce uint64) bool) (ask []Que
 		w.hurried = now.Add(hurryFor)
 	}
 	return ask, changed
+}
+
+// Wait is how long it may take until the next Step; 0: for ever.
+func (w *Watch) Wait(now time.Time) time.Duration {
+	if len(w.targets) == 0 {
+		return 0
+	}
+	soon := now.Add(usual)
+	for _, t := range w.targets {
+		at := t.next
+		if !t.asked.IsZero() {
+			at = t.asked.Add(wait)
+		}
+		if at.Before(soon) {
+			soon = at
+		}
+	}
+	return max(soon.Sub(now), often)
 }
 
 // judge takes up an answer. It says whether the target has changed.

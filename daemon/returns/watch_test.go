@@ -20,6 +20,7 @@ type network struct {
 	last   uint64
 	came   map[uint64]bool
 	asked  int
+	steps  int
 	told   []string // changes, in order
 }
 
@@ -49,7 +50,12 @@ func targets(nodes int) (out []Target) {
 
 // run lets time pass.
 func (w *network) run(d time.Duration) {
-	for end := w.now.Add(d); w.now.Before(end); w.now = w.now.Add(Every) {
+	next := w.now
+	for end := w.now.Add(d); w.now.Before(end); w.now = w.now.Add(often / 5) {
+		if w.now.Before(next) {
+			continue
+		}
+		w.steps++
 		ask, changed := w.watch.Step(w.now, func(n uint64) bool {
 			came := w.came[n]
 			delete(w.came, n)
@@ -64,6 +70,7 @@ func (w *network) run(d time.Duration) {
 		for _, c := range changed {
 			w.told = append(w.told, fmt.Sprintf("%s mute=%v", c.Node, c.Mute))
 		}
+		next = w.now.Add(w.watch.Wait(w.now))
 	}
 }
 
@@ -201,7 +208,7 @@ func TestChangesOfTheAddressKeepTheOrder(t *testing.T) {
 			changed[i].Served = netip.AddrFrom4([4]byte{203, 0, 113, round})
 		}
 		w.watch.Set(w.now, changed)
-		for end := w.now.Add(2 * time.Second); w.now.Before(end); w.now = w.now.Add(Every) {
+		for end := w.now.Add(2 * time.Second); w.now.Before(end); w.now = w.now.Add(often) {
 			ask, _ := w.watch.Step(w.now, func(uint64) bool { return true })
 			for _, q := range ask {
 				delete(waiting, q.Node)
@@ -210,5 +217,20 @@ func TestChangesOfTheAddressKeepTheOrder(t *testing.T) {
 	}
 	if len(waiting) > 0 {
 		t.Errorf("%d of %d nodes are not asked in 80 s", len(waiting), nodes)
+	}
+}
+
+// What an idle daemon costs is how often it wakes up.
+func TestStepsAreFewWhereTargetsAre(t *testing.T) {
+	for nodes, most := range map[int]int{1: 20, 2: 40, 1000: int(30 * time.Second / often)} {
+		w := newNetwork(t, nodes)
+		w.run(10 * time.Second)
+		w.steps = 0
+		if w.run(30 * time.Second); w.steps > most {
+			t.Errorf("%d targets: %d steps in 30 s, want at most %d", nodes, w.steps, most)
+		}
+	}
+	if w := newNetwork(t, 0); w.watch.Wait(w.now) != 0 {
+		t.Errorf("without targets it waits for %s, want for ever", w.watch.Wait(w.now))
 	}
 }
