@@ -1,13 +1,16 @@
 package bpf
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"iter"
+	"strconv"
 	"sync"
 	"unsafe"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 )
 
 // checkProgram is in no link: [Datapath.holds] runs it.
@@ -158,12 +161,28 @@ func rowSize(m *ebpf.Map) (int64, error) {
 	return after - before, err
 }
 
-// memory is what a map says that it takes, in bytes; 0: it does not say.
+// memory is what a map says that it takes, in bytes; 0: it does not say. [ebpf.Map.Info] asks for
+// much more, and an idle daemon wants to know this of each map every 8 s.
 func memory(m *ebpf.Map) (int64, error) {
-	info, err := m.Info()
+	name := "/proc/self/fdinfo/" + strconv.Itoa(m.FD())
+	fd, err := unix.Open(name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return 0, err
+		return 0, fmt.Errorf("open %s: %w", name, err)
 	}
-	bytes, _ := info.Memlock()
-	return int64(bytes), nil
+	defer unix.Close(fd)
+	var b [1024]byte // a map's are 300
+	n, err := unix.Read(fd, b[:])
+	if err != nil {
+		return 0, fmt.Errorf("read %s: %w", name, err)
+	}
+	_, rest, ok := bytes.Cut(b[:n], []byte("\nmemlock:\t"))
+	if !ok {
+		return 0, nil
+	}
+	digits, _, _ := bytes.Cut(rest, []byte("\n"))
+	size, err := strconv.ParseInt(string(digits), 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("read memory in %s: %w", name, err)
+	}
+	return size, nil
 }
