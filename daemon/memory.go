@@ -103,7 +103,7 @@ const (
 	lookEvery  = pace.Often
 	lookSeldom = pace.Usual
 	little     = 2 << 20 // bytes allocated in lookEvery; an idle node with 1,000 others has one MiB
-	worth      = 4 << 20 // bytes allocated since it was last given back
+	worth      = 3 << 20 // bytes allocated since it was last given back: just before the runtime would collect (gcPercent)
 )
 
 // allocated is what was ever allocated, in bytes.
