@@ -106,7 +106,8 @@ func newAnnouncer(cfg Config, n *node, dp *bpf.Datapath) *announcer {
 	}
 	adopted, err := a.adopt()
 	a.problems.err(problemAnnounce, err)
-	a.machine = announce.New(cfg.NodeName, time.Now(), adopted, nonce)
+	start := time.Now().Add(pace.Next(announce.Every) - announce.Every) // it asks at common moments
+	a.machine = announce.New(cfg.NodeName, start, adopted, nonce)
 	return a
 }
 

@@ -10,9 +10,11 @@ import (
 	"time"
 
 	"github.com/weftnet/weft/bpf"
+	"github.com/weftnet/weft/daemon/announce"
 	"github.com/weftnet/weft/daemon/returns"
 	"github.com/weftnet/weft/daemon/service"
 	"github.com/weftnet/weft/daemon/source"
+	"github.com/weftnet/weft/internal/pace"
 )
 
 // retarget bounds how often the nodes to watch are worked out anew.
@@ -101,8 +103,8 @@ func (r *returner) run(ctx context.Context) error {
 		if pending && (due == 0 || due > retarget) {
 			due = retarget
 		}
-		if due > 0 {
-			timer.Reset(max(0, due-time.Since(now)))
+		if due > 0 { // the announcer wakes up then, too
+			timer.Reset(pace.After(max(due-time.Since(now), 1), announce.Every))
 		}
 	}
 }

@@ -20,13 +20,22 @@ const (
 // Next is how long it takes until the next common moment of a period: more than nothing, at
 // most the period. The moments are multiples of it by the machine's uptime, so that those
 // of different machines are not the same. The period must be positive.
-func Next(every time.Duration) time.Duration {
+func Next(every time.Duration) time.Duration { return After(1, every) }
+
+// After is how long it takes until the first common moment of a period once so much time, which
+// must be positive, has passed.
+func After(wait, every time.Duration) time.Duration {
 	var t unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &t); err != nil { // every kernel has it
-		return every
+		return wait + every
 	}
-	return until(time.Duration(t.Nano()), every)
+	return after(time.Duration(t.Nano()), wait, every)
 }
 
-// until is Next at a time since the start of the machine.
+// after is After at a time since the start of the machine.
+func after(now, wait, every time.Duration) time.Duration {
+	return wait - 1 + until(now+wait-1, every)
+}
+
+// until is how long it takes from a time until the next moment.
 func until(now, every time.Duration) time.Duration { return every - now%every }

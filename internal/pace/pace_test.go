@@ -40,3 +40,18 @@ func TestNextIsWithinOnePeriod(t *testing.T) {
 		}
 	}
 }
+
+// What may not come before a time comes at the first moment from then on.
+func TestAfterIsTheFirstMomentAfterATime(t *testing.T) {
+	for _, c := range []struct{ now, wait, want time.Duration }{
+		{0, 1, Usual}, {0, Usual, Usual}, {0, Usual + 1, 2 * Usual}, {1, Usual, 2*Usual - 1}, {Usual - 1, 1, 1},
+		{Usual - 1, 2, Usual + 1}, {5*Usual + 7, 3 * Usual, 4*Usual - 7},
+	} {
+		if got := after(c.now, c.wait, Usual); got != c.want {
+			t.Errorf("after(%s, %s): got %s, want %s", c.now, c.wait, got, c.want)
+		}
+	}
+	if got := After(Usual, Often); got < Usual || got > Usual+Often {
+		t.Errorf("After(%s, %s): got %s", Usual, Often, got)
+	}
+}
