@@ -26,8 +26,6 @@ const (
 	// lingerFor is how long a node goes on that is not wanted any more, so that the next
 	// has announced the address.
 	lingerFor = time.Second
-	// idle is how long nothing is looked at while nothing is due.
-	idle = 500 * time.Millisecond
 	// prompt is how many nodes before this one are probed often, however many there are.
 	prompt = 3
 )
@@ -49,7 +47,8 @@ type Machine struct {
 	peers map[string]*peer
 	asked map[string]bool // those of peers that are asked now
 	byIP  map[netip.Addr]string
-	wait  time.Duration // until the next Step; 0: there is nothing to wait for
+	next  time.Time     // of Step
+	wait  time.Duration // until then; 0: there is nothing to wait for
 
 	takeovers uint64
 }
@@ -203,13 +202,11 @@ type Ended struct {
 	For  string
 }
 
-// Wait is how long it may take until the next Step; 0: for ever.
-func (m *Machine) Wait() time.Duration { return m.wait }
-
 // Step decides what follows from what is known at a time. It is to be called after
 // [Machine.Wait], after Hear was called for all that has come.
 func (m *Machine) Step(now time.Time) Do {
 	var do Do
+	m.next = now.Add(idle)
 	for name := range m.asked {
 		if p := m.peers[name]; p != nil {
 			p.expire(now)
@@ -231,41 +228,6 @@ func (m *Machine) Step(now time.Time) Do {
 	m.probe(now, &do)
 	m.wait = m.untilNext(now)
 	return do
-}
-
-// untilNext is how long it takes until something is due. Answers come at once, and are taken up
-// when a node is asked next: only what is missing then is waited for.
-func (m *Machine) untilNext(now time.Time) time.Duration {
-	if len(m.addrs) == 0 {
-		return 0
-	}
-	next := now.Add(idle)
-	earlier := func(at time.Time) {
-		if at.Before(next) {
-			next = at
-		}
-	}
-	for name := range m.asked {
-		p := m.peers[name]
-		if p == nil {
-			continue
-		}
-		earlier(p.next)
-		for _, r := range p.rounds {
-			if !r.answered && p.state != dead {
-				earlier(r.at.Add(answerWait))
-			}
-		}
-	}
-	for _, x := range m.addrs {
-		if !x.until.IsZero() {
-			earlier(x.until)
-		}
-		for _, at := range x.due {
-			earlier(at)
-		}
-	}
-	return max(next.Sub(now), time.Millisecond)
 }
 
 // decide begins or ends one address.
@@ -291,12 +253,18 @@ func (m *Machine) decide(now time.Time, a netip.Addr, x *address, do *Do) {
 		}
 		v, said := x.views[name]
 		said = said && v.life == p.life && p.state == alive
-		if said && !v.held && now.Sub(v.without) >= unwillingAfter {
-			continue
+		if said && !v.held {
+			if now.Sub(v.without) >= unwillingAfter {
+				continue
+			}
+			m.until(now, v.without.Add(unwillingAfter))
 		}
 		blocked = true
-		if said && v.on && now.Sub(p.well) >= yieldAfter {
-			another = name
+		if said && v.on {
+			m.until(now, p.well.Add(yieldAfter))
+			if now.Sub(p.well) >= yieldAfter {
+				another = name
+			}
 		}
 		if another != "" || !x.on {
 			break
@@ -359,13 +327,13 @@ func (m *Machine) probe(now time.Time, do *Do) {
 		if len(often[name]) == 0 && (p.missed == 0 || p.state == dead) {
 			every = wait
 		}
-		if p.next.After(now.Add(every)) { // it was asked less often
+		if p.next.After(now.Add(every + Every)) { // it was asked less often
 			p.next = now
 		}
 		if now.Before(p.next) {
 			continue
 		}
-		p.next = m.start.Add(now.Add(every).Sub(m.start).Round(Every)) // all at the same moments
+		p.next = m.nextAsk(now, p, every)
 		for _, d := range p.ask(now, m.about(name, p, about), m.nonce) {
 			do.Send = append(do.Send, Message{p.addr, d})
 		}

@@ -136,7 +136,7 @@ func TestNothingIsDoneWhileNothingIsDue(t *testing.T) {
 		t.Errorf("%d steps in 10 s while all is well, want %d, one each time others are asked", got, each)
 	}
 	w.nodes[1].off = true
-	w.run(5*time.Second, 0)
+	w.run(2*time.Second+youth, 0)
 	if got := steps(w.nodes[0]); got != each {
 		t.Errorf("%d steps in 10 s while a node is dead, want %d", got, each)
 	}
