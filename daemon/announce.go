@@ -171,12 +171,13 @@ func (a *announcer) run(ctx context.Context) error {
 			pending = !a.update(now)
 		}
 		busy := a.step(now)
-		wait := pace.Next(beatIdle)
+		took := time.Since(now)
+		wait := took + pace.Next(beatIdle)
 		if busy {
-			wait = beatEvery
+			wait = min(wait, beatEvery)
 		}
 		if pending {
-			wait = updateEvery
+			wait = min(wait, updateEvery)
 		}
 		if due := a.machine.Wait(); due > 0 {
 			wait = min(wait, due)
@@ -184,7 +185,7 @@ func (a *announcer) run(ctx context.Context) error {
 		if !a.watchAt.IsZero() {
 			wait = min(wait, a.watchAt.Sub(now))
 		}
-		timer.Reset(max(0, wait-time.Since(now)))
+		timer.Reset(max(wait-took, took)) // half of a processor at most
 	}
 }
 
