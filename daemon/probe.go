@@ -102,7 +102,7 @@ func (b *book) target(e *entry) (overlay.ProbeTarget, bool) {
 		for _, local := range overlay.GatewayAddrs(b.self.PodCIDRs) {
 			remote := overlay.GatewayAddrs([]netip.Prefix{p.Prefix})
 			if len(remote) > 0 && remote[0].Is4() == local.Is4() {
-				silent := !e.reach.at.IsZero() && !e.reach.result.Reachable
+				silent := !e.reach.at.IsZero() && e.reach.err == nil && !e.reach.result.Reachable
 				return overlay.ProbeTarget{Name: e.node.Name, Local: local, Remote: remote[0], MTU: p.MTU, Silent: silent}, true
 			}
 		}

@@ -51,7 +51,9 @@ func (d *Device) find() (*found, error) {
 	}
 	a := link.Attrs()
 	f := &found{link: link, spec: DeviceSpec{MTU: a.MTU}}
-	if f.addresses, err = makesAddresses(a.Index); err != nil {
+	if f.addresses, err = makesAddresses(a.Index); isErr(err, unix.ENODEV) {
+		return nil, nil // gone meanwhile
+	} else if err != nil {
 		return nil, fmt.Errorf("look up address generation of %s: %w", d.name, err)
 	}
 	if len(a.HardwareAddr) == 6 {

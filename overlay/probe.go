@@ -23,8 +23,9 @@ type ProbeTarget struct {
 	Local  netip.Addr // our gateway address
 	Remote netip.Addr // the peer's gateway address, of the same family
 	MTU    int        // biggest inner IP packet: Peer.MTU
-	// Silent: it did not answer last time. A peer that comes back answers the first question; to
-	// ask more often, wherever many are silent, is most of what probes cost.
+	// Silent: it did not answer last time. A peer that comes back answers the first question,
+	// which is waited for as long as for all; to ask more often, wherever many are silent, is
+	// most of what probes cost.
 	Silent bool
 }
 
@@ -63,12 +64,12 @@ func Probe(ctx context.Context, t ProbeTarget) (ProbeResult, error) {
 
 	var r, withSum ProbeResult
 	var beside sync.WaitGroup
-	tries := probeTries
+	tries, wait := probeTries, firstWait
 	if t.Silent {
-		tries = 1
+		tries, wait = 1, firstWait*probeTries*(probeTries+1)/2
 	}
-	beside.Go(func() { withSum.RTT, withSum.Reachable = summed.ask(ctx, probeHeader, firstWait, tries) })
-	r.RTT, r.Reachable = plain.ask(ctx, probeHeader, firstWait, tries)
+	beside.Go(func() { withSum.RTT, withSum.Reachable = summed.ask(ctx, probeHeader, wait, tries) })
+	r.RTT, r.Reachable = plain.ask(ctx, probeHeader, wait, tries)
 	if beside.Wait(); !r.Reachable {
 		// Nothing, or only what has a checksum, comes through: some
 		// middleboxes drop UDP without one.

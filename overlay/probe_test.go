@@ -209,12 +209,14 @@ func TestProbeTakesLateAnswers(t *testing.T) {
 				time.AfterFunc(late, func() { _, _ = conn.WriteToUDPAddrPort(b[:min(n, probeHeader)], from) })
 			}
 		}()
-		got, err := Probe(t.Context(), ProbeTarget{Local: at, Remote: at, MTU: 1400})
-		if err != nil || got.RTT < late {
-			t.Errorf("got error %v, round trip %v; want none, and at least %v", err, got.RTT, late)
-		}
-		if got.RTT = 0; got != (ProbeResult{Reachable: true}) {
-			t.Errorf("got %+v, want it to be reachable, and no more", got)
+		for _, silent := range []bool{false, true} {
+			got, err := Probe(t.Context(), ProbeTarget{Local: at, Remote: at, MTU: 1400, Silent: silent})
+			if err != nil || got.RTT < late {
+				t.Errorf("silent before: %v: got error %v, round trip %v; want none, and at least %v", silent, err, got.RTT, late)
+			}
+			if got.RTT = 0; got != (ProbeResult{Reachable: true}) {
+				t.Errorf("silent before: %v: got %+v, want it to be reachable, and no more", silent, got)
+			}
 		}
 	})
 }
