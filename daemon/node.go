@@ -76,6 +76,7 @@ type node struct {
 	// hindrance is why no pods can be attached; nil: they can.
 	hindrance  error
 	unmeasured error    // why the links could not be asked last what they offer
+	remeasure  bool     // they must be, for that or as the nodes are others
 	offload    []string // devices whose checksum offload is off
 }
 
@@ -130,15 +131,16 @@ func (n *node) observe() {
 	n.problems.set(problemNotSynced)
 	nodes := overlayNodes(state.Nodes)
 	n.mu.Lock()
-	c := n.cluster
+	c, remeasure := n.cluster, false
 	n.mu.Unlock()
 	if !c.holds(state.Nodes) {
 		c = survey(n.cfg.NodeName, nodes, n.holds)
 		c.of = state.Nodes
+		remeasure = true
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.cluster = c
+	n.cluster, n.remeasure = c, n.remeasure || remeasure
 	n.problems.err(problemRemember, n.rememberNodes(nodes))
 	n.problems.set(problemConflict, few(8, c.clashes)...)
 	what, err := usable(n.cfg.NodeName, c.self)
@@ -230,9 +232,9 @@ func (n *node) compile(moved, paths bool) {
 	defer n.mu.Unlock()
 	s := &n.around
 	s.cluster = n.cluster.prefixes
-	if moved || n.unmeasured != nil {
+	if moved || n.remeasure {
 		uplinks, mtu, err := n.measure(*s)
-		if n.unmeasured = err; err == nil {
+		if n.unmeasured, n.remeasure = err, err != nil; err == nil {
 			s.uplinks, s.mtu = uplinks, mtu
 		}
 		n.problems.err(problemMTU, err)
