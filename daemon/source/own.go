@@ -62,7 +62,11 @@ func (o *ownFiles) err() error {
 	return o.failed
 }
 
+// fail notes how the last change of files or of the disk went. o.writing is held.
 func (o *ownFiles) fail(err error) error {
+	if err != nil {
+		o.folder = stamp{}
+	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.failed = err

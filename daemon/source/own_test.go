@@ -1,6 +1,7 @@
 package source
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -133,6 +134,30 @@ func within(t *testing.T, what string, done func() bool) {
 		if time.Now().After(deadline) {
 			t.Fatalf("did not %s", what)
 		}
+	}
+}
+
+// A write that failed is made up for at the next look, whatever went well since.
+func TestFolderIsNotTrustedAfterAFailure(t *testing.T) {
+	d, err := Open("dir:"+t.TempDir(), Options{Node: "node-a"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.SyncPods([]api.Endpoint{endpoint("c1", "eth0", "default", "web", "10.0.1.2")}); err != nil {
+		t.Fatal(err)
+	}
+	d.own.writing.Lock()
+	defer d.own.writing.Unlock()
+	if err := d.own.restore(); err != nil { // finds what was written
+		t.Fatal(err)
+	}
+	if !d.own.trusted() {
+		t.Error("it is not trusted although all is right")
+	}
+	_ = d.own.fail(errors.New("no file"))
+	_ = d.own.fail(nil)
+	if d.own.trusted() {
+		t.Error("it is trusted after a failure")
 	}
 }
 
