@@ -23,7 +23,7 @@ func (m *Manager) Repair(ctx context.Context, o ipam.Owner) error {
 	return err
 }
 
-// repair says besides whether anything was not as it should be.
+// repair says besides whether something was not as it should be, and is now.
 func (m *Manager) repair(ctx context.Context, o ipam.Owner, offer Net) (odd bool, err error) {
 	unlock, err := m.locks.lock(ctx, o)
 	if err != nil {
@@ -55,7 +55,7 @@ func (m *Manager) repair(ctx context.Context, o ipam.Owner, offer Net) (odd bool
 	m.update(a, func(a *attachment) { a.stack = found.stack })
 	host, err := dial()
 	if err != nil {
-		return len(found.findings) > 0, m.repaired(a, found.findings, err)
+		return false, m.repaired(a, found.findings, err)
 	}
 	defer host.close()
 	err = m.wireUp(host, pod, a, offer, wireOptions{refresh: true})
@@ -70,7 +70,7 @@ func (m *Manager) repair(ctx context.Context, o ipam.Owner, offer Net) (odd bool
 		}
 		m.Changed(a.endpoint(), false)
 	}
-	return len(found.findings) > 0, m.repaired(a, found.findings, err)
+	return err == nil && len(found.findings) > 0, m.repaired(a, found.findings, err)
 }
 
 // repaired notes how a repair went.
