@@ -24,12 +24,12 @@ func (c *Cluster) cgroup() (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("make cgroup: %w", err)
 	}
-	c.later(func() error { return removeCgroup(dir) })
+	c.later(func() error { return RemoveCgroup(dir) })
 	return dir, nil
 }
 
-// removeCgroup waits a moment for processes that are about to end.
-func removeCgroup(dir string) error {
+// RemoveCgroup removes a node's cgroup. It waits a moment for processes that are about to end.
+func RemoveCgroup(dir string) error {
 	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		err := os.Remove(dir)
 		if err == nil || errors.Is(err, os.ErrNotExist) {

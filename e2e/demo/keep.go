@@ -22,6 +22,7 @@ const place = "/run/weft-demo"
 type left struct {
 	Namespaces []string `json:"namespaces"`
 	Daemons    []int    `json:"daemons"`
+	Cgroups    []string `json:"cgroups"`
 }
 
 // remember writes down what --clean must take down.
@@ -30,6 +31,9 @@ func remember(c *cluster.Cluster, pods []*cluster.Pod) error {
 	for _, n := range c.Nodes {
 		l.Namespaces = append(l.Namespaces, n.NS.Name)
 		l.Daemons = append(l.Daemons, n.PID())
+		if n.Cgroup != "" {
+			l.Cgroups = append(l.Cgroups, n.Cgroup)
+		}
 	}
 	for _, p := range pods {
 		l.Namespaces = append(l.Namespaces, p.NS.Name)
@@ -70,6 +74,9 @@ func takeDown() error {
 	}
 	for _, name := range l.Namespaces {
 		errs = append(errs, (&testnet.NS{Name: name}).Close())
+	}
+	for _, dir := range l.Cgroups {
+		errs = append(errs, cluster.RemoveCgroup(dir))
 	}
 	errs = append(errs, removePlace())
 	if err := errors.Join(errs...); err != nil {
