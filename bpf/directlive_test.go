@@ -21,12 +21,13 @@ func dialFromPort(t testing.TB, ns netns.NsHandle, from, to netip.AddrPort, time
 	d := net.Dialer{Timeout: timeout, LocalAddr: net.TCPAddrFromAddrPort(from), Control: testnet.SharePort}
 	var c net.Conn
 	var err error
-	for until := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
+	testnet.Until(t, 5*time.Second, func() error {
 		in(t, ns, func() { c, err = d.Dial("tcp", to.String()) })
-		if !errors.Is(err, unix.EADDRNOTAVAIL) || time.Now().After(until) {
-			break
+		if errors.Is(err, unix.EADDRNOTAVAIL) {
+			return err
 		}
-	}
+		return nil
+	})
 	if err == nil {
 		t.Cleanup(func() { c.Close() })
 	}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/weftnet/weft/internal/api"
+	"github.com/weftnet/weft/internal/testnet"
 )
 
 func endpoint(container, ifname, namespace, name string, ips ...string) api.Endpoint {
@@ -115,25 +116,22 @@ func TestStartRemovesStaleFiles(t *testing.T) {
 			}
 		},
 	} {
-		within(t, "trust the folder before it is "+name, func() bool {
+		testnet.Until(t, 20*time.Second, func() error {
 			p.own.writing.Lock()
 			defer p.own.writing.Unlock()
-			return p.own.trust > 0
+			if p.own.trust == 0 {
+				return errors.New("the folder is not trusted")
+			}
+			return nil
 		})
 		meddle()
-		within(t, "put right what was "+name, func() bool {
+		testnet.Until(t, 20*time.Second, func() error {
 			data, _ := os.ReadFile(filepath.Join(status, "default_new.yaml"))
-			return p.files("status/node-a") == want && strings.Contains(string(data), "10.0.1.4")
+			if got := p.files("status/node-a"); got != want || !strings.Contains(string(data), "10.0.1.4") {
+				return fmt.Errorf("a file %s: files are %s, want %s; content %s", name, got, want, data)
+			}
+			return nil
 		})
-	}
-}
-
-func within(t *testing.T, what string, done func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !done(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("did not %s", what)
-		}
 	}
 }
 
