@@ -51,7 +51,7 @@ func TestBandwidth(t *testing.T) {
 			{"out, same node", limited.NS, near.NS, near.Addrs()[i], limitOut},
 			{"out, other node", limited.NS, far.NS, far.Addrs()[i], limitOut},
 		} {
-			got, err := rate(tt.from, tt.to, tt.addr)
+			got, err := rateOf(tt.from, tt.to, tt.addr, 0.8*tt.want)
 			if err != nil {
 				t.Errorf("%s: %v", tt.name, err)
 				continue
@@ -62,12 +62,23 @@ func TestBandwidth(t *testing.T) {
 			}
 		}
 		for _, to := range []*cluster.Pod{near, far} {
-			got, err := rate(free.NS, to.NS, to.Addrs()[i])
+			got, err := rateOf(free.NS, to.NS, to.Addrs()[i], 5*limitIn)
 			if err != nil || got < 5*limitIn {
 				t.Errorf("without a limit, to %s: got %.1f Mbit/s, %v", to.Name, got/1e6, err)
 			}
 		}
 	}
+}
+
+// rateOf is [rate], measured again while it is less than expected: other tests run beside, and
+// what the machine has no time for is nobody's limit.
+func rateOf(from, to *testnet.NS, addr netip.Addr, least float64) (got float64, err error) {
+	for range 5 {
+		if got, err = rate(from, to, addr); err != nil || got >= least {
+			break
+		}
+	}
+	return got, err
 }
 
 // rate is what one TCP connection carries from one namespace to another, in bits per

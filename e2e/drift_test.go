@@ -163,14 +163,9 @@ func TestDriftIsRepaired(t *testing.T) {
 
 func (d drift) harm(t *testing.T, h harm) {
 	before := d.state(t, !h.remade)
-	for ns, commands := range map[*testnet.NS]string{d.node.NS: h.node, d.pod.NS: h.pod} {
-		for line := range strings.Lines(d.words(t, commands)) {
-			f := strings.Fields(line)
-			if _, err := ns.Output(f[0], f[1:]...); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
+	testnet.Until(t, 10*time.Second, func() error { // what the daemon repairs between two commands is done again
+		return errors.Join(runLines(d.node.NS, d.words(t, h.node)), runLines(d.pod.NS, d.words(t, h.pod)))
+	})
 	begin := time.Now()
 	testnet.Until(t, 10*time.Second, func() error {
 		if err := d.talk(); err != nil {
@@ -182,6 +177,17 @@ func (d drift) harm(t *testing.T, h harm) {
 		return nil
 	})
 	t.Logf("repaired within %s", time.Since(begin).Round(time.Millisecond))
+}
+
+// runLines runs commands, one a line, until one fails.
+func runLines(ns *testnet.NS, commands string) error {
+	for line := range strings.Lines(commands) {
+		f := strings.Fields(line)
+		if _, err := ns.Output(f[0], f[1:]...); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func lines(s string) []string { return strings.Split(s, "\n") }

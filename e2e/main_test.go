@@ -49,11 +49,15 @@ func run(m *testing.M) int {
 	return m.Run()
 }
 
+// startWithin is how long daemons may take to serve. Each has its programs verified, a second of
+// a processor if nothing runs beside.
+const startWithin = 2 * time.Minute
+
 // start makes a cluster whose daemons serve, for as long as the test lasts.
 func start(t *testing.T, spec cluster.Spec) *cluster.Cluster {
 	t.Helper()
 	c := prepare(t, spec)
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), startWithin)
 	defer cancel()
 	if err := c.Start(ctx); err != nil {
 		t.Fatal(err)
@@ -103,7 +107,7 @@ func restart(t *testing.T, n *cluster.Node, flags ...string) {
 	if err := n.Start(flags...); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), startWithin)
 	defer cancel()
 	if err := n.WaitReady(ctx); err != nil {
 		t.Fatal(err)

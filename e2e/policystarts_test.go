@@ -56,7 +56,7 @@ func (s *starts) kill() error {
 	if err := s.node.Start(); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), startWithin)
 	defer cancel()
 	return s.node.WaitReady(ctx)
 }

@@ -8,9 +8,11 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"slices"
 
 	"github.com/containernetworking/cni/libcni"
+	"github.com/containernetworking/cni/pkg/invoke"
 	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 
@@ -52,9 +54,23 @@ func (n *Node) AddPod(ctx context.Context, name string) (*Pod, error) {
 	return p, p.Add(ctx)
 }
 
-// CNI is libcni with the node's folders.
+// CNI is libcni with the node's folders. What plugins say beside their answers is appended to
+// the file weft-cni.log in the node's folder.
 func (n *Node) CNI() *libcni.CNIConfig {
-	return libcni.NewCNIConfigWithCacheDir([]string{n.Path("bin")}, n.Path("cache"), nil)
+	plugins := &invoke.DefaultExec{RawExec: &invoke.RawExec{Stderr: appendTo(n.Path("weft-cni.log"))}}
+	return libcni.NewCNIConfigWithCacheDir([]string{n.Path("bin")}, n.Path("cache"), plugins)
+}
+
+// appendTo is a file to which each Write is appended.
+type appendTo string
+
+func (a appendTo) Write(b []byte) (int, error) {
+	f, err := os.OpenFile(string(a), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	return f.Write(b)
 }
 
 // ConfList reads the configuration that the daemon has written.
