@@ -44,14 +44,18 @@ demo: ## (root) three nodes, a few pods, one story; KEEP=1 leaves it up, DOWN=1 
 	@$(MAKE) --no-print-directory build
 	$(GO) run ./e2e/demo $(if $(KEEP),--keep) $(if $(DOWN),--clean)
 
+# Runs a command, and repeats at the end what failed: between are the logs of daemons.
+tested = mkdir -p dist && rm -f dist/test.code && { $(1); echo $$? >dist/test.code; } 2>&1 | tee dist/test.log; read -r code <dist/test.code; \
+	[ "$$code" = 0 ] || { echo "What failed:"; grep -E '^ *--- FAIL:|^ +[A-Za-z0-9_]+_test\.go:[0-9]+:|^(FAIL|panic)' dist/test.log | grep -v ': log of '; exit "$$code"; }
+
 test: ## (root) everything CI runs: lint, generated files, unit, packet, namespace and crash tests, then e2e
 	@./deps.sh test
 	@$(MAKE) --no-print-directory lint verify
-	$(GO) test -race -timeout 20m ./internal/reconcile ./internal/api ./ipam ./daemon/source/...
-	$(GO) test -timeout 30m $$($(GO) list ./... | grep -v /e2e)
-	$(GO) test -timeout 20m -tags weft_crash -run 'Killed|Hold' ./daemon/endpoint ./internal/crash
+	@$(call tested,$(GO) test -race -timeout 20m ./internal/reconcile ./internal/api ./ipam ./daemon/source/...)
+	@$(call tested,$(GO) test -timeout 30m $$($(GO) list ./... | grep -v /e2e))
+	@$(call tested,$(GO) test -timeout 20m -tags weft_crash -run 'Killed|Hold' ./daemon/endpoint ./internal/crash)
 	cd deploy/charttest && $(GO) vet ./... && $(GO) test ./...
-	$(GO) test -timeout 60m $$($(GO) list ./e2e/... | grep -v /e2e/page)
+	@$(call tested,$(GO) test -timeout 60m $$($(GO) list ./e2e/... | grep -v /e2e/page))
 	$(GO) test -timeout 5m ./e2e/page
 	@$(MAKE) --no-print-directory e2e
 
