@@ -235,11 +235,11 @@ func (t *tables) services() reconcile.Group {
 
 // silent is the tables whose changes nobody tells us of. They are read, or checked, every few
 // seconds, the others on events and at the full resync. If whole is true large ones are looked at
-// wholly, and so is that of which events leave something out.
+// wholly, and the links of pods are read.
 func (t *tables) silent(whole bool) reconcile.Group {
 	g := append(reconcile.Group{t.device, t.sysctl, t.rows, t.own, t.sockets, t.offload}, checked(t.maps(), whole)...)
 	if whole {
-		g = append(g, t.links, t.neighs) // a neighbour that becomes NOARP is not told of
+		g = append(g, t.links)
 	} else {
 		g = append(g, nodeLinks{t.links})
 	}

@@ -39,6 +39,7 @@ var harms = []harm{
 	{name: "route of ours left over", node: "ip route add 10.244.77.0/24 via 172.18.0.254 proto 87"},
 	{name: "neighbour of a pod deleted", node: "ip neigh del POD4 dev HOST"},
 	{name: "IPv6 neighbour of a pod replaced", node: "ip neigh replace POD6 lladdr 02:00:00:00:00:01 dev HOST nud permanent"},
+	{name: "neighbour of a pod replaced by one without asking", node: "ip neigh replace POD4 lladdr 02:00:00:00:00:01 dev HOST nud noarp"},
 	{name: "gateway address deleted", node: "ip addr del 10.244.1.1/32 dev weft-vxlan"},
 	{name: "IPv6 gateway address deleted", node: "ip addr del fd00:244:1::1/128 dev weft-vxlan"},
 	{name: "foreign address on our device", node: "ip addr add 10.244.1.99/32 dev weft-vxlan"},
@@ -70,6 +71,7 @@ var harms = []harm{
 	{name: "routes in a pod deleted", pod: "ip route flush dev eth0 proto static"},
 	{name: "IPv6 routes in a pod deleted", pod: "ip -6 route flush dev eth0 proto static"},
 	{name: "neighbour in a pod deleted", pod: "ip neigh flush dev eth0 nud permanent"},
+	{name: "neighbour in a pod replaced", pod: "ip neigh replace 10.244.1.1 lladdr 02:00:00:00:00:01 dev eth0 nud noarp"},
 	{name: "device in a pod down", pod: "ip link set eth0 down"},
 	{name: "device in a pod with another MTU", pod: "ip link set eth0 mtu 1280"},
 }

@@ -4,7 +4,9 @@ import (
 	"context"
 	"encoding/binary"
 	"log/slog"
+	"net"
 	"os"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -86,6 +88,7 @@ func TestWatchReportsWhatConcernsUs(t *testing.T) {
 		{"our IPv6 route", "ip route add fd00:244:2::/64 dev weft-vxlan proto 87", EventRoutes},
 		{"our route replaced by another's", "ip route replace fd00:244:2::/64 dev up0 proto static", EventRoutes},
 		{"our neighbour", "ip neigh add 10.244.1.5 lladdr 02:00:00:00:00:05 dev weft0123456789a", EventNeighs},
+		{"our neighbour needs no asking", "ip neigh replace 10.244.1.5 lladdr 02:00:00:00:00:06 dev weft0123456789a nud noarp", EventNeighs},
 		{"our neighbour deleted", "ip neigh del 10.244.1.5 dev weft0123456789a", EventNeighs},
 		{"our address deleted", "ip addr del 10.244.1.1/32 dev weft-vxlan", EventAddrs | EventRoutes},
 		{"our device's MAC", "ip link set weft-vxlan address 02:00:00:00:00:09", EventLinks},
@@ -120,6 +123,10 @@ func TestWatchLeavesOutWhatDoesNotConcernUs(t *testing.T) {
 		ip link set up0 up
 		ip link set up1 up
 		ip addr add 192.0.2.1/24 dev up0
+		ip link add weft-vxlan type vxlan external dstport 8872
+		ip link set weft-vxlan arp off up
+		ip addr add 10.244.1.1/32 dev weft-vxlan
+		ip route add 10.244.2.0/24 dev weft-vxlan
 		iptables-nft -N KUBE-SERVICES
 		iptables-nft -t nat -N WEFT-POSTROUTING`)
 	ch := startWatch(t)
@@ -140,6 +147,20 @@ func TestWatchLeavesOutWhatDoesNotConcernUs(t *testing.T) {
 		if e := fence(t, ch) &^ EventAddrs; e != 0 {
 			t.Errorf("%s: got %s", cmds, e)
 		}
+	}
+	conn, err := net.Dial("udp", "10.244.2.9:9")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := conn.Write([]byte("?")); err != nil {
+		t.Fatal(err)
+	}
+	if s := sh(t, "ip neigh show nud noarp dev weft-vxlan"); !strings.Contains(s, "10.244.2.9") {
+		t.Errorf("the kernel has made no neighbour: %q", s)
+	}
+	if e := fence(t, ch); e != 0 {
+		t.Errorf("neighbour of the kernel's: got %s", e)
 	}
 	// Looking at our own chains writes nothing, or looking would never end.
 	if _, err := NewChains().Dump(); err != nil {

@@ -64,7 +64,7 @@ func (w *routeWatch) message(h unix.NlMsghdr, b []byte) Event {
 	case unix.RTM_NEWROUTE, unix.RTM_DELROUTE:
 		return w.route(b)
 	case unix.RTM_NEWNEIGH, unix.RTM_DELNEIGH:
-		return w.neigh(b)
+		return w.neigh(h.Type, b)
 	case unix.RTM_NEWRULE, unix.RTM_DELRULE, unix.RTM_NEWNEXTHOP, unix.RTM_DELNEXTHOP:
 		return EventPaths | EventRoutes
 	case unix.RTM_NEWNETCONF:
@@ -165,13 +165,13 @@ func (w *routeWatch) route(b []byte) Event {
 	return EventPaths
 }
 
-// neigh reports what happens to entries on our devices, but not what the kernel
-// does by itself: link-local ones, and those of devices that do not ask (NOARP).
-func (w *routeWatch) neigh(b []byte) Event {
+// neigh reports what happens to entries on our devices, but not what the kernel does by itself:
+// link-local ones, and the end of those that need no asking (NOARP); it makes such in silence.
+func (w *routeWatch) neigh(typ uint16, b []byte) Event {
 	if len(b) < unix.SizeofNdMsg || b[0] != unix.AF_INET && b[0] != unix.AF_INET6 {
 		return 0
 	}
-	if !w.links[int(get32(b[4:]))].ours || get16(b[8:])&unix.NUD_NOARP != 0 {
+	if !w.links[int(get32(b[4:]))].ours || typ == unix.RTM_DELNEIGH && get16(b[8:])&unix.NUD_NOARP != 0 {
 		return 0
 	}
 	var dst netip.Addr

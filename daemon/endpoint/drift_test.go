@@ -244,23 +244,26 @@ func TestEventsOfOtherDevicesAreNotOurs(t *testing.T) {
 
 func TestEventsOfTheKernelsOwnNeighboursAreIdle(t *testing.T) {
 	for _, c := range []struct {
+		typ   uint16
 		dst   string
 		state uint16
 		idle  bool
 	}{
-		{"10.244.1.1", unix.NUD_PERMANENT, false},
-		{"fd00:244:1::1", unix.NUD_FAILED, false},
-		{"ff02::2", unix.NUD_NOARP, true},
-		{"224.0.0.22", unix.NUD_NOARP, true},
-		{"fe80::1", unix.NUD_STALE, true},
+		{unix.RTM_DELNEIGH, "10.244.1.1", unix.NUD_PERMANENT, false},
+		{unix.RTM_DELNEIGH, "fd00:244:1::1", unix.NUD_FAILED, false},
+		{unix.RTM_NEWNEIGH, "10.244.1.1", unix.NUD_NOARP, false},
+		{unix.RTM_DELNEIGH, "10.244.1.1", unix.NUD_NOARP, true},
+		{unix.RTM_DELNEIGH, "ff02::2", unix.NUD_NOARP, true},
+		{unix.RTM_DELNEIGH, "224.0.0.22", unix.NUD_NOARP, true},
+		{unix.RTM_NEWNEIGH, "fe80::1", unix.NUD_STALE, true},
 	} {
 		a := netip.MustParseAddr(c.dst)
 		header := make([]byte, unix.SizeofNdMsg)
 		header[0] = family(a)
 		native.PutUint16(header[8:], c.state)
-		m := newMessage(unix.RTM_DELNEIGH, 0, header).attr(unix.NDA_DST, a.AsSlice())
-		if got := eventIdle(unix.RTM_DELNEIGH, m.b[unix.SizeofNlMsghdr:]); got != c.idle {
-			t.Errorf("neighbour %s: got %v, want %v", c.dst, got, c.idle)
+		m := newMessage(c.typ, 0, header).attr(unix.NDA_DST, a.AsSlice())
+		if got := eventIdle(c.typ, m.b[unix.SizeofNlMsghdr:]); got != c.idle {
+			t.Errorf("neighbour %s, state %#x, message %d: got %v, want %v", c.dst, c.state, c.typ, got, c.idle)
 		}
 	}
 }

@@ -274,15 +274,15 @@ func eventIndex(typ uint16, b []byte) int {
 	return int(u32(b[4:]))
 }
 
-// eventIdle says whether a message is about a neighbour such as the kernel makes and
-// forgets by itself: multicast and link-local ones, and those that need no address
-// resolution. Each pod with IPv6 has some, for a minute or so after it has begun.
+// eventIdle says whether a message is about a neighbour such as the kernel makes and forgets by
+// itself: multicast and link-local ones, and the end of those that need no address resolution.
+// Each pod with IPv6 has some, for a minute or so after it has begun.
 func eventIdle(typ uint16, b []byte) bool {
 	if typ != unix.RTM_NEWNEIGH && typ != unix.RTM_DELNEIGH || len(b) < unix.SizeofNdMsg {
 		return false
 	}
 	dst, _ := netip.AddrFromSlice(attrOf(b[unix.SizeofNdMsg:], unix.NDA_DST))
-	return native.Uint16(b[8:])&unix.NUD_NOARP != 0 || dst.IsMulticast() || dst.IsLinkLocalUnicast()
+	return typ == unix.RTM_DELNEIGH && native.Uint16(b[8:])&unix.NUD_NOARP != 0 || dst.IsMulticast() || dst.IsLinkLocalUnicast()
 }
 
 // eventOurs says whether a message is about a device whose name or alias is like ours.
