@@ -3,6 +3,8 @@ package bpf
 import (
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
@@ -33,6 +35,9 @@ func (h Hook) inFilter() bool { return filterParents[h.Program] != 0 }
 // PodFilterPriority is our place among the filters of a pod's device: what others hang
 // there behind it sees what from_pod leaves to the stack, as behind a TCX link.
 const PodFilterPriority = 1
+
+// RedirectPriority is the place of the filter that redirects what a pod with limits sends.
+const RedirectPriority = PodFilterPriority + 1
 
 // podFilterHandle is "Weft": others of the same priority, which are few, count from 1.
 const podFilterHandle = 0x57656674
@@ -120,21 +125,68 @@ func (c *tc) allFilters() (map[Hook]filter, error) {
 // addFilter makes clsact, if it is not there, and our filter. EEXIST: something is in
 // our place.
 func (c *tc) addFilter(h Hook, prog *ebpf.Program) error {
-	answers, err := c.exec(
-		request(unix.RTM_NEWQDISC, unix.NLM_F_CREATE|unix.NLM_F_EXCL, clsact(h.IfIndex), kind("clsact")),
-		newFilter(h, prog, unix.NLM_F_EXCL),
-	)
+	noClsact, err := c.addClsact(h.IfIndex)
+	if err != nil {
+		return err
+	}
+	// In `ingress` a filter of the way to the pod would be one of the way from it.
+	if noClsact != nil && filterParents[h.Program] != netlink.HANDLE_MIN_INGRESS {
+		return fmt.Errorf("add clsact: %w", noClsact)
+	}
+	answers, err := c.exec(newFilter(h, prog, unix.NLM_F_EXCL))
 	crash.Point("bpf add filter")
 	if err != nil {
 		return err
 	}
-	if err := answers[1].err; err == nil || errors.Is(err, unix.EEXIST) {
+	switch err := answers[0].err; {
+	case err == nil || errors.Is(err, unix.EEXIST):
 		return err
+	case noClsact != nil:
+		return fmt.Errorf("add clsact: %w", noClsact)
+	default:
+		return fmt.Errorf("add filter: %w", err)
 	}
-	if err := answers[0].err; err != nil && !errors.Is(err, unix.EEXIST) {
-		return fmt.Errorf("add clsact: %w", err)
+}
+
+// errIngress: see addClsact.
+var errIngress = errors.New("the qdisc `ingress`, with filters of others, is in its place: move them to clsact")
+
+// addClsact makes clsact; refused says why there can be none. The qdisc `ingress`, which the
+// kernel has in the same place, is replaced unless there are others' filters in it.
+func (c *tc) addClsact(ifindex int) (refused, err error) {
+	add := request(unix.RTM_NEWQDISC, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, clsact(ifindex), kind("clsact"))
+	answers, err := c.exec(add)
+	if err != nil || !errors.Is(answers[0].err, unix.EINVAL) { // what the kernel says if it is of another kind
+		return refusal(answers), err
 	}
-	return fmt.Errorf("add filter: %w", answers[1].err)
+	filters, err := c.dump(unix.RTM_GETTFILTER, nl.TcMsg{Family: nl.FAMILY_ALL, Ifindex: int32(ifindex), Parent: netlink.HANDLE_MIN_INGRESS})
+	if err != nil && !gone(err) {
+		return nil, fmt.Errorf("list filters: %w", err)
+	}
+	if slices.ContainsFunc(filters, foreignFilter) {
+		return errIngress, nil
+	}
+	answers, err = c.exec(request(unix.RTM_DELQDISC, 0, clsact(ifindex), kind("ingress")), add)
+	crash.Point("bpf replace ingress")
+	return refusal(answers), err
+}
+
+// refusal is what the kernel said to the last of some requests.
+func refusal(answers []answer) error {
+	if len(answers) == 0 {
+		return nil
+	}
+	return answers[len(answers)-1].err
+}
+
+// foreignFilter says whether a part of an answer is a filter that is neither one of ours nor the
+// redirection of a pod with limits. For each priority there is, besides, a part without handle.
+func foreignFilter(b []byte) bool {
+	if len(b) < nl.SizeofTcMsg {
+		return false
+	}
+	m := nl.DeserializeTcMsg(b)
+	return m.Handle != 0 && m.Info>>16 != RedirectPriority && !strings.HasPrefix(parseFilter(b).name, FilterPrefix)
 }
 
 // setFilter makes the device run the program in our filter, which is made or, in one

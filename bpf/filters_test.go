@@ -1,6 +1,7 @@
 package bpf
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -181,6 +182,37 @@ func TestForeignFilterInOurPlaceStays(t *testing.T) {
 		must(t, d.Links().Delete(h))
 		if got := filterOf(t, h.IfIndex); got.name != "theirs" {
 			t.Errorf("after deletion the filter is %+v, want theirs", got)
+		}
+	})
+}
+
+// The qdisc `ingress` is in the place of clsact, and takes filters for either side as those of one.
+func TestIngressIsReplacedUnlessOthersHaveFiltersThere(t *testing.T) {
+	t.Parallel()
+	ns, _, in0 := podDevice(t)
+	out := Hook{ToPod, in0.IfIndex}
+	d := open(t, Options{})
+	must(t, d.Commit())
+	set := func() error { return errors.Join(d.Links().Set(in0, struct{}{}), d.Links().Set(out, struct{}{})) }
+	foreign := passAll(t, "theirs")
+	in(t, ns, func() {
+		must(t, set())
+		sh(t, ns, "tc qdisc del dev weft0 clsact")
+		sh(t, ns, "tc qdisc add dev weft0 ingress")
+		must(t, netlink.FilterAdd(&netlink.BpfFilter{
+			FilterAttrs: netlink.FilterAttrs{LinkIndex: in0.IfIndex, Parent: netlink.HANDLE_MIN_INGRESS, Handle: 1, Priority: 7, Protocol: 3},
+			Fd:          foreign.FD(), Name: "theirs", DirectAction: true,
+		}))
+		if err := set(); err == nil || !strings.Contains(err.Error(), "ingress") {
+			t.Errorf("got %v, want an error that names the qdisc", err)
+		}
+		if got := sh(t, ns, "tc filter show dev weft0 ingress"); !strings.Contains(got, "theirs") || strings.Contains(got, FilterPrefix+string(ToPod)) {
+			t.Errorf("filters are now\n%s", got)
+		}
+		sh(t, ns, "tc filter del dev weft0 ingress pref 7")
+		must(t, set())
+		if diff := cmp.Diff(dumpLinks(t, d), hooks(in0, out)); diff != "" {
+			t.Errorf("links (-got +want):\n%s", diff)
 		}
 	})
 }
