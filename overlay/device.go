@@ -40,14 +40,18 @@ type found struct {
 	addresses bool
 }
 
-// find returns nil if there is no such device.
+// find returns nil if there is no such device. One of ours that was renamed is to be made anew:
+// no other could be made beside it, as it has the UDP port.
 func (d *Device) find() (*found, error) {
 	link, err := netlink.LinkByName(d.name)
 	if errors.As(err, &netlink.LinkNotFoundError{}) {
-		return nil, nil
+		link, err = renamed()
 	}
 	if err != nil {
 		return nil, fmt.Errorf("look up device %s: %w", d.name, err)
+	}
+	if link == nil {
+		return nil, nil
 	}
 	a := link.Attrs()
 	f := &found{link: link, spec: DeviceSpec{MTU: a.MTU}}
@@ -69,10 +73,21 @@ func (d *Device) find() (*found, error) {
 		return f, nil
 	}
 	f.spec.Port = uint16(v.Port)
-	f.make = !v.FlowBased || v.Learning || !v.UDP6ZeroCSumTx || !v.UDP6ZeroCSumRx || v.GBP
+	f.make = a.Name != d.name || !v.FlowBased || v.Learning || !v.UDP6ZeroCSumTx || !v.UDP6ZeroCSumRx || v.GBP
 	f.spec.Odd = f.make || a.Alias != DeviceAlias || a.MasterIndex != 0 ||
 		a.RawFlags&unix.IFF_UP == 0 || a.RawFlags&unix.IFF_NOARP == 0 || f.addresses
 	return f, nil
+}
+
+// renamed is a VXLAN device with our alias, whatever its name; nil: there is none.
+func renamed() (netlink.Link, error) {
+	all, err := netlink.LinkList()
+	for _, l := range all {
+		if l.Type() == "vxlan" && l.Attrs().Alias == DeviceAlias {
+			return l, nil
+		}
+	}
+	return nil, err
 }
 
 // makesAddresses says whether the kernel makes a device's link-local IPv6 address; it does not

@@ -61,7 +61,7 @@ func TestDeviceIsMadeRepairedAndDeleted(t *testing.T) {
 		{"addrgenmode", "ip link set weft-vxlan addrgenmode eui64", false},
 		{"in a bridge", "ip link add br0 type bridge\nip link set weft-vxlan master br0", false},
 		{"deleted", "ip link del weft-vxlan", true},
-		{"renamed", "ip link set weft-vxlan down\nip link set weft-vxlan name x\nip link del x", true},
+		{"renamed", "ip link set weft-vxlan down\nip link set weft-vxlan name x\nip link set x up", true},
 		{"port", "ip link del weft-vxlan\nip link add weft-vxlan type vxlan external dstport 4789\nip link set weft-vxlan alias weft:overlay", true},
 		{"VNI in place of external", "ip link del weft-vxlan\nip link add weft-vxlan type vxlan id 87 dstport 8872\nip link set weft-vxlan alias weft:overlay", true},
 		{"type", "ip link del weft-vxlan\nip link add weft-vxlan type bridge\nip link set weft-vxlan alias weft:overlay", true},
