@@ -22,6 +22,8 @@ const (
 	procSys  = "/proc/sys"
 	forward4 = "net/ipv4/ip_forward"
 	forward6 = "net/ipv6/conf/all/forwarding"
+
+	deviceForward4 = "net/ipv4/conf/" + DeviceName + "/forwarding"
 )
 
 // Sysctls is the target of kernel settings below /proc/sys, keyed by path
@@ -48,8 +50,8 @@ type saved struct {
 func NewSysctls(save string) *Sysctls { return &Sysctls{path: save} }
 
 // Wanted returns the settings that a node with these pod prefixes and uplinks
-// needs: forwarding of its families, no IPv6 ban and no reverse path filter on
-// the overlay device, and none that is everywhere. Where an uplink listens to router advertisements it must
+// needs: forwarding of its families, no IPv6 ban, no reverse path filter and no end of
+// forwarding on the overlay device, and no filter that is everywhere. Where an uplink listens to router advertisements it must
 // go on doing so as a router (accept_ra 2), or it would lose its default route
 // when forwarding begins (net/ipv6/addrconf.c addrconf_forward_change).
 func (s *Sysctls) Wanted(podCIDRs []netip.Prefix, uplinks []Uplink) (map[string]string, error) {
@@ -61,6 +63,7 @@ func (s *Sysctls) Wanted(podCIDRs []netip.Prefix, uplinks []Uplink) (map[string]
 	rows := map[string]string{}
 	if slices.ContainsFunc(podCIDRs, func(p netip.Prefix) bool { return p.Addr().Is4() }) {
 		rows[forward4] = "1"
+		rows[deviceForward4] = "1" // a new device has it from `default`, whatever the node's is
 		rows["net/ipv4/conf/"+DeviceName+"/rp_filter"] = "0"
 		s.wantNoPathFilter(rows, uplinks)
 	}
@@ -201,13 +204,14 @@ func (s *Sysctls) Delete(key string) error {
 }
 
 // Restore gives all settings their former values back and removes the file, for
-// uninstall. Forwarding ends first.
+// uninstall. Forwarding ends first; with the node's the kernel ends that of our device, whose
+// value before us may be what the node's has made of it.
 func (s *Sysctls) Restore() error {
 	rows, err := s.Dump()
 	if err != nil {
 		return err
 	}
-	errs := []error{s.Delete(forward4), s.Delete(forward6)}
+	errs := []error{s.Delete(deviceForward4), s.Delete(forward4), s.Delete(forward6)}
 	for _, key := range slices.Sorted(maps.Keys(rows)) {
 		errs = append(errs, s.Delete(key))
 	}

@@ -36,6 +36,7 @@ func TestSysctls(t *testing.T) {
 	}
 	want := map[string]string{
 		"net/ipv4/ip_forward":                   "1",
+		"net/ipv4/conf/weft-vxlan/forwarding":   "1",
 		"net/ipv4/conf/weft-vxlan/rp_filter":    "0",
 		"net/ipv4/conf/all/rp_filter":           "0",
 		"net/ipv4/conf/up0/rp_filter":           "1", // what it was by that of all
@@ -64,7 +65,7 @@ func TestSysctls(t *testing.T) {
 	}
 	sync()
 	s = NewSysctls(file) // restarted: still wants accept_ra, still knows what was
-	sh(t, "sysctl -qw net.ipv4.ip_forward=0 net.ipv6.conf.up0.accept_ra=1 net.ipv4.conf.all.rp_filter=2")
+	sh(t, "sysctl -qw net.ipv4.conf.weft-vxlan.forwarding=0 net.ipv4.ip_forward=0 net.ipv6.conf.up0.accept_ra=1 net.ipv4.conf.all.rp_filter=2")
 	sync()
 	if err := NewSysctls(file).Restore(); err != nil {
 		t.Fatal(err)
