@@ -254,19 +254,23 @@ func (m *Manager) wireUp(host *conn, pod *netns, a *attachment, offer Net, o wir
 	if err != nil {
 		return err
 	}
-	m.setHost(a, l, w.mtu)
+	m.setHost(a, l, a.ifb, w.mtu)
 	if m.ipv6 {
 		if err := m.conf6.of(l.name).set(hostSysctls(w)); err != nil {
 			return err
 		}
 		crash.Point("endpoint: write host sysctls")
 	}
-	if err := m.conf4.of(l.name).set(hostSysctls4()); err != nil {
+	if err := m.conf4.of(l.name).set(hostSysctls4(w)); err != nil {
 		return err
 	}
 	crash.Point("endpoint: write host sysctls of IPv4")
-	if err := setLimits(host, w, l.index, m.ipv6); err != nil {
+	ifb, err := setLimits(host, w, l.index, m.ipv6)
+	if err != nil {
 		return err
+	}
+	if ifb != a.ifb {
+		m.setHost(a, l, ifb, w.mtu)
 	}
 	m.putRows(a, w, offer)
 	if err := m.writeRows(w.owner, o.refresh); err != nil {

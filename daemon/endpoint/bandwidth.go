@@ -66,39 +66,59 @@ func (b bucket) qdisc(index int) *netlink.Tbf {
 func limitsIn(b *api.Bandwidth) bool  { return b != nil && b.IngressRate > 0 }
 func limitsOut(b *api.Bandwidth) bool { return b != nil && b.EgressRate > 0 }
 
+// bucketIn and bucketOut are the buckets of what a pod receives, and of what it sends.
+func bucketIn(w wiring) bucket {
+	return newBucket(w.bandwidth.IngressRate, w.bandwidth.IngressBurst).holding(w.mtu)
+}
+
+func bucketOut(w wiring) bucket {
+	return newBucket(w.bandwidth.EgressRate, w.bandwidth.EgressBurst).holding(w.mtu)
+}
+
 // setLimits makes the buckets of one attachment on the host's end (index) and takes
-// away those that it should not have. All of it may be repeated.
-func setLimits(host *conn, w wiring, index int, ipv6 bool) error {
+// away those that it should not have. All of it may be repeated. It answers the index of the
+// IFB; 0 if there is to be none.
+func setLimits(host *conn, w wiring, index int, ipv6 bool) (ifb int, err error) {
 	if !limitsIn(w.bandwidth) && !limitsOut(w.bandwidth) {
-		return nil
+		return 0, nil
 	}
 	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
-		return fmt.Errorf("open netlink socket: %w", err)
+		return 0, fmt.Errorf("open netlink socket: %w", err)
 	}
 	defer h.Close()
 	if limitsIn(w.bandwidth) {
-		b := newBucket(w.bandwidth.IngressRate, w.bandwidth.IngressBurst).holding(w.mtu)
-		err := h.QdiscReplace(b.qdisc(index))
+		err := setBucket(h, bucketIn(w).qdisc(index))
 		crash.Point("endpoint: limit what the pod receives")
 		if err != nil {
-			return fmt.Errorf("limit what %s receives: %w", w.owner.ContainerID, err)
+			return 0, fmt.Errorf("limit what %s receives: %w", w.owner.ContainerID, err)
 		}
 	}
 	if !limitsOut(w.bandwidth) {
-		return nil
+		return 0, nil
 	}
-	ifb, err := makeIFB(host, w, ipv6)
-	if err != nil {
-		return err
+	if ifb, err = makeIFB(host, w, ipv6); err != nil {
+		return 0, err
 	}
-	b := newBucket(w.bandwidth.EgressRate, w.bandwidth.EgressBurst).holding(w.mtu)
-	err = h.QdiscReplace(b.qdisc(ifb))
+	err = setBucket(h, bucketOut(w).qdisc(ifb))
 	crash.Point("endpoint: limit what the pod sends")
 	if err != nil {
-		return fmt.Errorf("limit what %s sends: %w", w.owner.ContainerID, err)
+		return 0, fmt.Errorf("limit what %s sends: %w", w.owner.ContainerID, err)
 	}
-	return redirect(h, index, ifb)
+	return ifb, redirect(h, index, ifb)
+}
+
+// setBucket makes the bucket, or changes what is there to it. A root of another kind with the same
+// handle the kernel neither changes nor replaces (EINVAL): it is removed first.
+func setBucket(h *netlink.Handle, q *netlink.Tbf) error {
+	err := h.QdiscReplace(q)
+	if !errors.Is(err, unix.EINVAL) {
+		return err
+	}
+	if e := h.QdiscDel(&netlink.GenericQdisc{QdiscAttrs: q.QdiscAttrs}); e != nil {
+		return errors.Join(err, e)
+	}
+	return h.QdiscReplace(q)
 }
 
 // makeIFB makes the device, or finds it, and answers its index.
@@ -133,7 +153,7 @@ func makeIFB(host *conn, w wiring, ipv6 bool) (int, error) {
 
 // redirectPriority is behind the filter that runs from_pod, which must see first what
 // the pod sends. Former daemons, whose from_pod was in a TCX link, had it at 1.
-const redirectPriority = bpf.PodFilterPriority + 1
+const redirectPriority = bpf.RedirectPriority
 
 // redirect sends what comes in on the device index, and what from_pod leaves to the
 // stack, to the device ifb. clsact is shared with from_pod, which is set after it. The
@@ -204,15 +224,29 @@ func tcMessage(index int, parent uint32) []byte {
 	return b
 }
 
-// buckets lists the token buckets at the roots of all devices: rates in bytes per
-// second by device. It is a dump, for the few pods with limits: asking for a single
-// qdisc would make the kernel tell all listeners of it, Watch too.
-func (c *conn) buckets() (map[int]uint64, error) {
+// held is a token bucket as the kernel tells it.
+type held struct {
+	rate          uint64 // bytes per second
+	limit, buffer uint32 // as in [netlink.Tbf]
+	peak          bool   // it has a peak rate, too
+}
+
+// is says whether it is the wanted one. What the kernel makes of its times is allowed for.
+func (h held) is(want *netlink.Tbf) bool {
+	const longest = math.MaxUint32 >> 6 // ticks of 64 ns; the kernel keeps it as 32 bits of ns
+	buffer := min(want.Buffer, longest)
+	return h.rate == want.Rate && h.limit == want.Limit && !h.peak && h.buffer >= buffer/2 && h.buffer/2 <= buffer
+}
+
+// buckets lists the token buckets at the roots of all devices, by device. It is a dump, for the
+// few pods with limits: asking for a single qdisc would make the kernel tell all listeners of
+// it, Watch too.
+func (c *conn) buckets() (map[int]held, error) {
 	parts, err := c.dump(unix.RTM_GETQDISC, tcMessage(0, 0), nil)
 	if err != nil {
 		return nil, fmt.Errorf("list qdiscs: %w", err)
 	}
-	rates := map[int]uint64{}
+	all := map[int]held{}
 	for _, p := range parts {
 		if len(p.data) < 20 || u32(p.data[12:]) != netlink.HANDLE_ROOT {
 			continue
@@ -222,16 +256,17 @@ func (c *conn) buckets() (map[int]uint64, error) {
 			continue
 		}
 		opts := attrs(a[unix.TCA_OPTIONS])
-		var rate uint64
-		if parms := opts[nl.TCA_TBF_PARMS]; len(parms) >= 12 { // struct tc_tbf_qopt, first a tc_ratespec
-			rate = uint64(u32(parms[8:]))
+		var b held
+		// struct tc_tbf_qopt: two of tc_ratespec, limit, buffer.
+		if parms := opts[nl.TCA_TBF_PARMS]; len(parms) >= 32 {
+			b = held{rate: uint64(u32(parms[8:])), peak: u32(parms[20:]) != 0, limit: u32(parms[24:]), buffer: u32(parms[28:])}
 		}
 		if wide := opts[nl.TCA_TBF_RATE64]; len(wide) >= 8 {
-			rate = native.Uint64(wide)
+			b.rate = native.Uint64(wide)
 		}
-		rates[int(u32(p.data[4:]))] = rate
+		all[int(u32(p.data[4:]))] = b
 	}
-	return rates, nil
+	return all, nil
 }
 
 // filtered says whether tc filters hang on a device, in either direction. Those
@@ -276,31 +311,32 @@ func stackOnly(kind string) bool { return kind != "" && kind != "noqueue" && kin
 
 // inspectLimits looks at what limits a pod that is to be limited.
 func inspectLimits(host *conn, w wiring, outer link, found *look) error {
-	rates, err := host.buckets()
+	have, err := host.buckets()
 	if err != nil {
 		return err
 	}
-	if limitsIn(w.bandwidth) && rates[outer.index] != newBucket(w.bandwidth.IngressRate, 0).rate {
+	if limitsIn(w.bandwidth) && !have[outer.index].is(bucketIn(w).qdisc(0)) {
 		found.addf("bandwidth limit of what the pod receives is missing on %s", outer.name)
 	}
 	if limitsOut(w.bandwidth) {
-		return inspectIFB(host, w, outer, rates, found)
+		return inspectIFB(host, w, outer, have, found)
 	}
 	return nil
 }
 
 // inspectIFB looks at the device, its bucket and the redirection to it.
-func inspectIFB(host *conn, w wiring, outer link, rates map[int]uint64, found *look) error {
+func inspectIFB(host *conn, w wiring, outer link, have map[int]held, found *look) error {
 	name := ifbName(w.owner)
 	ifb, there, err := host.linkByName(name)
 	if err != nil {
 		return fmt.Errorf("look for %s: %w", name, err)
 	}
+	found.ifb = ifb.index
 	if !there || !ifb.up() || ifb.alias != alias(w.owner) {
 		found.addf("device %s, which limits what the pod sends, is missing or changed", name)
 		return nil
 	}
-	if rates[ifb.index] != newBucket(w.bandwidth.EgressRate, 0).rate {
+	if !have[ifb.index].is(bucketOut(w).qdisc(0)) {
 		found.addf("bandwidth limit of what the pod sends is missing on %s", name)
 	}
 	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)

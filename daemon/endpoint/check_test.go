@@ -46,12 +46,23 @@ var damages = []struct {
 	{name: "host mac", host: "ip link set HOST address 02:00:00:00:00:98", finding: "mac of HOST is 02:00:00:00:00:98"},
 	{name: "host router advertisements", host: "sysctl -q -w net.ipv6.conf.HOST.accept_ra=2", finding: "sysctl net/ipv6/conf/HOST/accept_ra is 2, not 0"},
 	{name: "host path filter", host: "sysctl -q -w net.ipv4.conf.HOST.rp_filter=1", finding: "sysctl net/ipv4/conf/HOST/rp_filter is 1, not 0"},
+	{name: "host forwarding", host: "sysctl -q -w net.ipv4.conf.HOST.forwarding=0", finding: "sysctl net/ipv4/conf/HOST/forwarding is 0, not 1"},
+	{name: "host device enslaved", host: "ip link add foreign-br1 type bridge\nip link set HOST master foreign-br1",
+		finding: "host device HOST is in another device"},
 	{name: "host ipv4 route", host: "ip route del ADDR4 dev HOST", finding: "host route to ADDR4 dev HOST is missing"},
 	{name: "host ipv6 route", host: "ip -6 route del ADDR6 dev HOST", finding: "host route to ADDR6 dev HOST is missing"},
 	{name: "host ipv4 neighbour", host: "ip neigh del ADDR4 dev HOST", finding: "host neighbour of ADDR4 on HOST is missing"},
 	{name: "host ipv6 neighbour", host: "ip neigh del ADDR6 dev HOST", finding: "host neighbour of ADDR6 on HOST is missing"},
 	{name: "what the pod may receive", host: "tc qdisc del dev HOST root", finding: "bandwidth limit of what the pod receives is missing on HOST"},
 	{name: "what the pod may send", host: "tc qdisc del dev IFB root", finding: "bandwidth limit of what the pod sends is missing on IFB"},
+	{name: "burst of what the pod may receive", host: "tc qdisc change dev HOST root handle 1: tbf rate 80mbit burst 200 limit 300",
+		finding: "bandwidth limit of what the pod receives is missing on HOST"},
+	{name: "burst of what the pod may send", host: "tc qdisc change dev IFB root handle 1: tbf rate 40mbit burst 100mb limit 100mb",
+		finding: "bandwidth limit of what the pod sends is missing on IFB"},
+	{name: "peak rate of what the pod may send", host: "tc qdisc change dev IFB root handle 1: tbf rate 40mbit burst 131072 limit 262144 peakrate 41mbit mtu 200",
+		finding: "bandwidth limit of what the pod sends is missing on IFB"},
+	{name: "another queue in the place of a limit", host: "tc qdisc delete dev HOST root\ntc qdisc add dev HOST root handle 1: pfifo",
+		finding: "bandwidth limit of what the pod receives is missing on HOST"},
 	{name: "ifb", host: "ip link del IFB", finding: "device IFB, which limits what the pod sends, is missing"},
 	{name: "ifb down", host: "ip link set IFB down", finding: "device IFB, which limits what the pod sends, is missing or changed"},
 	{name: "redirection", host: "tc qdisc del dev HOST clsact", finding: "redirection of HOST to IFB is missing"},
@@ -92,8 +103,8 @@ func TestCheckNamesEachDamageAndRepairMendsIt(t *testing.T) {
 			if err := n.Check(context.Background(), a); err != nil {
 				t.Fatalf("check before the damage: %v", err)
 			}
-			if d.host != "" {
-				run(t, fill(d.host, a, addrs))
+			for line := range strings.Lines(d.host) {
+				run(t, strings.TrimSpace(fill(line, a, addrs)))
 			}
 			if d.pod != "" {
 				in(t, a.Netns, fill(d.pod, a, addrs))

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/weftnet/weft/internal/api"
 	"github.com/weftnet/weft/ipam"
 )
 
@@ -52,7 +53,7 @@ func TestSweepRemovesDevicesWithoutAttachmentButNoForeignOnes(t *testing.T) {
 	}
 }
 
-// Of sysctls there are no events: a pod in each sweep is looked at, and many after one that was odd.
+// Of most sysctls there are no events: a pod in each sweep is looked at, and many after one that was odd.
 func TestSweepLooksAtMoreAfterOneThatWasOdd(t *testing.T) {
 	n := newNode(t)
 	var files []string
@@ -153,7 +154,10 @@ func TestGatewayThatChangesReachesLivePods(t *testing.T) {
 func TestWatchMendsDriftAtOnce(t *testing.T) {
 	n := newNode(t)
 	a := attach(t)
+	a.Bandwidth = &api.Bandwidth{IngressRate: 16e6, EgressRate: 16e6}
 	addrs := n.mustAdd(a)
+	run(t, "ip link add foreign-br type bridge")
+	t.Cleanup(func() { run(t, "ip link del foreign-br") })
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error)
 	go func() { done <- n.Watch(ctx) }()
@@ -172,11 +176,22 @@ func TestWatchMendsDriftAtOnce(t *testing.T) {
 		{host: "ip -6 route del ADDR6 dev HOST"},
 		{host: "ip link del HOST"},
 		{pod: "ip addr flush dev eth0"},
+		{host: "ip link del IFB"},
+		{host: "ip link set IFB down"},
+		{host: "tc qdisc del dev IFB root"},
+		{host: "tc qdisc change dev HOST root handle 1: tbf rate 16mbit burst 200 limit 300"},
+		{host: "tc qdisc change dev IFB root handle 1: tbf rate 16mbit burst 100mb limit 100mb"},
+		{host: "tc qdisc del dev HOST root\ntc qdisc add dev HOST root handle 1: pfifo"},
+		{host: "tc filter del dev HOST ingress pref 2"},
+		{host: "ip link set HOST master foreign-br"},
+		{host: "sysctl -q -w net.ipv4.conf.HOST.rp_filter=1"},
+		{host: "sysctl -q -w net.ipv4.conf.HOST.forwarding=0"},
 	} {
 		if damage.pod != "" {
 			in(t, a.Netns, fill(damage.pod, a, addrs))
-		} else {
-			run(t, fill(damage.host, a, addrs))
+		}
+		for line := range strings.Lines(damage.host) {
+			run(t, strings.TrimSpace(fill(line, a, addrs)))
 		}
 		until(t, "mend "+damage.pod+damage.host, well)
 	}

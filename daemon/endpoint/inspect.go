@@ -19,6 +19,7 @@ func (f *findings) addf(format string, args ...any) { *f = append(*f, fmt.Sprint
 type look struct {
 	findings
 	host  link
+	ifb   int  // index; 0 if there is none
 	stack bool // a queueing discipline on the host's end must see the packets
 }
 
@@ -64,6 +65,9 @@ func (m *Manager) inspectHost(host *conn, w wiring, l link, found *look) error {
 	if !l.up() {
 		found.addf("host device %s is down", l.name)
 	}
+	if l.master != 0 {
+		found.addf("host device %s is in another device", l.name)
+	}
 	if l.mtu != w.mtu {
 		found.addf("mtu of %s is %d, not %d", l.name, l.mtu, w.mtu)
 	}
@@ -75,7 +79,7 @@ func (m *Manager) inspectHost(host *conn, w wiring, l link, found *look) error {
 			return err
 		}
 	}
-	if err := m.conf4.of(l.name).inspect(hostSysctls4(), found); err != nil {
+	if err := m.conf4.of(l.name).inspect(hostSysctls4(w), found); err != nil {
 		return err
 	}
 	var msgs []*message

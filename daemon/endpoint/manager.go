@@ -110,6 +110,7 @@ type attachment struct {
 	lease    ipam.Lease
 	rec      record
 	host     link         // the host's end; index 0 while there is none
+	ifb      int          // index of the device that limits what the pod sends; 0: none is known
 	stack    bool         // a queueing discipline must see its packets
 	mtu      int          // what was last set
 	offered  []netip.Addr // the node's gateways by which its rows were made
@@ -187,12 +188,12 @@ func (m *Manager) forget(o ipam.Owner) {
 	delete(m.live, o)
 }
 
-// setHost notes the attachment's host device.
-func (m *Manager) setHost(a *attachment, l link, mtu int) {
+// setHost notes the attachment's devices on the host.
+func (m *Manager) setHost(a *attachment, l link, ifb, mtu int) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.unindex(a.lease.Owner)
-	a.host, a.mtu = l, mtu
+	a.host, a.ifb, a.mtu = l, ifb, mtu
 	m.index(a)
 }
 
@@ -201,6 +202,9 @@ func (m *Manager) index(a *attachment) {
 		return
 	}
 	m.byIndex[a.host.index] = append(m.byIndex[a.host.index], a.lease.Owner)
+	if a.ifb != 0 {
+		m.byIndex[a.ifb] = append(m.byIndex[a.ifb], a.lease.Owner)
+	}
 	if a.host.netnsID >= 0 {
 		m.byNetns[a.host.netnsID] = append(m.byNetns[a.host.netnsID], a.lease.Owner)
 	}
@@ -219,6 +223,7 @@ func (m *Manager) unindex(o ipam.Owner) {
 		}
 	}
 	drop(m.byIndex, a.host.index)
+	drop(m.byIndex, a.ifb)
 	drop(m.byNetns, a.host.netnsID)
 }
 

@@ -21,6 +21,7 @@ type link struct {
 	mac     net.HardwareAddr
 	mtu     int
 	flags   uint32 // IFF_UP ...
+	master  int    // index of the bridge, or the like, that it is in
 	peer    int    // index of a veth's other end, in its namespace
 	netnsID int    // of the other end's namespace as seen from here; -1 if the same
 }
@@ -108,6 +109,8 @@ func parseLink(b []byte) (link, error) {
 			l.mac = bytes.Clone(data)
 		case unix.IFLA_MTU:
 			l.mtu = int(u32(data))
+		case unix.IFLA_MASTER:
+			l.master = int(u32(data))
 		case unix.IFLA_LINK:
 			l.peer = int(u32(data))
 		case unix.IFLA_LINK_NETNSID:

@@ -47,6 +47,9 @@ func (m *Manager) repair(ctx context.Context, o ipam.Owner, offer Net) (odd bool
 		return false, m.repaired(a, nil, err)
 	}
 	m.update(a, func(a *attachment) { a.dead = time.Time{} })
+	if found.ifb != a.ifb { // since a restart it is known only from now on
+		m.setHost(a, a.host, found.ifb, a.mtu)
+	}
 	sameDevice := found.host.index == a.host.index
 	sameOffer := len(offer.Gateways) == 0 || slices.Equal(a.offered, offer.Gateways)
 	if len(found.findings) == 0 && sameDevice && sameOffer && found.stack == a.stack {

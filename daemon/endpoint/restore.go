@@ -17,8 +17,8 @@ const deadAfter = 10 * time.Second
 
 // thorough is how many attachments one Sweep looks at in all detail, which takes about
 // 0.7 ms each, thoroughAgain how many the one after a Sweep that found something. Changes are
-// known from events (Watch); this finds what events missed, and sysctls, of which there are
-// none: whoever sets these does it for all devices.
+// known from events (Watch); this finds what events missed, and sysctls, of most of which there
+// are none: whoever sets these does it for all devices.
 const (
 	thorough      = 1
 	thoroughAgain = 32

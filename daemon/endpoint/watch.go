@@ -37,6 +37,7 @@ var watched = []int{
 	unix.RTNLGRP_LINK, unix.RTNLGRP_NEIGH, unix.RTNLGRP_TC,
 	unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV4_ROUTE,
 	unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_IPV6_ROUTE,
+	unix.RTNLGRP_IPV4_NETCONF, // forwarding and rp_filter; of other sysctls nobody tells
 }
 
 // event names what an rtnetlink notification is about: a device of the host, or
@@ -259,7 +260,7 @@ func readEvents(fd int, buf []byte) (events []event, there bool, err error) {
 }
 
 // eventIndex is the device that a message of the host's namespace is about. All but
-// routes have it at the same place; routes name it in an attribute.
+// routes and sysctls have it at the same place; these name it in an attribute.
 func eventIndex(typ uint16, b []byte) int {
 	switch typ {
 	case unix.RTM_NEWROUTE, unix.RTM_DELROUTE:
@@ -267,12 +268,20 @@ func eventIndex(typ uint16, b []byte) int {
 			return int(u32(attrOf(b[unix.SizeofRtMsg:], unix.RTA_OIF)))
 		}
 		return 0
+	case unix.RTM_NEWNETCONF, unix.RTM_DELNETCONF:
+		return int(int32(u32(attrOf(b[min(netconfHeader, len(b)):], netconfIfindex))))
 	}
 	if len(b) < 8 {
 		return 0
 	}
 	return int(u32(b[4:]))
 }
+
+// struct netconfmsg, aligned, and NETCONFA_IFINDEX (include/uapi/linux/netconf.h).
+const (
+	netconfHeader  = 4
+	netconfIfindex = 1
+)
 
 // eventIdle says whether a message is about a neighbour such as the kernel makes and forgets by
 // itself: multicast and link-local ones, and the end of those that need no address resolution.

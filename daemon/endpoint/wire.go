@@ -148,6 +148,9 @@ func hostUp(l link, w wiring, ipv6 bool) *message {
 		str(unix.IFLA_IFNAME, l.name).
 		attr(unix.IFLA_IFALIAS, []byte(alias(w.owner)))
 	l.correct(m, hostMAC(w.owner), w.mtu)
+	if l.master != 0 { // it would take what is for the node
+		m.u32(unix.IFLA_MASTER, 0)
+	}
 	if ipv6 {
 		m.nest(unix.IFLA_AF_SPEC|unix.NLA_F_NESTED, func() {
 			m.nest(unix.AF_INET6|unix.NLA_F_NESTED, func() { m.u8(genModeAttr, genModeNone) })
@@ -171,16 +174,21 @@ func (l link) correct(m *message, mac net.HardwareAddr, mtu int) {
 func podSysctlDir(ifname string) sysctlDir { return sysctlDir{name: conf6 + "/" + ifname} }
 
 // hostSysctls: a router advertisement or a redirect that a pod sends must not
-// change the host's routes. Forwarding is the node's setting, which a new device
-// inherits.
+// change the host's routes. Forwarding of IPv6 is the node's setting.
 func hostSysctls(w wiring) map[string]string {
 	return withIPv6(map[string]string{"accept_ra": "0", "accept_redirects": "0"}, w)
 }
 
 // hostSysctls4: no reverse path filter. What a pod sends from_pod checks; but an answer from
 // a Service that the stack delivers, as to and from pods with limits, comes in here with
-// the Service's address.
-func hostSysctls4() map[string]string { return map[string]string{"rp_filter": "0"} }
+// the Service's address. Forwarding a new device has from `default`, whatever the node's is.
+func hostSysctls4(w wiring) map[string]string {
+	values := map[string]string{"rp_filter": "0"}
+	if slices.ContainsFunc(w.addrs, netip.Addr.Is4) {
+		values["forwarding"] = "1"
+	}
+	return values
+}
 
 // podSysctls: the pod's routes come from us alone.
 func podSysctls(w wiring) map[string]string {
