@@ -31,7 +31,7 @@ func (a *Addresses) index() int {
 
 func ifAddrMsg(m unix.IfAddrmsg) *nl.IfAddrmsg { return &nl.IfAddrmsg{IfAddrmsg: m} }
 
-// Dump returns the permanent addresses of the device: none without the device.
+// Dump returns the permanent addresses of the device that packets get to: none without the device.
 func (a *Addresses) Dump() (map[AddrKey]struct{}, error) {
 	index := a.index()
 	if index == 0 {
@@ -47,7 +47,26 @@ func (a *Addresses) Dump() (map[AddrKey]struct{}, error) {
 	if err != nil && !isErr(err, unix.ENODEV) {
 		return nil, fmt.Errorf("dump addresses of %s: %w", a.link, err)
 	}
+	for k := range rows {
+		if !a.reached(k) {
+			delete(rows, k)
+		}
+	}
 	return rows, nil
+}
+
+// reached says whether the kernel takes packets for an address: its route in the table local may
+// have been deleted. A device that is down has none, and it is no use to set the address again.
+func (a *Addresses) reached(k AddrKey) (ok bool) {
+	links := newLinkInfo()
+	defer links.close()
+	if links.flags(a.link)&unix.IFF_UP == 0 {
+		return true
+	}
+	_ = a.conn.iter(unix.RTM_GETROUTE, 0, func(b []byte) { // an error is an answer, too
+		ok = len(b) >= unix.SizeofRtMsg && nl.DeserializeRtMsg(b).Type == unix.RTN_LOCAL
+	}, routeLookup(k.Prefix.Addr(), 0)...)
+	return ok
 }
 
 // parseAddr reads an RTM_NEWADDR: address, device, flags (IFA_F_…).
@@ -83,7 +102,15 @@ func (a *Addresses) Set(k AddrKey, _ struct{}) error {
 	if k.Prefix.Addr().Is6() {
 		parts = append(parts, attr32(unix.IFA_FLAGS, unix.IFA_F_NODAD|unix.IFA_F_NOPREFIXROUTE))
 	}
-	err := a.conn.write(unix.RTM_NEWADDR, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, parts...)
+	err := a.conn.write(unix.RTM_NEWADDR, unix.NLM_F_CREATE|unix.NLM_F_EXCL, parts...)
+	if isErr(err, unix.EEXIST) {
+		if !a.reached(k) { // the kernel makes its route only with the address
+			if err := a.Delete(k); err != nil {
+				return err
+			}
+		}
+		err = a.conn.write(unix.RTM_NEWADDR, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, parts...)
+	}
 	if err != nil {
 		return fmt.Errorf("set address %s on %s: %w", k.Prefix, a.link, err)
 	}

@@ -1,12 +1,15 @@
 package overlay
 
 import (
+	"fmt"
 	"net"
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/weftnet/weft/internal/reconcile"
+	"github.com/weftnet/weft/internal/testnet"
 	"golang.org/x/sys/unix"
 )
 
@@ -90,6 +93,7 @@ func TestAddresses(t *testing.T) {
 		{"nothing", ""},
 		{"deleted", "ip addr del 10.244.1.1/32 dev weft-vxlan\nip addr del fd00:244:1::1/128 dev weft-vxlan"},
 		{"expiring", "ip addr change 10.244.1.1/32 dev weft-vxlan valid_lft 100 preferred_lft 100\nip addr change fd00:244:1::1/128 dev weft-vxlan valid_lft 100 preferred_lft 100"},
+		{"local routes deleted", "ip route del local 10.244.1.1 dev weft-vxlan table local\nip -6 route del local fd00:244:1::1 dev weft-vxlan table local"},
 		{"left over", "ip addr add 10.9.9.9/24 dev weft-vxlan\nip addr add fd00:9::9/64 dev weft-vxlan"},
 		{"device made anew", "ip link del weft-vxlan"},
 	} {
@@ -108,6 +112,15 @@ func TestAddresses(t *testing.T) {
 		}
 		if d := diff(got, rows); d != "" {
 			t.Errorf("%s (-got +want):\n%s", damage.name, d)
+		}
+		for k := range rows {
+			testnet.Until(t, 10*time.Second, func() error {
+				out := sh(t, "ip route show table local dev weft-vxlan\nip -6 route show table local dev weft-vxlan")
+				if !strings.Contains(out, "local "+k.Prefix.Addr().String()) {
+					return fmt.Errorf("%s: no local route of %s:\n%s", damage.name, k.Prefix, out)
+				}
+				return nil
+			})
 		}
 	}
 	if out := sh(t, "ip addr show dev weft-vxlan scope global"); strings.Contains(out, "tentative") || !strings.Contains(out, "nodad") {

@@ -83,6 +83,7 @@ func TestWatchReportsWhatConcernsUs(t *testing.T) {
 		want       Event
 	}{
 		{"our address added", "ip addr add 10.244.1.1/32 dev weft-vxlan", EventAddrs},
+		{"local route of our address", "ip route del local 10.244.1.1 dev weft-vxlan table local", EventAddrs},
 		{"our route", "ip route add 10.244.2.0/24 dev weft-vxlan proto 87", EventRoutes},
 		{"our route deleted", "ip route del 10.244.2.0/24", EventRoutes},
 		{"our IPv6 route", "ip route add fd00:244:2::/64 dev weft-vxlan proto 87", EventRoutes},

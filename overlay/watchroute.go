@@ -151,7 +151,12 @@ func (w *routeWatch) addr(typ uint16, b []byte) Event {
 func (w *routeWatch) route(b []byte) Event {
 	r, ok := parseRoute(b)
 	switch {
-	case !ok || r.table == unix.RT_TABLE_LOCAL:
+	case !ok:
+		return 0
+	case r.table == unix.RT_TABLE_LOCAL:
+		if r.kind == unix.RTN_LOCAL && w.links[r.LinkIndex].ours {
+			return EventAddrs // without it, the address is none
+		}
 		return 0
 	case r.protocol == Protocol:
 		return EventRoutes
