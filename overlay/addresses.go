@@ -3,6 +3,7 @@ package overlay
 import (
 	"fmt"
 	"net/netip"
+	"time"
 
 	"github.com/vishvananda/netlink/nl"
 	"github.com/weftnet/weft/internal/crash"
@@ -57,16 +58,36 @@ func (a *Addresses) Dump() (map[AddrKey]struct{}, error) {
 
 // reached says whether the kernel takes packets for an address: its route in the table local may
 // have been deleted. A device that is down has none, and it is no use to set the address again.
-func (a *Addresses) reached(k AddrKey) (ok bool) {
+func (a *Addresses) reached(k AddrKey) bool {
 	links := newLinkInfo()
 	defer links.close()
 	if links.flags(a.link)&unix.IFF_UP == 0 {
 		return true
 	}
+	for range 10 { // that of IPv6 comes a moment after the address (net/ipv6/addrconf.c, addrconf_dad_work)
+		if a.routed(k.Prefix.Addr()) {
+			return true
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return false
+}
+
+// routed says whether an address has its route in the table local: by a lookup, and if that ends
+// elsewhere, as a rule may come before that table, by reading it.
+func (a *Addresses) routed(addr netip.Addr) (ok bool) {
 	_ = a.conn.iter(unix.RTM_GETROUTE, 0, func(b []byte) { // an error is an answer, too
 		ok = len(b) >= unix.SizeofRtMsg && nl.DeserializeRtMsg(b).Type == unix.RTN_LOCAL
-	}, routeLookup(k.Prefix.Addr(), 0)...)
-	return ok
+	}, routeLookup(addr, 0)...)
+	if ok {
+		return true
+	}
+	err := a.conn.dump(unix.RTM_GETROUTE, func() { ok = false }, func(b []byte) {
+		if r, good := parseRoute(b); good && r.table == unix.RT_TABLE_LOCAL && r.kind == unix.RTN_LOCAL && r.key.Dst.Addr() == addr {
+			ok = true
+		}
+	}, rtMsg(unix.RtMsg{Family: family(addr), Table: unix.RT_TABLE_LOCAL}))
+	return ok || err != nil
 }
 
 // parseAddr reads an RTM_NEWADDR: address, device, flags (IFA_F_…).

@@ -123,6 +123,16 @@ func TestAddresses(t *testing.T) {
 			})
 		}
 	}
+	// Somebody's rule before the table local is no reason to set them again and again.
+	sh(t, `ip rule add pref 100 lookup local
+		ip -6 rule add pref 100 lookup local
+		ip rule del pref 0
+		ip -6 rule del pref 0
+		ip rule add pref 50 to 10.244.1.0/24 blackhole
+		ip -6 rule add pref 50 to fd00:244:1::/64 blackhole`)
+	if got, err := a.Dump(); err != nil || len(got) != 2 {
+		t.Errorf("behind a rule: got %v %v, want both addresses", got, err)
+	}
 	if out := sh(t, "ip addr show dev weft-vxlan scope global"); strings.Contains(out, "tentative") || !strings.Contains(out, "nodad") {
 		t.Errorf("the IPv6 address is not usable at once:\n%s", out)
 	}
