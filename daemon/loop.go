@@ -88,7 +88,7 @@ func (n *node) pass(w work) error {
 	if w.event.Has(overlay.EventLinks) { // before compile, which names its index
 		refresh(reconcile.Group{n.tables.device})
 	}
-	if w.source || moved {
+	if w.source || moved || w.event.Has(overlay.EventSysctls) { // which are wanted follows from those of all devices
 		n.compile(moved, w.event.Has(overlay.EventPaths))
 	}
 	if w.source {

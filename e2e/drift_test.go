@@ -202,6 +202,23 @@ func runLines(ns *testnet.NS, commands string) error {
 
 func lines(s string) []string { return strings.Split(s, "\n") }
 
+// P6: somebody turns on the path filter of all devices, as `sysctl --system` may. The uplinks
+// keep it.
+func TestPathFilterOfAllDevicesIsTakenOff(t *testing.T) {
+	t.Parallel()
+	n := start(t, cluster.Spec{}).Nodes[0]
+	if err := runLines(n.NS, "sysctl -qw net.ipv4.conf.all.rp_filter=1"); err != nil {
+		t.Fatal(err)
+	}
+	testnet.Until(t, 10*time.Second, func() error {
+		out, err := n.NS.Output("sysctl", "-n", "net.ipv4.conf.all.rp_filter", "net.ipv4.conf.eth0.rp_filter")
+		if got := strings.Join(strings.Fields(out), " "); err == nil && got != "0 1" {
+			err = fmt.Errorf("filters of all and of the uplink: %s, want 0 1", got)
+		}
+		return err
+	})
+}
+
 // P6: a node gets another MAC, then another address.
 func TestNodeChangesItsAddress(t *testing.T) {
 	t.Parallel()
