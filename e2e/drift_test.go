@@ -33,6 +33,8 @@ var harms = []harm{
 	{name: "route of a pod deleted", node: "ip route del POD4 dev HOST"},
 	{name: "IPv6 route of a pod deleted", node: "ip -6 route del POD6 dev HOST"},
 	{name: "route of a pod turned away", node: "ip route replace POD4 dev eth0 proto 87"},
+	{name: "route of a pod replaced by somebody's", node: "ip route replace POD4 dev eth0"},
+	{name: "IPv6 route to a peer replaced by somebody's", node: "ip -6 route replace fd00:244:2::/64 dev eth0 metric 1024 proto static"},
 	{name: "route to a peer deleted", node: "ip route del 10.244.2.0/24"},
 	{name: "IPv6 route to a peer deleted", node: "ip -6 route del fd00:244:2::/64"},
 	{name: "route to a peer replaced", node: "ip route replace 10.244.2.0/24 via 172.18.0.254 proto 87"},

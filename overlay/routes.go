@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"sync"
+	"time"
 
 	"github.com/weftnet/weft/internal/crash"
 	"golang.org/x/sys/unix"
@@ -18,9 +19,14 @@ var ErrForeign = errors.New("exists and is not ours")
 type Routes struct {
 	conn conn
 
-	mu  sync.Mutex
-	odd map[RouteKey]oddRoute // what Delete must know of unusual rows
+	mu   sync.Mutex
+	odd  map[RouteKey]oddRoute  // what Delete must know of unusual rows
+	mine map[RouteKey]struct{}  // what was ours since Delete; others may have its place
+	back map[RouteKey]time.Time // when a place was taken back from others
 }
+
+// fight is how long a place is left to others who have it again after it was taken back.
+const fight = time.Minute
 
 // oddRoute is a key that holds several routes, or one of another type than
 // unicast where the type matters; see anyMetric.
@@ -30,7 +36,9 @@ type oddRoute struct {
 }
 
 // NewRoutes opens nothing yet.
-func NewRoutes() *Routes { return &Routes{odd: map[RouteKey]oddRoute{}} }
+func NewRoutes() *Routes {
+	return &Routes{odd: map[RouteKey]oddRoute{}, mine: map[RouteKey]struct{}{}, back: map[RouteKey]time.Time{}}
+}
 
 // Close releases the socket.
 func (r *Routes) Close() { r.conn.Close() }
@@ -60,8 +68,11 @@ func (r *Routes) Dump() (map[RouteKey]Route, error) {
 		}
 	}
 	r.mu.Lock()
+	defer r.mu.Unlock()
 	r.odd = odd
-	r.mu.Unlock()
+	for k := range rows {
+		r.mine[k] = struct{}{}
+	}
 	return rows, nil
 }
 
@@ -96,8 +107,9 @@ func (r *Routes) find(k RouteKey) (found kernelRoute, ok bool, err error) {
 	return found, ok, nil
 }
 
-// Set creates or replaces a route. A route of another protocol with the same
-// destination and metric is left alone: [ErrForeign].
+// Set creates or replaces a route. A route of another protocol with the same destination and
+// metric is left alone, [ErrForeign], unless it has taken the place of one of ours. Who takes that
+// again keeps it for a minute.
 func (r *Routes) Set(k RouteKey, v Route) error {
 	if err := k.check(); err != nil {
 		return err
@@ -117,7 +129,7 @@ func (r *Routes) Set(k RouteKey, v Route) error {
 		switch {
 		case ferr != nil:
 			return ferr
-		case !ok || !old.ours():
+		case !ok || !old.ours() && !r.takeBack(k):
 			return fmt.Errorf("set route %s metric %d (protocol %d): %w", k.Dst, k.Metric, old.protocol, ErrForeign)
 		case old.Route == v:
 			return nil
@@ -129,12 +141,24 @@ func (r *Routes) Set(k RouteKey, v Route) error {
 	}
 	r.mu.Lock()
 	delete(r.odd, k)
+	r.mine[k] = struct{}{}
 	if k.anyMetric() && v.Unreachable {
 		r.odd[k] = oddRoute{kind: unix.RTN_UNREACHABLE, times: 1}
 	}
 	r.mu.Unlock()
 	crash.Point("route")
 	return nil
+}
+
+// takeBack says whether a route of others is to be replaced, as it has replaced one of ours.
+func (r *Routes) takeBack(k RouteKey) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if _, mine := r.mine[k]; !mine || time.Since(r.back[k]) < fight {
+		return false
+	}
+	r.back[k] = time.Now()
+	return true
 }
 
 // Delete removes the route of ours under that key.
@@ -145,6 +169,8 @@ func (r *Routes) Delete(k RouteKey) error {
 	r.mu.Lock()
 	odd, known := r.odd[k]
 	delete(r.odd, k)
+	delete(r.mine, k)
+	delete(r.back, k)
 	r.mu.Unlock()
 	kind, times := uint8(unix.RTN_UNSPEC), 1
 	if k.anyMetric() {

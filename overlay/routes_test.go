@@ -181,6 +181,42 @@ func TestRoutesRefuseToReplaceForeignOnes(t *testing.T) {
 	}
 }
 
+// What has replaced a route of ours is replaced, though a former daemon made ours, but whoever
+// insists keeps its place for a while.
+func TestRoutesAreTakenBackOnce(t *testing.T) {
+	veth, vxlan := testDevices(t)
+	rows := testRoutes(veth, vxlan)
+	for p, replace := range map[string]string{
+		"10.244.1.5/32":     "ip route replace 10.244.1.5 dev p0 proto static",
+		"fd00:244:1::5/128": "ip -6 route replace fd00:244:1::5 dev p0 metric 1024 proto static",
+	} {
+		former, r := NewRoutes(), NewRoutes()
+		defer former.Close()
+		defer r.Close()
+		if err := former.Set(dst(p), rows[dst(p)]); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := r.Dump(); err != nil {
+			t.Fatal(err)
+		}
+		sh(t, replace)
+		if err := r.Set(dst(p), rows[dst(p)]); err != nil {
+			t.Errorf("%s was replaced: %v", p, err)
+		}
+		if got, ok, err := r.Get(dst(p)); !ok || got != rows[dst(p)] {
+			t.Errorf("%s: got %+v, %v, want it back", p, got, err)
+		}
+		sh(t, replace)
+		before := foreign(t)
+		if err := r.Set(dst(p), rows[dst(p)]); !errors.Is(err, ErrForeign) {
+			t.Errorf("%s was replaced again: got %v, want %v", p, err, ErrForeign)
+		}
+		if d := diff(foreign(t), before); d != "" {
+			t.Errorf("%s was replaced again: foreign routes changed (-got +want):\n%s", p, d)
+		}
+	}
+}
+
 func TestRoutesRepairDamage(t *testing.T) {
 	veth, vxlan := testDevices(t)
 	r := NewRoutes()
@@ -204,6 +240,7 @@ func TestRoutesRepairDamage(t *testing.T) {
 		{"two next hops", "ip route replace 10.244.3.0/24 proto 87 nexthop via 192.0.2.9 nexthop via 192.0.2.8\nip -6 route replace fd00:244:3::/64 proto 87 nexthop via 2001:db8::9 nexthop via 2001:db8::8"},
 		{"appended", "ip route append 10.244.3.0/24 via 192.0.2.9 proto 87\nip -6 route append fd00:244:3::/64 via 2001:db8::9 proto 87"},
 		{"scope", "ip route replace 10.244.1.5 dev weft0 scope host src 10.244.1.1 proto 87"},
+		{"replaced by others'", "ip route replace 10.244.1.5 dev p0 proto static\nip -6 route replace fd00:244:1::5 dev p0 metric 1024 proto static"},
 		{"left over", "ip route add 10.244.8.0/24 dev weft0 proto 87\nip route add blackhole 10.244.7.0/24 proto 87\nip -6 route add fd00:244:8::/64 dev weft0 proto 87 metric 7\nip route add 10.244.6.0/24 dev weft0 proto 87\nip route append 10.244.6.0/24 dev p0 proto 87"},
 		{"prefsrc", "ip addr del fd00:244:1::1/128 dev weft-vxlan\nip addr del 10.244.1.1/32 dev weft-vxlan\nip addr add 10.244.1.1/32 dev weft-vxlan\nip addr add fd00:244:1::1/128 dev weft-vxlan nodad"},
 		{"device down and up", "ip link set weft0 down\nip link set weft0 up\nip addr replace 2001:db8::1/64 dev weft0 nodad"},
