@@ -56,14 +56,26 @@ func browse(ctx context.Context, c *cluster.Cluster, node string, how ending, f 
 		}
 	}()
 	forwarding, stop := context.WithCancel(ctx)
-	wait, err := proc.Start(c.Kubectl(forwarding, "port-forward", "--namespace="+system, pod, webPort))
-	if err != nil {
-		stop()
-		return err
-	}
+	var forwarded error // how the last one ended
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for forwarding.Err() == nil { // kubectl ends with the first connection that fails
+			wait, err := proc.Start(c.Kubectl(forwarding, "port-forward", "--namespace="+system, pod, webPort))
+			if err == nil {
+				err = wait()
+			}
+			if forwarding.Err() == nil {
+				forwarded = err
+				time.Sleep(200 * time.Millisecond)
+			}
+		}
+	}()
 	defer func() {
 		stop()
-		_ = wait() // it ends when it is killed only
+		if <-done; err != nil && forwarded != nil {
+			err = errors.Join(err, fmt.Errorf("port-forward ended: %w", forwarded))
+		}
 	}()
 	b := browser{c, node}
 	if err := within(ctx, time.Minute, "the forwarded page answers", func(ctx context.Context) error {
