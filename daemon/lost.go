@@ -19,9 +19,6 @@ func (a *announcer) look(now time.Time) {
 	a.send(send)
 	a.watchAt = time.Time{}
 	if wait := a.watch.Wait(); wait > 0 {
-		if next := a.machine.Wait(); next > 0 { // it wakes up then anyway
-			wait = min(wait, next)
-		}
 		a.watchAt = now.Add(wait)
 	}
 	if !changed {

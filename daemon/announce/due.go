@@ -8,9 +8,6 @@ const (
 	// to yield to a node that has begun to announce an address.
 	idle  = 500 * time.Millisecond
 	youth = 10 * time.Second
-	// late is how much sooner something may be done than is due, as steps are late by a little,
-	// and what one does is due again after it.
-	late = Every / 20
 )
 
 // Wait is how long it may take until the next Step; 0: for ever.
@@ -66,8 +63,9 @@ func (m *Machine) nextAsk(now time.Time, p *peer, every time.Duration) time.Time
 	return m.moment(now.Add(every))
 }
 
-// moment is the first moment from a time on at which nodes are asked.
+// moment is the first moment from a time on at which nodes are asked. Steps are late by a little.
 func (m *Machine) moment(at time.Time) time.Time {
+	const late = Every / 20
 	periods := (at.Sub(m.start) - late + Every - 1) / Every
 	return m.start.Add(periods * Every)
 }

@@ -175,7 +175,7 @@ func (w *Watch) Hear(now time.Time, from netip.Addr, d Datagram) (soon bool) {
 // hello asks a node to ask the sender: it has just come.
 var hello = Datagram{Kind: kindLook, Flags: flagOn, Addr: netip.IPv6Unspecified()}
 
-// Step says what is to be sent now. It is to be called after [Watch.Wait] or sooner, after Hear was
+// Step says what is to be sent now. It is to be called after [Watch.Wait], after Hear was
 // called for all that has come; changed says that Lost is another.
 func (w *Watch) Step(now time.Time) (send []Message, changed bool) {
 	near, greeted := w.near(), w.greeted(now)
@@ -217,11 +217,7 @@ func (w *Watch) Step(now time.Time) (send []Message, changed bool) {
 		if n.next.After(now.Add(every)) { // it was asked less often
 			w.askAt(n, now)
 		}
-		due := n.next
-		if every >= calm { // a step that somebody else's moment brings is the one
-			due = due.Add(-late)
-		}
-		if every == 0 || now.Before(due) {
+		if every == 0 || now.Before(n.next) {
 			continue
 		}
 		if n.next.IsZero() && !n.heard {

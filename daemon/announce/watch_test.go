@@ -1,7 +1,6 @@
 package announce
 
 import (
-	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"testing"
@@ -325,34 +324,5 @@ func TestTwoNamesOfOneAddressAreOneMachine(t *testing.T) {
 	run(true)
 	if got := w.Lost(); len(got) != 3 {
 		t.Errorf("off, lost are %v", got)
-	}
-}
-
-// Who steps oftener than the watch must, and late by a little, asks no oftener and no seldomer.
-func TestStepsAtOthersMomentsAskAsOften(t *testing.T) {
-	start := time.Unix(1e9, 0)
-	random := rand.New(rand.NewPCG(1, 1))
-	var number uint64
-	w := NewWatch("self", func() uint64 { number++; return number })
-	w.Set(map[string]netip.Addr{"a": netip.MustParseAddr("10.0.0.1"), "b": netip.MustParseAddr("10.0.0.2")})
-	asked := map[netip.Addr]int{}
-	for i := range 500 {
-		now := start.Add(time.Duration(i)*Every + time.Duration(random.Int64N(int64(late))))
-		send, _ := w.Step(now)
-		for _, m := range send {
-			if d := m.Datagram; d.Kind == kindQuestion {
-				asked[m.To]++
-				d.Kind = kindAnswer
-				w.Hear(now, m.To, d)
-			}
-		}
-	}
-	for to, n := range asked {
-		if n < 98 || n > 102 {
-			t.Errorf("%s was asked %d times in 100 s, want once a second", to, n)
-		}
-	}
-	if len(asked) != 2 {
-		t.Errorf("%d were asked, want 2", len(asked))
 	}
 }
