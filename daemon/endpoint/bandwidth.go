@@ -53,8 +53,8 @@ func (b bucket) holding(mtu int) bucket {
 // qdisc is the bucket as the root of a device's egress. GSO packets bigger than the
 // burst are split by the kernel.
 func (b bucket) qdisc(index int) *netlink.Tbf {
-	// The kernel wants the burst as a time in ticks of 32 bits.
-	ticks := float64(b.burst) * netlink.TIME_UNITS_PER_SEC / float64(b.rate) * netlink.TickInUsec()
+	// The kernel wants the burst as a time in ticks of 32 bits; one that is too short drops all.
+	ticks := math.Ceil(float64(b.burst) * netlink.TIME_UNITS_PER_SEC / float64(b.rate) * netlink.TickInUsec())
 	return &netlink.Tbf{
 		QdiscAttrs: netlink.QdiscAttrs{LinkIndex: index, Handle: netlink.MakeHandle(1, 0), Parent: netlink.HANDLE_ROOT},
 		Rate:       b.rate,
@@ -231,11 +231,9 @@ type held struct {
 	peak          bool   // it has a peak rate, too
 }
 
-// is says whether it is the wanted one. What the kernel makes of its times is allowed for.
+// is says whether it is the wanted one. What a kernel may make of its times is allowed for.
 func (h held) is(want *netlink.Tbf) bool {
-	const longest = math.MaxUint32 >> 6 // ticks of 64 ns; the kernel keeps it as 32 bits of ns
-	buffer := min(want.Buffer, longest)
-	return h.rate == want.Rate && h.limit == want.Limit && !h.peak && h.buffer >= buffer/2 && h.buffer/2 <= buffer
+	return h.rate == want.Rate && h.limit == want.Limit && !h.peak && h.buffer >= want.Buffer/2 && h.buffer/2 <= want.Buffer
 }
 
 // buckets lists the token buckets at the roots of all devices, by device. It is a dump, for the

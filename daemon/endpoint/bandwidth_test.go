@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/weftnet/weft/bpf"
@@ -142,6 +143,49 @@ func TestBurstBelowAPacketLetsPacketsThrough(t *testing.T) {
 			what := fmt.Sprintf("with a burst of %d", burst)
 			floods(t, what, "", a.Netns, addr, 100*time.Millisecond, 1, math.Inf(1))
 			floods(t, what, a.Netns, "", n.net.Gateways[i], 100*time.Millisecond, 1, math.Inf(1))
+		}
+	}
+}
+
+// Whatever the rate and the burst, the kernel takes the bucket, tells of the one that was set,
+// or the pod would be repaired for ever, and takes the largest packet.
+func TestBucketsAreAsTheyWereSet(t *testing.T) {
+	newNode(t)
+	run(t, "ip link add limited type ifb")
+	i, err := net.InterfaceByName("limited")
+	if err != nil {
+		t.Fatal(err)
+	}
+	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.Close()
+	host, err := dial()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer host.close()
+	for _, rate := range []uint64{8e3, 16e3, 32e3, 1e6, 20e6, 1e8, 1e9, 2e9, 1e10, 4e10, 1e11, 4e11} {
+		for _, burst := range []uint64{0, 8, 12000, 1e6, 9e6, 1<<31 - 1, 1 << 36} {
+			for _, mtu := range []int{576, 1500, 9000} {
+				want := newBucket(rate, burst).holding(mtu).qdisc(i.Index)
+				if err := setBucket(h, want); err != nil {
+					t.Errorf("rate %d, burst %d, MTU %d: %v", rate, burst, mtu, err)
+					continue
+				}
+				have, err := host.buckets()
+				if err != nil {
+					t.Fatal(err)
+				}
+				got := have[i.Index]
+				if !got.is(want) {
+					t.Errorf("rate %d, burst %d, MTU %d: got %+v, want %+v", rate, burst, mtu, got, want)
+				}
+				if took := float64(uint64(got.buffer)<<6) * float64(got.rate) / 1e9; took < float64(mtu) {
+					t.Errorf("rate %d, burst %d, MTU %d: packets up to %.0f bytes pass", rate, burst, mtu, took)
+				}
+			}
 		}
 	}
 }
