@@ -45,8 +45,8 @@ demo: ## (root) three nodes, a few pods, one story; KEEP=1 leaves it up, DOWN=1 
 	$(GO) run ./e2e/demo $(if $(KEEP),--keep) $(if $(DOWN),--clean)
 
 # Runs a command, and repeats at the end what failed: between are the logs of daemons.
-tested = mkdir -p dist && rm -f dist/test.code && { $(1); echo $$? >dist/test.code; } 2>&1 | tee dist/test.log; read -r code <dist/test.code; \
-	[ "$$code" = 0 ] || { echo "What failed:"; grep -E '^ *--- FAIL:|^ +[A-Za-z0-9_]+_test\.go:[0-9]+:|^(FAIL|panic)' dist/test.log | grep -v ': log of '; exit "$$code"; }
+tested = mkdir -p dist && rm -f dist/test.code && { $(1); echo $$? >dist/test.code; } 2>&1 | tee dist/test.log; code=1; read -r code <dist/test.code; \
+	[ "$$code" = 0 ] || { echo "What failed:"; grep -E '^ *--- FAIL:|^ +[A-Za-z0-9_]+_test\.go:[0-9]+:|^(FAIL|panic)' dist/test.log | grep -v ': log of '; exit "$${code:-1}"; }
 
 test: ## (root) everything CI runs: lint, generated files, unit, packet, namespace and crash tests, then e2e
 	@./deps.sh test
