@@ -21,12 +21,17 @@ type Routes struct {
 
 	mu   sync.Mutex
 	odd  map[RouteKey]oddRoute  // what Delete must know of unusual rows
-	mine map[RouteKey]struct{}  // what was ours since Delete; others may have its place
+	mine map[RouteKey]time.Time // places of ours, and since when nothing of ours is there; zero: it is
 	back map[RouteKey]time.Time // when a place was taken back from others
 }
 
-// fight is how long a place is left to others who have it again after it was taken back.
-const fight = time.Minute
+const (
+	// vacant is how long a place is ours after our route has gone from it. It is shorter than an
+	// address is kept from other pods (ipam), so that who has it meanwhile was there first.
+	vacant = 20 * time.Second
+	// fight is how long a place is left to others who have it again after it was taken back.
+	fight = time.Minute
+)
 
 // oddRoute is a key that holds several routes, or one of another type than
 // unicast where the type matters; see anyMetric.
@@ -37,7 +42,7 @@ type oddRoute struct {
 
 // NewRoutes opens nothing yet.
 func NewRoutes() *Routes {
-	return &Routes{odd: map[RouteKey]oddRoute{}, mine: map[RouteKey]struct{}{}, back: map[RouteKey]time.Time{}}
+	return &Routes{odd: map[RouteKey]oddRoute{}, mine: map[RouteKey]time.Time{}, back: map[RouteKey]time.Time{}}
 }
 
 // Close releases the socket.
@@ -70,8 +75,19 @@ func (r *Routes) Dump() (map[RouteKey]Route, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.odd = odd
+	for k, since := range r.mine {
+		if _, there := rows[k]; there {
+			continue
+		}
+		if since.IsZero() {
+			r.mine[k] = time.Now()
+		} else if time.Since(since) > vacant {
+			delete(r.mine, k)
+			delete(r.back, k)
+		}
+	}
 	for k := range rows {
-		r.mine[k] = struct{}{}
+		r.mine[k] = time.Time{}
 	}
 	return rows, nil
 }
@@ -108,8 +124,8 @@ func (r *Routes) find(k RouteKey) (found kernelRoute, ok bool, err error) {
 }
 
 // Set creates or replaces a route. A route of another protocol with the same destination and
-// metric is left alone, [ErrForeign], unless it has taken the place of one of ours. Who takes that
-// again keeps it for a minute.
+// metric is left alone, [ErrForeign], unless it has just taken the place of one of ours. Who takes
+// that again within a minute keeps it.
 func (r *Routes) Set(k RouteKey, v Route) error {
 	if err := k.check(); err != nil {
 		return err
@@ -129,10 +145,10 @@ func (r *Routes) Set(k RouteKey, v Route) error {
 		switch {
 		case ferr != nil:
 			return ferr
-		case !ok || !old.ours() && !r.takeBack(k):
-			return fmt.Errorf("set route %s metric %d (protocol %d): %w", k.Dst, k.Metric, old.protocol, ErrForeign)
-		case old.Route == v:
+		case ok && old.ours() && old.Route == v:
 			return nil
+		case (!ok || !old.ours()) && !r.takeBack(k):
+			return fmt.Errorf("set route %s metric %d (protocol %d): %w", k.Dst, k.Metric, old.protocol, ErrForeign)
 		}
 		err = r.conn.write(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, parts...)
 	}
@@ -141,7 +157,7 @@ func (r *Routes) Set(k RouteKey, v Route) error {
 	}
 	r.mu.Lock()
 	delete(r.odd, k)
-	r.mine[k] = struct{}{}
+	r.mine[k] = time.Time{}
 	if k.anyMetric() && v.Unreachable {
 		r.odd[k] = oddRoute{kind: unix.RTN_UNREACHABLE, times: 1}
 	}
@@ -154,7 +170,8 @@ func (r *Routes) Set(k RouteKey, v Route) error {
 func (r *Routes) takeBack(k RouteKey) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if _, mine := r.mine[k]; !mine || time.Since(r.back[k]) < fight {
+	since, mine := r.mine[k]
+	if !mine || !since.IsZero() && time.Since(since) > vacant || time.Since(r.back[k]) < fight {
 		return false
 	}
 	r.back[k] = time.Now()

@@ -181,39 +181,55 @@ func TestRoutesRefuseToReplaceForeignOnes(t *testing.T) {
 	}
 }
 
-// What has replaced a route of ours is replaced, though a former daemon made ours, but whoever
-// insists keeps its place for a while.
+// What has replaced a route of ours is replaced, whatever it is, and though a former daemon made
+// ours; but whoever insists keeps its place, and so does who has come when ours was long gone.
 func TestRoutesAreTakenBackOnce(t *testing.T) {
 	veth, vxlan := testDevices(t)
 	rows := testRoutes(veth, vxlan)
-	for p, replace := range map[string]string{
-		"10.244.1.5/32":     "ip route replace 10.244.1.5 dev p0 proto static",
-		"fd00:244:1::5/128": "ip -6 route replace fd00:244:1::5 dev p0 metric 1024 proto static",
+	for _, tt := range []struct{ dst, replace string }{
+		{"10.244.1.5/32", "ip route replace 10.244.1.5 dev p0 proto static"},
+		{"10.244.1.5/32", "ip route replace 10.244.1.5 dev weft0 src 10.244.1.1 proto static"}, // but for the protocol ours
+		{"10.244.1.5/32", "ip route replace blackhole 10.244.1.5"},
+		{"10.244.2.0/24", "ip route add 10.244.2.0/28 dev p0\nip route replace unreachable 10.244.2.0/24"},
+		{"fd00:244:1::5/128", "ip -6 route replace fd00:244:1::5 dev p0 metric 1024 proto static"},
+		{"fd00:244:1::5/128", "ip -6 route replace blackhole fd00:244:1::5"},
 	} {
+		k := dst(tt.dst)
 		former, r := NewRoutes(), NewRoutes()
 		defer former.Close()
 		defer r.Close()
-		if err := former.Set(dst(p), rows[dst(p)]); err != nil {
+		if err := former.Set(k, rows[k]); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := r.Dump(); err != nil {
 			t.Fatal(err)
 		}
-		sh(t, replace)
-		if err := r.Set(dst(p), rows[dst(p)]); err != nil {
-			t.Errorf("%s was replaced: %v", p, err)
+		refused := func(when string) {
+			before := foreign(t)
+			if err := r.Set(k, rows[k]); !errors.Is(err, ErrForeign) {
+				t.Errorf("%s, %s: got %v, want %v", tt.replace, when, err, ErrForeign)
+			}
+			if d := diff(foreign(t), before); d != "" {
+				t.Errorf("%s, %s: foreign routes changed (-got +want):\n%s", tt.replace, when, d)
+			}
 		}
-		if got, ok, err := r.Get(dst(p)); !ok || got != rows[dst(p)] {
-			t.Errorf("%s: got %+v, %v, want it back", p, got, err)
+		sh(t, tt.replace)
+		if err := r.Set(k, rows[k]); err != nil {
+			t.Errorf("%s: %v", tt.replace, err)
 		}
-		sh(t, replace)
-		before := foreign(t)
-		if err := r.Set(dst(p), rows[dst(p)]); !errors.Is(err, ErrForeign) {
-			t.Errorf("%s was replaced again: got %v, want %v", p, err, ErrForeign)
+		if got, ok, err := r.Get(k); !ok || got != rows[k] {
+			t.Errorf("%s: got %+v, %v, want ours again", tt.replace, got, err)
 		}
-		if d := diff(foreign(t), before); d != "" {
-			t.Errorf("%s was replaced again: foreign routes changed (-got +want):\n%s", p, d)
+		again := tt.replace[strings.LastIndex(tt.replace, "\n")+1:]
+		sh(t, again)
+		refused("again")
+		clear(r.back)
+		r.mine[k] = time.Now().Add(-vacant - time.Second)
+		refused("long after")
+		if _, err := r.Dump(); err != nil || len(r.mine) > 0 {
+			t.Errorf("%s: %v are still ours (%v)", tt.replace, r.mine, err)
 		}
+		sh(t, strings.Replace(strings.Replace(again, "replace", "del", 1), " proto static", "", 1))
 	}
 }
 
