@@ -57,20 +57,11 @@ func (a *Addresses) Dump() (map[AddrKey]struct{}, error) {
 }
 
 // reached says whether the kernel takes packets for an address: its route in the table local may
-// have been deleted. A device that is down has none, and it is no use to set the address again.
+// have been deleted. A device that is down has none.
 func (a *Addresses) reached(k AddrKey) bool {
 	links := newLinkInfo()
 	defer links.close()
-	if links.flags(a.link)&unix.IFF_UP == 0 {
-		return true
-	}
-	for range 10 { // that of IPv6 comes a moment after the address (net/ipv6/addrconf.c, addrconf_dad_work)
-		if a.routed(k.Prefix.Addr()) {
-			return true
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
-	return false
+	return links.flags(a.link)&unix.IFF_UP == 0 || a.routed(k.Prefix.Addr())
 }
 
 // routed says whether an address has its route in the table local: by a lookup, and if that ends
@@ -125,8 +116,8 @@ func (a *Addresses) Set(k AddrKey, _ struct{}) error {
 	}
 	err := a.conn.write(unix.RTM_NEWADDR, unix.NLM_F_CREATE|unix.NLM_F_EXCL, parts...)
 	if isErr(err, unix.EEXIST) {
-		if !a.reached(k) { // the kernel makes its route only with the address
-			if err := a.Delete(k); err != nil {
+		if !a.reached(k) {
+			if err := a.reach(k); err != nil {
 				return err
 			}
 		}
@@ -136,6 +127,31 @@ func (a *Addresses) Set(k AddrKey, _ struct{}) error {
 		return fmt.Errorf("set address %s on %s: %w", k.Prefix, a.link, err)
 	}
 	crash.Point("addr")
+	// The route of IPv6 comes a moment after the address (net/ipv6/addrconf.c, addrconf_dad_work).
+	for range 500 {
+		if k.Prefix.Addr().Is4() || a.reached(k) {
+			break
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
+	return nil
+}
+
+// reach gives an address back its route in the table local. That of IPv6 the kernel makes only
+// with the address; with one of IPv4 it would delete all routes that name it as their source.
+func (a *Addresses) reach(k AddrKey) error {
+	addr := k.Prefix.Addr()
+	if addr.Is6() {
+		return a.Delete(k)
+	}
+	err := a.conn.write(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_EXCL,
+		rtMsg(unix.RtMsg{Family: unix.AF_INET, Dst_len: 32, Table: unix.RT_TABLE_LOCAL,
+			Type: unix.RTN_LOCAL, Protocol: unix.RTPROT_KERNEL, Scope: unix.RT_SCOPE_HOST}),
+		attr(unix.RTA_DST, addr.AsSlice()), attr(unix.RTA_PREFSRC, addr.AsSlice()), attr32(unix.RTA_OIF, uint32(k.LinkIndex)))
+	if err != nil && !isErr(err, unix.EEXIST) {
+		return fmt.Errorf("set local route of %s: %w", addr, err)
+	}
+	crash.Point("addr route")
 	return nil
 }
 

@@ -89,6 +89,7 @@ func TestAddresses(t *testing.T) {
 		return ifindex(t, DeviceName)
 	}
 	index := device()
+	named := func() string { return sh(t, "ip route show proto 87") } // routes that name the address
 	for _, damage := range []struct{ name, script string }{
 		{"nothing", ""},
 		{"deleted", "ip addr del 10.244.1.1/32 dev weft-vxlan\nip addr del fd00:244:1::1/128 dev weft-vxlan"},
@@ -97,6 +98,10 @@ func TestAddresses(t *testing.T) {
 		{"left over", "ip addr add 10.9.9.9/24 dev weft-vxlan\nip addr add fd00:9::9/64 dev weft-vxlan"},
 		{"device made anew", "ip link del weft-vxlan"},
 	} {
+		if damage.name == "local routes deleted" {
+			sh(t, "ip route add 10.244.2.0/24 dev weft-vxlan src 10.244.1.1 proto 87")
+		}
+		before := named()
 		sh(t, damage.script)
 		if _, err := net.InterfaceByName(DeviceName); err != nil {
 			index = device()
@@ -112,6 +117,9 @@ func TestAddresses(t *testing.T) {
 		}
 		if d := diff(got, rows); d != "" {
 			t.Errorf("%s (-got +want):\n%s", damage.name, d)
+		}
+		if after := named(); damage.name == "local routes deleted" && (before == "" || after != before) {
+			t.Errorf("%s: routes from the address were %q, are %q", damage.name, before, after)
 		}
 		for k := range rows {
 			testnet.Until(t, 10*time.Second, func() error {
