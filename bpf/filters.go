@@ -186,7 +186,8 @@ func foreignFilter(b []byte) bool {
 		return false
 	}
 	m := nl.DeserializeTcMsg(b)
-	return m.Handle != 0 && m.Info>>16 != RedirectPriority && !strings.HasPrefix(parseFilter(b).name, FilterPrefix)
+	redirect := m.Info>>16 == RedirectPriority && unix.ByteSliceToString(attributes(b[nl.SizeofTcMsg:])[unix.TCA_KIND]) == "u32"
+	return m.Handle != 0 && !redirect && !strings.HasPrefix(parseFilter(b).name, FilterPrefix)
 }
 
 // setFilter makes the device run the program in our filter, which is made or, in one

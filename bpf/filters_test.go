@@ -199,17 +199,19 @@ func TestIngressIsReplacedUnlessOthersHaveFiltersThere(t *testing.T) {
 		must(t, set())
 		sh(t, ns, "tc qdisc del dev weft0 clsact")
 		sh(t, ns, "tc qdisc add dev weft0 ingress")
-		must(t, netlink.FilterAdd(&netlink.BpfFilter{
-			FilterAttrs: netlink.FilterAttrs{LinkIndex: in0.IfIndex, Parent: netlink.HANDLE_MIN_INGRESS, Handle: 1, Priority: 7, Protocol: 3},
-			Fd:          foreign.FD(), Name: "theirs", DirectAction: true,
-		}))
-		if err := set(); err == nil || !strings.Contains(err.Error(), "ingress") {
-			t.Errorf("got %v, want an error that names the qdisc", err)
+		for _, priority := range []uint16{7, RedirectPriority} {
+			must(t, netlink.FilterAdd(&netlink.BpfFilter{
+				FilterAttrs: netlink.FilterAttrs{LinkIndex: in0.IfIndex, Parent: netlink.HANDLE_MIN_INGRESS, Handle: 1, Priority: priority, Protocol: 3},
+				Fd:          foreign.FD(), Name: "theirs", DirectAction: true,
+			}))
+			if err := set(); err == nil || !strings.Contains(err.Error(), "ingress") {
+				t.Errorf("got %v, want an error that names the qdisc", err)
+			}
+			if got := sh(t, ns, "tc filter show dev weft0 ingress"); !strings.Contains(got, "theirs") || strings.Contains(got, FilterPrefix+string(ToPod)) {
+				t.Errorf("filters are now\n%s", got)
+			}
+			sh(t, ns, fmt.Sprintf("tc filter del dev weft0 ingress pref %d", priority))
 		}
-		if got := sh(t, ns, "tc filter show dev weft0 ingress"); !strings.Contains(got, "theirs") || strings.Contains(got, FilterPrefix+string(ToPod)) {
-			t.Errorf("filters are now\n%s", got)
-		}
-		sh(t, ns, "tc filter del dev weft0 ingress pref 7")
 		must(t, set())
 		if diff := cmp.Diff(dumpLinks(t, d), hooks(in0, out)); diff != "" {
 			t.Errorf("links (-got +want):\n%s", diff)
