@@ -36,7 +36,8 @@ func (h Hook) inFilter() bool { return filterParents[h.Program] != 0 }
 // there behind it sees what from_pod leaves to the stack, as behind a TCX link.
 const PodFilterPriority = 1
 
-// RedirectPriority is the place of the filter that redirects what a pod with limits sends.
+// RedirectPriority is the place of the filter that redirects what a pod with limits sends: behind
+// from_pod, which must see it first. Former daemons, whose from_pod was in a TCX link, had it at 1.
 const RedirectPriority = PodFilterPriority + 1
 
 // podFilterHandle is "Weft": others of the same priority, which are few, count from 1.

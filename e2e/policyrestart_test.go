@@ -126,7 +126,8 @@ type keeper struct {
 	sprays  []*spray
 }
 
-// watchVerdicts begins when all are as they should be. pod attaches a pod of the namespace shop with that label.
+// watchVerdicts begins when all are as they should be. pod attaches a pod of the namespace shop
+// with that label.
 func watchVerdicts(t *testing.T, near, far *cluster.Node, pod func(n *cluster.Node, app string) *cluster.Pod) *keeper {
 	t.Helper()
 	server := pod(near, "server")

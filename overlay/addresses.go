@@ -128,10 +128,7 @@ func (a *Addresses) Set(k AddrKey, _ struct{}) error {
 	}
 	crash.Point("addr")
 	// The route of IPv6 comes a moment after the address (net/ipv6/addrconf.c, addrconf_dad_work).
-	for range 500 {
-		if k.Prefix.Addr().Is4() || a.reached(k) {
-			break
-		}
+	for deadline := time.Now().Add(time.Second); k.Prefix.Addr().Is6() && !a.reached(k) && time.Now().Before(deadline); {
 		time.Sleep(2 * time.Millisecond)
 	}
 	return nil

@@ -27,7 +27,8 @@ type Routes struct {
 
 const (
 	// vacant is how long a place is ours after our route has gone from it. It is shorter than an
-	// address is kept from other pods (ipam), so that who has it meanwhile was there first.
+	// address is kept from other pods (ipam, unless it is set shorter), so that who has the place by
+	// then was there first.
 	vacant = 20 * time.Second
 	// fight is how long a place is left to others who have it again after it was taken back.
 	fight = time.Minute

@@ -49,11 +49,11 @@ type saved struct {
 // NewSysctls keeps the former values in the file save; empty: in memory only.
 func NewSysctls(save string) *Sysctls { return &Sysctls{path: save} }
 
-// Wanted returns the settings that a node with these pod prefixes and uplinks
-// needs: forwarding of its families, no IPv6 ban, no reverse path filter and no end of
-// forwarding on the overlay device, and no filter that is everywhere. Where an uplink listens to router advertisements it must
-// go on doing so as a router (accept_ra 2), or it would lose its default route
-// when forwarding begins (net/ipv6/addrconf.c addrconf_forward_change).
+// Wanted returns the settings that a node with these pod prefixes and uplinks needs: forwarding of
+// its families, on the overlay device too; no IPv6 ban and no reverse path filter there, and no
+// filter that is everywhere. Where an uplink listens to router advertisements it must go on doing
+// so as a router (accept_ra 2), or it would lose its default route when forwarding begins
+// (net/ipv6/addrconf.c addrconf_forward_change).
 func (s *Sysctls) Wanted(podCIDRs []netip.Prefix, uplinks []Uplink) (map[string]string, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

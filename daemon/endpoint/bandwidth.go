@@ -151,10 +151,6 @@ func makeIFB(host *conn, w wiring, ipv6 bool) (int, error) {
 	return l.index, err
 }
 
-// redirectPriority is behind the filter that runs from_pod, which must see first what
-// the pod sends. Former daemons, whose from_pod was in a TCX link, had it at 1.
-const redirectPriority = bpf.RedirectPriority
-
 // redirect sends what comes in on the device index, and what from_pod leaves to the
 // stack, to the device ifb. clsact is shared with from_pod, which is set after it. The
 // u32 classifier matches everything; matchall would say it better, but is not in every
@@ -182,7 +178,7 @@ func redirect(h *netlink.Handle, index, ifb int) error {
 	}
 	err = h.FilterReplace(&netlink.U32{
 		FilterAttrs: netlink.FilterAttrs{
-			LinkIndex: index, Parent: netlink.HANDLE_MIN_INGRESS, Priority: redirectPriority, Protocol: unix.ETH_P_ALL,
+			LinkIndex: index, Parent: netlink.HANDLE_MIN_INGRESS, Priority: bpf.RedirectPriority, Protocol: unix.ETH_P_ALL,
 		},
 		ClassId: netlink.MakeHandle(1, 1),
 		Actions: []netlink.Action{netlink.NewMirredAction(ifb)},
@@ -204,7 +200,7 @@ func ourFilters(h *netlink.Handle, index int) (map[int]netlink.Filter, error) {
 	ours := map[int]netlink.Filter{}
 	for _, f := range all {
 		u, ok := f.(*netlink.U32)
-		if !ok || u.Priority > redirectPriority {
+		if !ok || u.Priority > bpf.RedirectPriority {
 			continue
 		}
 		for _, a := range u.Actions {
